@@ -1,0 +1,136 @@
+"""The manifest: one JSON line for each verified clip of a prepared data set, and its twin for what was rejected.
+
+A prepared data set is a folder: `manifest.jsonl`, `rejected.jsonl`, `clips/<id>.mp4` and `source.json`, which says
+what it was made from. Training opens only files that a manifest names.
+"""
+
+import dataclasses
+import json
+import os
+import typing
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from slr.errors import UserError
+
+PARTS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Clip:
+    """One verified video of one sign.
+
+    >>> clip = Clip("07", "clips/07.mp4", "hello", 35, 25.0, 160, 160, "ab", "/raw/07.mov", "cd", "anna", "train", None)
+    >>> clip.frames / clip.fps  # seconds
+    1.4
+    """
+
+    id: str  # unique in the manifest
+    file: str  # the prepared file, relative to the manifest's folder, with forward slashes
+    gloss: str
+    frames: int  # as decoded, never as a header says
+    fps: float
+    width: int  # pixels
+    height: int  # pixels
+    sha256: str  # of the prepared file
+    source: str  # where it came from, as it was given
+    source_sha256: str  # of the file it was made from: equal for identical files under two names
+    signer: str | None
+    official_part: str | None  # the data set's own split: train, val or test
+    prompt: str | None  # the clip's own question, which wins over the run's
+
+    def __post_init__(self) -> None:
+        if _leaves_folder(self.file):
+            raise UserError(f"expected a file inside the manifest's folder for clip {self.id!r}, found {self.file!r}")
+        if self.official_part not in (None, *PARTS):
+            raise UserError(
+                f"expected official_part train, val or test for clip {self.id!r}, found {self.official_part!r}"
+            )
+        if self.frames < 1:
+            raise UserError(f"expected at least 1 frame in clip {self.id!r}, found {self.frames}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rejected:
+    """One video that was named but did not become a clip, and why."""
+
+    id: str  # the id it would have had
+    file: str  # as it was given
+    gloss: str
+    reason: str  # a code, for counting
+    detail: str  # a sentence, for reading
+
+
+Row = typing.TypeVar("Row", Clip, Rejected)
+
+
+def read_manifest(path: Path) -> list[Clip]:
+    """The clips of a manifest in the file's order; raises UserError for a missing, malformed or ambiguous one."""
+    clips = _read_rows(path, Clip)
+    repeated = [name for name, count in Counter(clip.id for clip in clips).items() if count > 1]
+    if repeated:
+        raise UserError(f"expected unique clip ids in {path}, found {repeated[0]!r} more than once; prepare it again")
+    return clips
+
+
+def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
+    """Write clips as JSON Lines, whole or not at all."""
+    _write_rows(path, clips)
+
+
+def read_rejected(path: Path) -> list[Rejected]:
+    """What was rejected, in the file's order; raises UserError for a missing or malformed file."""
+    return _read_rows(path, Rejected)
+
+
+def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
+    """Write rejections as JSON Lines, whole or not at all."""
+    _write_rows(path, rejected)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write UTF-8 text beside `path` and rename it there, so that no reader ever meets half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write_rows(path: Path, rows: Iterable[Clip] | Iterable[Rejected]) -> None:
+    lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows]
+    write_whole(path, "".join(lines))
+
+
+def _read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    try:
+        # Not splitlines(): a gloss may hold U+2028, which JSON leaves as it is and splitlines() takes for a new line.
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"expected a manifest at {path}, found none that can be read ({error}); prepare the data"
+        ) from None
+    return [_read_row(line, kind, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line]
+
+
+def _read_row(line: str, kind: type[Row], place: str) -> Row:
+    types = typing.get_type_hints(kind)
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"expected one JSON object in {place}, found {error}; prepare the data again") from None
+    if not isinstance(row, dict) or row.keys() != types.keys():
+        found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+        raise UserError(f"expected the keys {', '.join(types)} in {place}, found {found}; prepare the data again")
+    for name, wanted in types.items():
+        if not isinstance(row[name], int | float if wanted is float else wanted):
+            raise UserError(f"expected another type for {name} in {place}, found {row[name]!r}; prepare the data again")
+    return kind(**row)
+
+
+def _leaves_folder(file: str) -> bool:
+    posix = PurePosixPath(file)
+    # A drive or a backslash would lead out of the folder on Windows only; a manifest may travel there.
+    return not file or posix.is_absolute() or ".." in posix.parts or "\\" in file or bool(PureWindowsPath(file).drive)
