@@ -1,0 +1,115 @@
+"""Where a checkpoint lies: packaged, in a folder, or on the hub. Imports neither torch nor transformers."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from slr.errors import UserError
+
+Found = TypeVar("Found")
+
+PACKAGED = {"tiny": Path(__file__).parent / "tiny" / "checkpoint"}
+SMALL_FILES = ["*.json", "*.jinja", "merges.txt"]
+WEIGHTS = "model.safetensors"
+PATIENCE = 8.0  # seconds for the one question that tells whether the hub can be reached
+
+
+def locate(checkpoint: str, revision: str | None, need_weights: bool = True) -> Path:
+    """Folder with a checkpoint's configuration, tokenizer, processor files and, where needed, weights.
+
+    Looks at the packaged models, at folders, at the hub's local cache, and only then asks the network, once.
+
+    Args:
+        checkpoint: `tiny`, a folder, or a hub name such as `OpenGVLab/InternVL3_5-2B-HF`.
+        revision: branch, tag or commit of a hub name; None is its main branch. Means nothing for the other two.
+        need_weights: False for what works from the small files alone: the inputs, and random weights.
+
+    Raises:
+        UserError: no such folder, a folder that lacks files, or a hub name that is neither cached nor reachable.
+    """
+    if checkpoint in PACKAGED:
+        return PACKAGED[checkpoint]
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        return _complete(folder, need_weights)
+    if folder.is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") != 1:
+        raise UserError(
+            f"expected model.checkpoint to be 'tiny', a folder, or a hub name like OpenGVLab/InternVL3_5-2B-HF, found "
+            f"{checkpoint!r}, which is no folder here; do correct the path"
+        )
+    return _from_hub(checkpoint, revision, need_weights)
+
+
+def _complete(folder: Path, need_weights: bool) -> Path:
+    if missing := _missing(folder, need_weights):
+        raise UserError(
+            f"expected a transformers checkpoint in {folder}, found no {', no '.join(missing)} there; do point "
+            f"model.checkpoint at a complete folder"
+        )
+    return folder
+
+
+def _missing(folder: Path, need_weights: bool) -> list[str]:
+    """Names of the files that a complete checkpoint would have. Weights count as safetensors only: no unpickling."""
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    processors = ("preprocessor_config.json", "processor_config.json")
+    if not any((folder / name).is_file() for name in processors):
+        missing.append(processors[0])
+    if need_weights and not (folder / WEIGHTS).is_file():
+        index = folder / f"{WEIGHTS}.index.json"
+        shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {WEIGHTS}
+        missing += sorted(shard for shard in shards if not (folder / shard).is_file())
+    return missing
+
+
+def _from_hub(name: str, revision: str | None, need_weights: bool) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    wanted = [*SMALL_FILES, "*.safetensors"] if need_weights else SMALL_FILES
+    try:
+        cached = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
+        if not _missing(cached, need_weights):  # a snapshot may lack files that no one has asked for yet
+            return cached
+    except FileNotFoundError:
+        pass  # nothing of it is cached
+    except ValueError as error:  # not a name the hub could have
+        raise UserError(_unreachable(name, revision, error)) from error
+    try:
+        # snapshot_download retries for half a minute where there is no network: ask first, once.
+        _within(PATIENCE, lambda: HfApi().model_info(name, revision=revision, timeout=PATIENCE))
+        fetched = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # whichever way a connection fails (the hub's HTTP library changes), the remedy is one
+        raise UserError(_unreachable(name, revision, error)) from error
+    return _complete(fetched, need_weights)
+
+
+def _unreachable(name: str, revision: str | None, error: Exception) -> str:
+    reason = (str(error).strip() or "no answer").splitlines()[0].rstrip(".")
+    return (
+        f"expected {name} ({revision or 'main'}) in the local cache or on the hub, found neither "
+        f"({type(error).__name__}: {reason}); do connect to the network once, or copy the checkpoint here and set "
+        f"model.checkpoint=/path/to/folder (HF_HUB_OFFLINE=1 skips the question), or use model=tiny"
+    )
+
+
+def _within(seconds: float, ask: Callable[[], Found]) -> Found:
+    """What `ask` returns or raises, or TimeoutError. An HTTP time-out does not bound the look-up of the host's name."""
+    answers: list[Found] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            answers.append(ask())
+        except Exception as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=run, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    return answers[0]
