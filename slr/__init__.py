@@ -1,0 +1,19 @@
+"""slr: sign-language recognition with vision-language models.
+
+>>> import slr
+>>> callable(slr.load)
+True
+"""
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slr.predict import SignRecognizer
+
+
+def load(path: str | PathLike[str], checkpoint: str = "best", device: str | None = None) -> "SignRecognizer":
+    """A trained recognizer, ready to rank clips; see `slr.predict.load`."""
+    from slr import predict  # costs seconds: torch and transformers
+
+    return predict.load(path, checkpoint, device)

@@ -1,4 +1,10 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and how it is shown."""
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 class UserError(Exception):
@@ -6,3 +12,12 @@ class UserError(Exception):
 
     Entry points print it without a traceback and exit with 2.
     """
+
+
+def explained(main: Callable[[], Value]) -> Value:
+    """What `main` returns; a `UserError` becomes one line on standard error and exit code 2."""
+    try:
+        return main()
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,219 @@
+"""From the words a person types to checked configurations: what `train.py` and `prepare_data.py` share.
+
+With the entry points, the one room that knows hydra and omegaconf. Everything here happens before Hydra starts a job:
+a mistake costs one line and leaves no folder.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from slr import schema
+from slr.errors import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+CONF = PROJECT / "conf"
+PAGE = "train"
+
+
+def register() -> None:
+    """Make the schema, the resolvers and the help text known to Hydra."""
+    OmegaConf.register_new_resolver("project", lambda name: str(PROJECT / name), replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    store = ConfigStore.instance()
+    store.store("schema", node=schema.Config)
+    for name, kind in schema.DATASETS.items():
+        store.store(name, group="schema/dataset", node=kind)
+    store.store("slr", group="hydra/help", node={"app_name": "slr", "header": HEADER, "footer": "", "template": HELP})
+
+
+def folder_name(text: str) -> str:
+    """A folder name of letters, digits, '.', '_' and '-' for any text.
+
+    >>> folder_name("frames-8_lora.r-16_model.prompt-'a b'")
+    "frames-8_lora.r-16_model.prompt-a-b"
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("'", "").replace('"', ""))
+
+
+HEADER = "slr trains a vision-language model to name the sign in a clip."
+HELP = """${hydra.help.header}
+
+  python train.py experiment=demo                        drawn signers, a tiny model, minutes on a CPU
+  python train.py hardware=cuda frames=8 lora.r=16       WLASL on InternVL3.5-2B
+  python train.py -m frames=4,8,16 lora.r=8,16           a sweep
+  python train.py --cfg job                              the configuration that would run
+
+Groups (group=option)
+{groups}
+
+Values (key=value)
+$CONFIG
+"""
+
+
+def groups() -> dict[str, list[str]]:
+    """The groups of `conf/` and their options, read from the folder."""
+    folders = sorted(path for path in CONF.iterdir() if path.is_dir())
+    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+
+
+HELP = HELP.replace("{groups}", "\n".join(f"  {name}: {', '.join(options)}" for name, options in groups().items()))
+
+
+def quote_paths(arguments: Sequence[str]) -> list[str]:
+    """The arguments with every path made absolute and quoted for Hydra's grammar, which refuses spaces, commas, '=' …
+
+    >>> quote_paths(["frames=8", "outputs=/a b/it's, =1"])
+    ['frames=8', "outputs='/a b/it\\\\'s, =1'"]
+    """
+    return [_quote_path(argument) for argument in arguments]
+
+
+def _quote_path(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if key not in schema.PATH_KEYS or not equals or value == "null":
+        return argument
+    if key != "model.checkpoint" or Path(value).expanduser().is_dir():  # a hub name or `tiny` is no path
+        value = str(Path(value).expanduser().absolute())
+    # Inside quotes the grammar reads \' as a quote, doubles backslashes only before one, and OmegaConf reads ${ }.
+    value = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", value)
+    value = re.sub(r"(\\+)$", lambda found: found[1] * 2, value)
+    return f"{key}='{value.replace('${', chr(92) + '${')}'"
+
+
+def asks_only(arguments: Sequence[str]) -> bool:
+    """Whether the arguments ask to be shown something (`--help`, `--cfg`, …) rather than for a job."""
+    return any(word.startswith("-") and word not in ("-m", "--multirun") for word in arguments)
+
+
+def configurations(arguments: Sequence[str]) -> list[schema.Config]:
+    """Compose and check every job that the arguments ask for: one, or with `-m` each of the grid.
+
+    Args:
+        arguments: the command line without the program's name, paths quoted.
+
+    Raises:
+        UserError: an unknown key or option, a wrong type, an impossible value, a word that is no override.
+    """
+    overrides = _parse([word for word in arguments if not word.startswith("-")])
+    for override in overrides:
+        _check_key(override)
+    sweeps = any(word in ("-m", "--multirun") for word in arguments)
+    choices = [_choices(override) if sweeps else [override.input_line or ""] for override in overrides]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return [_compose(list(job)) for job in itertools.product(*choices)]
+
+
+def _parse(words: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    overrides = []
+    for word in words:
+        try:
+            overrides.append(parser.parse_override(word))
+        except HydraException as error:
+            raise UserError(
+                f"{word}: expected key=value, found something Hydra cannot read; quote it: {error}"
+            ) from None
+    return overrides
+
+
+def _choices(override: Override) -> list[str]:
+    """What `-m` makes of one word: `frames=4,8` becomes `frames=4` and `frames=8`."""
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _check_key(override: Override) -> None:
+    """Refuse a key that the schema does not have; Hydra itself lets `+frame=8` pass."""
+    key = override.key_or_group
+    if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+        return
+    options = groups()
+    if key in options and not isinstance(override.value(), dict):
+        for value in _values(override):
+            if str(value) not in options[key] + ["None"] * (key == "experiment"):
+                raise UserError(f"{key}={value}: no such option; choose from {', '.join(options[key])}")
+        return
+    known = sorted(set(_keys(schema.Config)) | set(options))
+    if key not in known:
+        near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "python train.py --help lists the keys"
+        raise UserError(f"{override.input_line}: unknown key {key!r}; {hint}")
+
+
+def _values(override: Override) -> list[object]:
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    return [override.value()]
+
+
+def _keys(kind: type, prefix: str = "") -> list[str]:
+    keys = []
+    for name, part in schema.fields(kind).items():
+        kinds = list(schema.DATASETS.values()) if part is Any else [part]
+        keys.append(prefix + name)
+        for inner in kinds:
+            if dataclasses.is_dataclass(inner):
+                keys += _keys(cast(type, inner), f"{prefix}{name}.")
+    return keys
+
+
+def _compose(words: list[str]) -> schema.Config:
+    try:
+        config = compose(PAGE, overrides=words)
+        return to_typed(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_one_line(error, words)) from None
+
+
+def to_typed(config: DictConfig) -> schema.Config:
+    """The composed configuration as dataclasses, checked.
+
+    Raises:
+        UserError: a value cannot be, or a mandatory one is missing.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]} is not given; add {missing[0]}=VALUE")
+    return cast(schema.Config, OmegaConf.to_object(config))
+
+
+def _one_line(error: Exception, words: list[str]) -> str:
+    """Hydra's several lines, which begin with the override at fault, as one in the user's words."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__
+    for word in words:
+        if any(word in line for line in lines) and isinstance(cause, OmegaConfBaseException):
+            expected = _type_name(word)
+            found = f"expected {expected}, found {word.partition('=')[2]}" if expected else str(cause).splitlines()[0]
+            return f"{word}: {found}"
+    return "; ".join(line for line in lines if not line.startswith(("object_type", "full_key", "See ")))
+
+
+def _type_name(word: str) -> str:
+    kind: Any = schema.Config
+    for name in word.lstrip("+~").partition("=")[0].split("."):
+        kinds = schema.fields(kind) if dataclasses.is_dataclass(kind) else {}
+        kind = kinds.get(name)
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "")
+
+
+def fill_hardware(words: schema.Hardware, kind: str) -> schema.Hardware:
+    """`hardware=auto` settled: what it leaves null is as `conf/hardware/<kind>.yaml` says."""
+    known = OmegaConf.to_container(OmegaConf.load(CONF / "hardware" / f"{kind}.yaml"))
+    typed = {key: value for key, value in dataclasses.asdict(words).items() if value is not None}
+    return schema.Hardware(**(cast(dict[str, Any], known) | typed | {"device": kind}))

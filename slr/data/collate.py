@@ -1,0 +1,85 @@
+"""From clips to batches: frames as bytes, token ids, and labels on the answer alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORED = -100  # the label that torch's cross-entropy leaves out
+
+
+class Inputs(Protocol):
+    """What a model wants to be fed; `slr.model.inputs` has the real one."""
+
+    pad_id: int
+
+    def prompt_ids(self, prompt: str, frames: int) -> list[int]:
+        """Token ids of the prompt about `frames` frames, up to where the answer begins."""
+        ...
+
+    def answer_ids(self, gloss: str) -> list[int]:
+        """Token ids of the gloss and the end token."""
+        ...
+
+    def resize(self, frames: np.ndarray) -> Tensor:
+        """Frames uint8 (T, H, W, 3) to uint8 (T, 3, h, w)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip, ready to be put beside others."""
+
+    clip: str
+    gloss: int  # position in the vocabulary
+    frames: Tensor  # uint8 (T, 3, H, W)
+    prompt: list[int]
+    answer: list[int]
+
+
+class Batch(TypedDict):
+    """B clips. L is the longest sequence; prompts are padded on the left, prompts with answers on the right."""
+
+    clip: list[str]
+    gloss: Tensor  # int64 (B,)
+    frames: Tensor  # uint8 (B, T, 3, H, W)
+    input_ids: Tensor  # int64 (B, L)
+    attention_mask: Tensor  # int64 (B, L), 1 where there is a token
+    labels: Tensor  # int64 (B, L), IGNORED except at the answer and its end token
+
+
+def collate_training(samples: Sequence[Sample], pad_id: int) -> Batch:
+    """Prompts with answers, padded on the right; labels are the answer and its end token and nothing else."""
+    length = max(len(sample.prompt) + len(sample.answer) for sample in samples)
+    batch = _blank(samples, length, pad_id)
+    for row, sample in enumerate(samples):
+        start, end = len(sample.prompt), len(sample.prompt) + len(sample.answer)
+        batch["input_ids"][row, :end] = torch.tensor(sample.prompt + sample.answer)
+        batch["attention_mask"][row, :end] = 1
+        batch["labels"][row, start:end] = torch.tensor(sample.answer)
+    return batch
+
+
+def collate_ranking(samples: Sequence[Sample], pad_id: int) -> Batch:
+    """Prompts alone, padded on the left so that each ends where its answer would begin; no labels."""
+    length = max(len(sample.prompt) for sample in samples)
+    batch = _blank(samples, length, pad_id)
+    for row, sample in enumerate(samples):
+        batch["input_ids"][row, length - len(sample.prompt) :] = torch.tensor(sample.prompt)
+        batch["attention_mask"][row, length - len(sample.prompt) :] = 1
+    return batch
+
+
+def _blank(samples: Sequence[Sample], length: int, pad_id: int) -> Batch:
+    shape = (len(samples), length)
+    return Batch(
+        clip=[sample.clip for sample in samples],
+        gloss=torch.tensor([sample.gloss for sample in samples]),
+        frames=torch.stack([sample.frames for sample in samples]),
+        input_ids=torch.full(shape, pad_id),
+        attention_mask=torch.zeros(shape, dtype=torch.int64),
+        labels=torch.full(shape, IGNORED),
+    )

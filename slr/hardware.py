@@ -1,0 +1,90 @@
+"""What this machine can do, decided once and said in one line."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from slr.errors import UserError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run computes, and how."""
+
+    device: str  # cpu or cuda
+    precision: str  # Lightning's word
+    dtype: torch.dtype  # of the frozen weights that are not quantised
+    quantization: str  # nf4 or none
+    tf32: bool
+    workers: int
+    frames_at_once: int
+    reasons: tuple[str, ...]  # why, where something was chosen here
+
+    def describe(self) -> str:
+        """One line: device, numbers, quantisation, workers, and the reasons."""
+        name = torch.cuda.get_device_name() if self.device == "cuda" else f"{torch.get_num_threads()} threads"
+        words = [f"{self.device} ({name})", self.precision, f"quantisation {self.quantization}"]
+        words += [f"{self.workers} workers", f"{self.frames_at_once} frames at once"]
+        return "hardware: " + ", ".join(words) + "".join(f"; {reason}" for reason in self.reasons)
+
+    def micro_batch(self, batch: int, frames: int) -> int:
+        """Clips computed at once: as many as fit, at least one, at most the batch."""
+        return max(1, min(batch, self.frames_at_once // frames))
+
+
+def pick() -> str:
+    """The best kind of device that is present: cuda, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def require(device: str) -> None:
+    """Refuse a device that is not here.
+
+    Raises:
+        UserError: cuda is asked for and torch sees none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        why = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
+        raise UserError(f"hardware=cuda: {why}; check the driver with nvidia-smi, or use hardware=cpu")
+
+
+def decide(
+    device: str,
+    precision: str,
+    tf32: bool,
+    four_bit: bool,
+    workers: int,
+    frames_at_once: int,
+    quantization: str,
+) -> Machine:
+    """Settle what the configuration leaves open.
+
+    Args:
+        device: cpu or cuda; must be present.
+        precision: Lightning's word, or `auto`.
+        tf32: matrix products in TensorFloat-32.
+        four_bit: whether NF4 runs on this kind of hardware.
+        workers: processes that decode, at most; no more than processors.
+        frames_at_once: frames of one micro-batch.
+        quantization: `auto` is nf4 where `four_bit`, else none.
+
+    Raises:
+        UserError: the device is absent, or nf4 is asked for where it cannot be had.
+    """
+    require(device)
+    reasons = []
+    if precision == "auto":
+        has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16-mixed" if has_bf16 else "16-mixed"
+        reasons.append(f"{precision} because the card has {'bf16' if has_bf16 else 'no bf16'}")
+    if quantization == "nf4" and not four_bit:
+        raise UserError(f"model.quantization=nf4: {device} cannot do 4-bit; use model.quantization=auto or none")
+    if quantization == "auto":
+        quantization = "nf4" if four_bit else "none"
+        reasons.append(f"quantisation auto is {quantization} because {device} {'can' if four_bit else 'cannot'} do it")
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}[precision]
+    if tf32:
+        torch.set_float32_matmul_precision("high")
+    workers = min(workers, os.cpu_count() or 1)
+    return Machine(device, precision, dtype, quantization, tf32, workers, frames_at_once, tuple(reasons))

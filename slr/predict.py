@@ -1,0 +1,129 @@
+"""A trained recognizer at work: `slr.load`, rankings of a clip, of a part, of a file that someone brings."""
+
+import tempfile
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from slr import assemble, schema
+from slr.data.datamodule import ClipData
+from slr.data.manifest import Clip, read_manifest
+from slr.errors import UserError
+from slr.hardware import Machine
+from slr.prepare.verify import prepare_clip
+from slr.recognizer import Recognizer
+from slr.report.evaluation import ranking
+from slr.run import RunFolder, open_run
+
+LogProbability = NDArray[np.float32]
+
+
+def load(path: str | PathLike[str], checkpoint: str = "best", device: str | None = None) -> "SignRecognizer":
+    """A run's recognizer.
+
+    Args:
+        path: the run's folder.
+        checkpoint: best, last, or a path.
+        device: cpu or cuda; None is the device that the run was trained on.
+
+    Raises:
+        UserError: `path` is no run, or the checkpoint or the device is not there.
+
+    Example:
+        `slr.load("outputs/…").rank("hello.mp4", top=5)` gives `[(gloss, probability), …]`, best first.
+    """
+    folder, config, vocabulary = open_run(Path(path))
+    machine = assemble.machine(config, device)
+    inputs = assemble.inputs(config)
+    recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
+    if config.lora.scope != "none":
+        restore(recognizer, folder, checkpoint)
+    return SignRecognizer(recognizer, config, machine)
+
+
+def restore(recognizer: Recognizer, folder: RunFolder, checkpoint: str) -> dict[str, float]:
+    """Put a checkpoint's adapter into the recognizer; returns the validation metrics it was saved with.
+
+    Raises:
+        UserError: it is not there, or of another network.
+    """
+    content = torch.load(folder.checkpoint(checkpoint), map_location="cpu", weights_only=True)
+    recognizer.check_checkpoint(content)
+    recognizer.load_state_dict(content["state_dict"], strict=False)
+    return content["metrics"]
+
+
+def log_probabilities(
+    recognizer: Recognizer, loader: DataLoader, machine: Machine, title: str | None
+) -> LogProbability:
+    """Rank every clip of `loader`: float32 (n, K), in the loader's order. `title` heads a progress bar; None shows none."""
+    recognizer.to(machine.device).eval()
+    rows = []
+    with torch.autocast(machine.device, machine.dtype, enabled=machine.precision != "32-true"):
+        for batch in tqdm(loader, desc=title, unit="batch", disable=title is None, dynamic_ncols=True):
+            moved = {key: value.to(machine.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+            rows.append(recognizer.rank(moved).cpu())
+    return torch.cat(rows).numpy()
+
+
+class SignRecognizer:
+    """Names the sign in a clip.
+
+    Attributes:
+        vocabulary: the K ordered glosses that it ranks.
+    """
+
+    def __init__(self, recognizer: Recognizer, config: schema.Config, machine: Machine) -> None:
+        """Made by `load`."""
+        self.vocabulary = recognizer.vocabulary
+        self._recognizer = recognizer
+        self._config = config
+        self._machine = machine
+
+    def rank(self, clip: str | PathLike[str], top: int = 5) -> list[tuple[str, float]]:
+        """The `top` likeliest glosses of a clip with their probabilities, best first.
+
+        A clip of a prepared data set is read as it is; any other file is prepared first, as training's were.
+
+        Args:
+            clip: a video file.
+            top: how many, at least one; all where it exceeds the vocabulary.
+
+        Raises:
+            UserError: the file is no video that could be prepared.
+        """
+        if top < 1:
+            raise UserError(f"top={top}: expected at least 1")
+        path = Path(clip).expanduser().absolute()
+        known = _prepared_clip(path)
+        if known is not None:
+            rows = self._rank([known], path.parents[1])
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                rows = self._rank([prepare_clip(path, Path(folder))], Path(folder))
+        return [(row["gloss"], row["probability"]) for row in ranking(self.vocabulary, rows[0])[:top]]
+
+    def rank_clips(self, clips: Sequence[Clip], title: str | None = None) -> LogProbability:
+        """Log-probabilities of every gloss for clips of the run's own data set: float32 (n, K)."""
+        return self._rank(clips, assemble.prepared(self._config), title)
+
+    def _rank(self, clips: Sequence[Clip], folder: Path, title: str | None = None) -> LogProbability:
+        data = self._data(folder)
+        return log_probabilities(self._recognizer, data.ranking_dataloader(clips), self._machine, title)
+
+    def _data(self, folder: Path) -> ClipData:
+        return assemble.data(self._config, folder, {}, self.vocabulary, self._machine, self._recognizer.inputs)
+
+
+def _prepared_clip(path: Path) -> Clip | None:
+    """The manifest's row of a file that lies in a prepared data set."""
+    if len(path.parents) < 2 or not (path.parents[1] / "manifest.jsonl").is_file():
+        return None
+    rows = read_manifest(path.parents[1] / "manifest.jsonl")
+    return next((row for row in rows if path.parents[1] / row.file == path), None)

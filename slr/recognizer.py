@@ -1,0 +1,220 @@
+"""The LightningModule: loss, ranking, metrics, optimiser, and what a checkpoint keeps."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+from transformers import InternVLForConditionalGeneration
+
+from slr.data.collate import IGNORED, Batch
+from slr.data.picture import draw_batch
+from slr.errors import UserError
+from slr.metrics import RankingMetrics
+from slr.model import lora, vlm
+from slr.model.inputs import Inputs
+from slr.model.ranking import rank
+from slr.model.trie import build_trie
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The ranking of a batch: clip ids and float32 (B, K) log-probabilities on the CPU."""
+
+    clips: list[str]
+    log_probability: Tensor
+
+
+class Recognizer(L.LightningModule):
+    """A vision-language model that names signs.
+
+    One training batch is one optimiser step. It is computed in micro-batches whose losses are divided by the clips of
+    the whole batch, so gradients do not depend on the micro-batch, the epoch's last, smaller batch included; Lightning's
+    own accumulation divides that one by the full count.
+
+    Args:
+        network: InternVL with its adapter.
+        inputs: of the same checkpoint.
+        vocabulary: the K ordered glosses.
+        lr: AdamW's peak learning rate, reached after `warmup_steps`, then a cosine to zero.
+        weight_decay: AdamW's, decoupled (Loshchilov and Hutter, 2019).
+        warmup_steps: optimiser steps; a tenth of the run at most.
+        clip_norm: largest norm of the gradient.
+        label_smoothing: share of the target spread over all tokens, in [0, 1).
+        micro_batch: clips computed at once in training.
+    """
+
+    def __init__(
+        self,
+        network: InternVLForConditionalGeneration,
+        inputs: Inputs,
+        vocabulary: Sequence[str],
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        clip_norm: float,
+        label_smoothing: float,
+        micro_batch: int,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint holds the adapter alone
+        self.network = network
+        self.inputs = inputs
+        self.vocabulary = list(vocabulary)
+        answers = [inputs.answer_ids(gloss) for gloss in vocabulary]
+        self.trie = build_trie(answers, names=self.vocabulary)
+        self.answer_lengths = torch.tensor([len(answer) for answer in answers])
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.clip_norm = clip_norm
+        self.label_smoothing = label_smoothing
+        self.micro_batch = micro_batch
+        self.metrics = RankingMetrics()
+        self.val_loss = MeanMetric()
+        self.pending_census = {"lora_B": True, "lora_A": True}
+
+    def describe(self) -> str:
+        """The census: parameters by part, number format and whether they learn; and the size of the vocabulary."""
+        rows = lora.census(self.network)
+        lines = [str(row) for row in rows]
+        return "\n".join([*lines, f"vocabulary: {len(self.vocabulary)} glosses"])
+
+    def rank(self, batch: Batch) -> Tensor:
+        """Exact log-probability of every gloss for every clip: float32 (B, K)."""
+        with torch.no_grad():
+            features = self._features(batch["frames"])
+            return rank(self.network, features, batch["input_ids"], batch["attention_mask"], self.trie)
+
+    def clip_losses(self, batch: Batch, rows: slice) -> Tensor:
+        """The loss of some clips of a batch: float32 (b,), each the mean over its answer's tokens."""
+        features = self._features(batch["frames"][rows])
+        hidden = vlm.hidden_states(self.network, features, batch["input_ids"][rows], batch["attention_mask"][rows])
+        return vlm.answer_loss(self.network, hidden, batch["labels"][rows], self.label_smoothing)
+
+    def _features(self, frames: Tensor) -> Tensor:
+        pixels = self.inputs.normalise(frames, vlm.vision_dtype(self.network))  # (B, T, 3, h, w)
+        return vlm.encode_frames(self.network, pixels)  # (B, T*tokens, D)
+
+    def backward_batch(self, batch: Batch) -> Tensor:
+        """Add the gradient of the batch's mean loss, micro-batch by micro-batch; returns the mean loss, float32 ()."""
+        clips = len(batch["clip"])
+        total = torch.zeros((), device=self.device)
+        for start in range(0, clips, self.micro_batch):
+            loss = self.clip_losses(batch, slice(start, start + self.micro_batch)).sum() / clips
+            self.manual_backward(loss)
+            total += loss.detach()
+        return total
+
+    def training_step(self, batch: Batch, index: int) -> None:
+        """One optimiser step."""
+        if self.global_step == 0:
+            self._show(batch)
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        loss = self.backward_batch(batch)
+        self.log("train/lr", scheduler.get_last_lr()[0], batch_size=1)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["clip"]))
+
+    def _show(self, batch: Batch) -> None:
+        """Put the batch into TensorBoard as the model gets it: frames, prompt and the labels that count."""
+        captions = []
+        for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            asked = self.inputs.decode([token for token in tokens.tolist() if token != self.inputs.image_token_id])
+            told = self.inputs.decode([label for label in labels.tolist() if label != IGNORED])
+            captions.append(f"labels: {told!r}   prompt: {asked!r}")
+        if isinstance(self.logger, TensorBoardLogger):
+            self.logger.experiment.add_image("train/batch", draw_batch(batch["frames"], captions))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Census, then clip. Gradients are unscaled here in 16-bit too."""
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.clip_norm)
+        if any(self.pending_census.values()) and self._is_sound(norm):
+            self._take_census()
+
+    def _is_sound(self, norm: Tensor) -> bool:
+        """A 16-bit scaler begins too high on purpose: its first steps overflow, are skipped, and say nothing."""
+        return bool(norm.isfinite()) or self.trainer.precision != "16-mixed"
+
+    def _take_census(self) -> None:
+        """lora_A gets a gradient only once lora_B, zero at first, has moved."""
+        moved = not self.pending_census["lora_B"]
+        offenders = lora.gradient_census(self.network, a_moves=moved)
+        if offenders:
+            raise UserError(
+                f"{len(offenders)} adapter tensors got no usable gradient, {offenders[0]} first; "
+                "something between it and the loss is detached"
+            )
+        self.pending_census = {"lora_B": False, "lora_A": not moved}
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Rank, and count."""
+        log_probability = self.rank(batch)
+        self.metrics.update(log_probability, batch["gloss"])
+        own = log_probability.gather(1, batch["gloss"][:, None])[:, 0]
+        self.val_loss.update(-own / self.answer_lengths.to(own.device)[batch["gloss"]])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every metric, and the loss: the mean over clips of the mean over the answer's tokens, unsmoothed."""
+        values = self.metrics.compute() | {"loss": self.val_loss.compute()}
+        self.log_dict({f"val/{name}": value.to(self.device) for name, value in values.items()})
+        self.metrics.reset()
+        self.val_loss.reset()
+
+    def predict_step(self, batch: Batch, index: int) -> Ranked:
+        """Rank a batch."""
+        return Ranked(batch["clip"], self.rank(batch).cpu())
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's type is a union of eleven
+        """AdamW over the adapter; the schedule steps with the optimiser."""
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        optimizer = AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = min(self.warmup_steps, steps // 10)
+        if warmup < self.warmup_steps:
+            self.print(f"warm-up: {warmup} steps instead of {self.warmup_steps}, a tenth of the run's {steps}")
+        return [optimizer], [LambdaLR(optimizer, lambda step: schedule(step, warmup, steps))]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was trained, and what it was trained to name."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["vocabulary"] = self.vocabulary
+        logged = self.trainer.callback_metrics
+        checkpoint["metrics"] = {k.removeprefix("val/"): float(v) for k, v in logged.items() if k.startswith("val/")}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another run's checkpoint."""
+        self.check_checkpoint(checkpoint)
+
+    def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other layers or another vocabulary.
+
+        Raises:
+            UserError: it does not fit this model.
+        """
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        if set(checkpoint["state_dict"]) != trained or checkpoint["vocabulary"] != self.vocabulary:
+            raise UserError("the checkpoint was trained on other layers or another vocabulary; use the run's own")
+
+
+def schedule(step: int, warmup: int, steps: int) -> float:
+    """The learning rate at `step` as a share of its peak: a line up over `warmup` steps, then half a cosine to zero.
+
+    >>> [round(schedule(step, 2, 6), 3) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

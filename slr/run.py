@@ -1,0 +1,145 @@
+"""The folder of a run: what lies in it, how it is written, how it is found again. Knows no torch and no hydra."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slr import schema
+from slr.errors import UserError
+
+PACKAGES = ("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core", "av", "decord", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places in a run's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration: what evaluate, resume and `slr.load` read."""
+        return self.root / "config.json"
+
+    @property
+    def split(self) -> Path:
+        """Clip -> part."""
+        return self.root / "split.json"
+
+    @property
+    def vocabulary(self) -> Path:
+        """The ordered glosses."""
+        return self.root / "vocabulary.json"
+
+    @property
+    def result(self) -> Path:
+        """Metrics, versions, hashes."""
+        return self.root / "result.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`best.ckpt` and `last.ckpt`."""
+        return self.root / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The best adapter in PEFT's format."""
+        return self.root / "adapter"
+
+    @property
+    def evaluation(self) -> Path:
+        """What `evaluate.py` writes."""
+        return self.root / "evaluation"
+
+    def checkpoint(self, choice: str) -> Path:
+        """The checkpoint that `best`, `last` or a path names.
+
+        Raises:
+            UserError: it is not there.
+        """
+        path = self.checkpoints / f"{choice}.ckpt" if choice in ("best", "last") else Path(choice)
+        if not path.is_file():
+            raise UserError(f"checkpoint={choice}: expected a file at {path}, found none; use best, last or a path")
+        return path
+
+
+def open_run(path: Path) -> tuple[RunFolder, schema.Config, list[str]]:
+    """A run's folder, configuration and vocabulary.
+
+    Raises:
+        UserError: `path` is no folder of a run.
+    """
+    folder = RunFolder(path.expanduser().absolute())
+    for file in (folder.config, folder.vocabulary, folder.split):
+        if not file.is_file():
+            raise UserError(
+                f"run={path}: expected the folder of a run, found no {file.name} in it; runs lie under outputs/"
+            )
+    return folder, schema.from_plain(read_json(folder.config), folder.config), read_json(folder.vocabulary)
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401
+    """What the file holds.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON, found something else ({error})") from error
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write beside and rename, so that the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+    os.chmod(name, 0o644)
+    os.replace(name, path)
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON-able value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def provenance(config: schema.Config, clips: Sequence[str], split: str) -> dict[str, Any]:
+    """What a number depends on: versions, and hashes of code, configuration, data and split.
+
+    Args:
+        config: of the run.
+        clips: SHA-256 of every prepared clip.
+        split: the split's own hash.
+    """
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "hashes": {
+            "code": _code(),
+            "config": digest(schema.to_plain(config)),
+            "data": digest(sorted(clips)),
+            "split": split,
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _code() -> str:
+    package = Path(__file__).parent
+    files = sorted(package.rglob("*.py"))
+    return digest([[str(file.relative_to(package)), file.read_text(encoding="utf-8")] for file in files])

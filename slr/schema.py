@@ -1,0 +1,342 @@
+"""The typed configuration: which keys exist, of which type, and which values make sense.
+
+Dataclasses only, without defaults: every default lives in `conf/`. A value that cannot be is refused in `__post_init__`
+with one line that names the key, the value and what is allowed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slr.errors import UserError
+
+Path_ = str  # a field of this type holds a path: typed as it is in the shell, made absolute before it is read
+PATH_KEYS = ("outputs", "data", "dataset.clips", "dataset.labels", "dataset.index", "model.checkpoint")
+
+
+def at_least(key: str, value: float, least: float) -> None:
+    """Refuse `value` below `least`."""
+    if not value >= least:
+        raise UserError(f"{key}={value}: expected at least {least}")
+
+
+def between(key: str, value: float, low: float, high: float) -> None:
+    """Refuse `value` outside [low, high)."""
+    if not low <= value < high:
+        raise UserError(f"{key}={value}: expected at least {low} and less than {high}")
+
+
+def one_of(key: str, value: object, allowed: Sequence[object]) -> None:
+    """Refuse `value` that is not among `allowed`."""
+    if value not in allowed:
+        raise UserError(f"{key}={value}: expected one of {', '.join(map(str, allowed))}")
+
+
+@dataclass
+class Hardware:
+    """What the machine gives. `None` means: as the kind that `device: auto` picks says."""
+
+    device: str  # auto, cpu or cuda
+    precision: str | None  # Lightning's word; auto: bf16-mixed where the card has bf16, else 16-mixed
+    tf32: bool | None  # matrix products in TensorFloat-32
+    four_bit: bool | None  # whether NF4 runs here
+    workers: int | None  # processes that decode clips
+    frames_at_once: int | None  # frames of one micro-batch that fit in memory
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        one_of("hardware.device", self.device, ("auto", "cpu", "cuda"))
+        one_of("hardware.precision", self.precision, (None, "auto", "32-true", "bf16-mixed", "16-mixed"))
+        if self.workers is not None:
+            at_least("hardware.workers", self.workers, 0)
+        if self.frames_at_once is not None:
+            at_least("hardware.frames_at_once", self.frames_at_once, 1)
+
+
+@dataclass
+class Wlasl:
+    """`dataset=wlasl`: the WLASL index and a folder of `<video_id>.mp4`, already cut."""
+
+    name: str
+    index: Path_ | None
+    clips: Path_ | None
+
+    @property
+    def place(self) -> str:
+        """Where its prepared clips lie, relative to `data`."""
+        return "wlasl"
+
+
+@dataclass
+class Folder:
+    """`dataset=folder`: any clips and a list of labels."""
+
+    name: str
+    clips: Path_
+    labels: Path_
+
+    @property
+    def place(self) -> str:
+        """Where its prepared clips lie, relative to `data`: a folder of its own for each pair of clips and labels."""
+        return f"folder/{hashlib.sha256(json.dumps([self.clips, self.labels]).encode()).hexdigest()[:12]}"
+
+
+@dataclass
+class Synthetic:
+    """`dataset=synthetic`: drawn signers."""
+
+    name: str
+    signs: int  # glosses; even, since signs come in pairs
+    signers: int
+    takes: int  # clips per signer and gloss
+    size: int  # pixels, square
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        at_least("dataset.signs", self.signs, 2)
+        at_least("dataset.signers", self.signers, 1)
+        at_least("dataset.takes", self.takes, 1)
+        between("dataset.size", self.size, 64, 641)
+        at_least("dataset.seed", self.seed, 0)
+
+    @property
+    def place(self) -> str:
+        """Where its prepared clips lie, relative to `data`: a folder of its own for each set of parameters."""
+        return f"synthetic/{self.signs}x{self.signers}x{self.takes}-{self.size}px-seed{self.seed}"
+
+
+@dataclass
+class Split:
+    """How clips are divided into train, val and test."""
+
+    rule: str
+    seed: int
+    train: float  # shares; together 1
+    val: float
+    test: float
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        one_of("split.rule", self.rule, ("stratified", "signer"))
+        at_least("split.seed", self.seed, 0)
+        for part in ("train", "val", "test"):
+            if not 0 < getattr(self, part) < 1:
+                raise UserError(f"split.{part}={getattr(self, part)}: expected more than 0 and less than 1")
+        if abs(self.train + self.val + self.test - 1) > 1e-6:
+            raise UserError(f"split.train + split.val + split.test = {self.train + self.val + self.test:g}: expected 1")
+
+
+@dataclass
+class Model:
+    """Which vision-language model, and the question put to it."""
+
+    name: str
+    checkpoint: str  # `tiny`, a folder, or a name on the hub
+    revision: str | None
+    weights: str
+    quantization: str
+    prompt: str
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        one_of("model.weights", self.weights, ("pretrained", "random"))
+        one_of("model.quantization", self.quantization, ("auto", "nf4", "none"))
+        if not self.prompt.strip():
+            raise UserError("model.prompt is empty: expected a question for the model")
+
+
+@dataclass
+class Lora:
+    """Which layers the adapter touches, and how wide it is."""
+
+    scope: str
+    targets: list[str]
+    r: int
+    alpha: float
+    dropout: float
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        one_of("lora.scope", self.scope, ("language", "none"))
+        at_least("lora.r", self.r, 1)
+        if not self.alpha > 0:
+            raise UserError(f"lora.alpha={self.alpha}: expected more than 0")
+        between("lora.dropout", self.dropout, 0, 1)
+
+
+@dataclass
+class Objective:
+    """The training loss."""
+
+    name: str
+    label_smoothing: float
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        one_of("objective.name", self.name, ("token",))
+        between("objective.label_smoothing", self.label_smoothing, 0, 1)
+
+
+@dataclass
+class Jitter:
+    """Strengths of the colour jitter, one draw per clip: factors in [1-x, 1+x], hue in turns of the wheel."""
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("brightness", "contrast", "saturation"):
+            between(f"jitter.{name}", getattr(self, name), 0, 1)
+        between("jitter.hue", self.hue, 0, 0.5)
+
+
+@dataclass
+class Optimizer:
+    """AdamW, with a cosine schedule after a linear warm-up."""
+
+    lr: float
+    weight_decay: float
+    warmup_steps: int
+    clip_norm: float
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not self.lr > 0:
+            raise UserError(f"optimizer.lr={self.lr}: expected more than 0")
+        at_least("optimizer.weight_decay", self.weight_decay, 0)
+        at_least("optimizer.warmup_steps", self.warmup_steps, 0)
+        if not self.clip_norm > 0:
+            raise UserError(f"optimizer.clip_norm={self.clip_norm}: expected more than 0 (inf clips nothing)")
+
+
+MONITORS = ("val/loss", "val/top1", "val/top5", "val/mrr", "val/top1_per_class", "val/top5_per_class")
+
+
+@dataclass
+class EarlyStopping:
+    """When to give up before the last epoch."""
+
+    monitor: str
+    patience: int
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        one_of("early_stopping.monitor", self.monitor, MONITORS)
+        at_least("early_stopping.patience", self.patience, 1)
+
+
+@dataclass
+class Checkpoint:
+    """Which epoch is the best one."""
+
+    monitor: str
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        one_of("checkpoint.monitor", self.monitor, MONITORS)
+
+
+@dataclass
+class Trainer:
+    """Processes."""
+
+    name: str
+    devices: int
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        one_of("trainer.devices", self.devices, (1,))
+
+
+@dataclass
+class Config:
+    """One run. Field by field the page `conf/train.yaml`."""
+
+    seed: int
+    outputs: Path_
+    data: Path_
+    sweep: str
+    frames: int
+    sampling: str
+    jitter: Jitter
+    batch: int
+    epochs: int
+    gradient_checkpointing: bool
+    optimizer: Optimizer
+    early_stopping: EarlyStopping
+    checkpoint: Checkpoint
+    hardware: Hardware
+    dataset: Any  # Wlasl, Folder or Synthetic: each option file names its own
+    split: Split
+    model: Model
+    lora: Lora
+    objective: Objective
+    trainer: Trainer
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        at_least("seed", self.seed, 0)
+        at_least("frames", self.frames, 1)
+        one_of("sampling", self.sampling, ("uniform", "segment"))
+        at_least("batch", self.batch, 1)
+        at_least("epochs", self.epochs, 1)
+        if not self.sweep or not set(self.sweep) <= FOLDER_CHARACTERS:
+            raise UserError(f"sweep={self.sweep}: expected a folder name of letters, digits, '.', '_' and '-'")
+
+
+FOLDER_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+Dataset = Wlasl | Folder | Synthetic
+DATASETS: dict[str, type] = {"wlasl": Wlasl, "folder": Folder, "synthetic": Synthetic}
+
+
+def fields(kind: type) -> dict[str, Any]:
+    """Field names of a schema class and their types, without `| None`."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: _required(hints[field.name]) for field in dataclasses.fields(kind)}
+
+
+def _required(hint: object) -> object:
+    if isinstance(hint, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """The configuration as nested dictionaries of plain values, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_plain(plain: dict[str, Any], source: Path) -> Config:
+    """The configuration that `to_plain` wrote.
+
+    Args:
+        plain: nested dictionaries, as read from `config.json`.
+        source: the file they came from, for the error.
+
+    Raises:
+        UserError: a key is missing or unknown, or a value cannot be.
+    """
+    try:
+        dataset = DATASETS[plain["dataset"]["name"]]
+        return _build(Config, plain, {"dataset": dataset})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source} is not the configuration of a run of this version of slr: {error}") from error
+
+
+def _build(kind: type, plain: dict[str, Any], chosen: dict[str, type]) -> Any:  # noqa: ANN401
+    parts = fields(kind) | chosen
+    values = {
+        name: _build(parts[name], value, {}) if dataclasses.is_dataclass(parts[name]) else value
+        for name, value in plain.items()
+    }
+    return kind(**values)

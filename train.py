@@ -1,0 +1,209 @@
+"""Train a vision-language model to name signs: `python train.py experiment=demo`."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from prepare_data import prepare
+from slr import commandline, schema
+from slr.data.manifest import Clip, read_manifest
+from slr.data.split import PARTS, Split, describe, make_split, write_split
+from slr.errors import UserError, explained
+from slr.run import RunFolder, provenance, write_json
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from slr.hardware import Machine
+    from slr.recognizer import Recognizer
+
+
+def train(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) -> float:
+    """One run, from its configuration to its evaluation; returns the validation top-1 that a sweep ranks by."""
+    started = time.monotonic()
+    from slr import assemble, hardware  # seconds: torch, lightning, transformers
+
+    kind = hardware.pick() if config.hardware.device == "auto" else config.hardware.device
+    config.hardware = commandline.fill_hardware(config.hardware, kind)
+    machine = assemble.machine(config)
+    print(machine.describe())
+
+    clips = assemble.clips(config)
+    split = divide(clips, config.split)
+    vocabulary = sorted({clip.gloss for clip in clips})
+    record(folder, config, split, vocabulary)
+    print(describe(clips, split))
+
+    inputs = assemble.inputs(config)
+    parts = {part: split.select(clips, part) for part in PARTS}
+    data = assemble.data(config, assemble.prepared(config), parts, vocabulary, machine, inputs)
+    recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
+    print(recognizer.describe())
+    if config.lora.scope != "none":
+        trainer = build_trainer(config, folder, machine)
+        trainer.fit(recognizer, data)
+
+    scores = finish(config, folder, recognizer, machine, parts)
+    write_json(
+        folder.result,
+        {"status": "done", "overrides": list(overrides), **scores, "seconds": time.monotonic() - started}
+        | provenance(config, [clip.sha256 for clip in clips], split.hash),
+    )
+    print(f"run: {folder.root}")
+    return scores["val"]["top1"]
+
+
+def divide(clips: Sequence[Clip], split: schema.Split) -> Split:
+    """The clips divided as the configuration says."""
+    return make_split(clips, split.rule, split.seed, {part: getattr(split, part) for part in PARTS})
+
+
+def record(folder: RunFolder, config: schema.Config, split: Split, vocabulary: list[str]) -> None:
+    """Write what evaluate, resume and `slr.load` need, before anything can fail."""
+    write_json(folder.config, schema.to_plain(config))
+    write_json(folder.vocabulary, vocabulary)
+    write_split(folder.split, split)
+
+
+def build_trainer(config: schema.Config, folder: RunFolder, machine: "Machine") -> "Trainer":
+    """Lightning's loop, with early stopping, two checkpoints and TensorBoard."""
+    import logging
+
+    from lightning import Trainer
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it would say is said above
+    keep = {"dirpath": folder.checkpoints, "enable_version_counter": False}
+    mode = {True: "min", False: "max"}
+    best, patience = config.checkpoint.monitor, config.early_stopping
+    logger = TensorBoardLogger(folder.root, name="", version="", default_hp_metric=False)
+    show_settings(logger, config)
+    trainer = Trainer(
+        accelerator=machine.device,
+        devices=config.trainer.devices,
+        precision=machine.precision,  # pyright: ignore[reportArgumentType]
+        max_epochs=config.epochs,
+        logger=logger,
+        callbacks=[
+            ModelCheckpoint(filename="best", monitor=best, mode=mode[best == "val/loss"], **keep),
+            ModelCheckpoint(filename="last", **keep),
+            EarlyStopping(patience.monitor, mode=mode[patience.monitor == "val/loss"], patience=patience.patience),
+            TQDMProgressBar(),
+        ],
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,  # the census says more
+    )
+    if trainer.strategy.root_device.type != machine.device:
+        raise UserError(f"hardware={machine.device}: Lightning would train on {trainer.strategy.root_device} instead")
+    return trainer
+
+
+def show_settings(logger: "TensorBoardLogger", config: schema.Config) -> None:
+    """Put the run among TensorBoard's HParams, judged by the validation metrics that it will log."""
+    from torch.utils.tensorboard.summary import hparams
+
+    for summary in hparams(flat(schema.to_plain(config)), {"val/top1": 0.0, "val/top5": 0.0, "val/loss": 0.0}):
+        logger.experiment.file_writer.add_summary(summary)
+
+
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, bool | str | float]:
+    """Nested settings as `group/key`, with lists and None as text: what TensorBoard can show."""
+    rows: dict[str, bool | str | float] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            rows |= flat(value, f"{prefix}{key}/")
+        else:
+            rows[prefix + key] = value if isinstance(value, bool | str | int | float) else str(value)
+    return rows
+
+
+def finish(
+    config: schema.Config,
+    folder: RunFolder,
+    recognizer: "Recognizer",
+    machine: "Machine",
+    parts: dict[str, list[Clip]],
+) -> dict[str, Any]:
+    """Put the best checkpoint back, export its adapter, rank the test part, and write and print what that gave.
+
+    Returns:
+        `val`: the metrics that chose the checkpoint (without training, those of the model as it is); `test`: the summary.
+    """
+    from slr import predict
+    from slr.model import lora
+    from slr.report.evaluation import evaluation, table
+
+    ranker = predict.SignRecognizer(recognizer, config, machine)
+
+    def rank(part: str) -> dict[str, Any]:
+        ranked = ranker.rank_clips(parts[part], f"ranking {part}")
+        return evaluation(parts[part], ranker.vocabulary, ranked, {"part": part, "checkpoint": "best"})
+
+    if config.lora.scope == "none":
+        val = rank("val")["summary"]
+    else:
+        val = predict.restore(recognizer, folder, "best")
+        lora.save_adapter(recognizer.network, folder.adapter)
+    results = rank("test")
+    write_json(folder.evaluation / "evaluation_results.json", results)
+    print(table(results["summary"]))
+    return {"val": val, "test": results["summary"]}
+
+
+def check(config: schema.Config) -> None:
+    """Find what would stop the run while it has no folder yet, and prepare its data.
+
+    Imports torch only where cuda is asked for; asks the network only for weights that are not cached.
+
+    Raises:
+        UserError: hardware, weights or clips are not there, or the clips cannot be divided.
+    """
+    from slr.model.checkpoint import locate
+
+    if config.hardware.device == "cuda":
+        from slr.hardware import require
+
+        require("cuda")
+    locate(config.model.checkpoint, config.model.revision, need_weights=config.model.weights == "pretrained")
+    manifest = Path(config.data) / config.dataset.place / "manifest.jsonl"
+    if config.dataset.name == "wlasl" and config.dataset.index is None:
+        if not manifest.is_file():
+            raise UserError(
+                f"no prepared WLASL at {manifest.parent}; run: python prepare_data.py dataset=wlasl "
+                "dataset.index=WLASL_v0.3.json dataset.clips=FOLDER_OF_MP4"
+            )
+    else:
+        manifest = prepare(config.dataset, Path(config.data))
+    divide(read_manifest(manifest), config.split)
+
+
+@hydra.main(config_path="conf", config_name=commandline.PAGE, version_base="1.3")
+def job(config: DictConfig) -> float:
+    """What Hydra calls once for each run."""
+    context = HydraConfig.get()
+    folder = RunFolder(Path(context.runtime.output_dir))
+    return explained(lambda: train(commandline.to_typed(config), folder, list(context.overrides.task)))
+
+
+def main() -> None:
+    """Check everything that was typed, then hand over to Hydra."""
+    commandline.register()
+    words = commandline.quote_paths(sys.argv[1:])
+    if not commandline.asks_only(words):
+        for config in commandline.configurations(words):
+            check(config)
+    sys.argv[1:] = words
+    job()
+
+
+if __name__ == "__main__":
+    explained(main)
