@@ -19,7 +19,7 @@ from enum import Enum
 from itertools import count, islice, product
 from math import gcd
 
-HANDSHAPES = ("fist", "flat", "point", "vee", "spread", "ring", "ell", "horns")
+HANDSHAPES = ("fist", "flat", "point", "vee", "spread", "ring", "ell", "wye")
 LOCATIONS = ("temple", "chin", "shoulder", "chest", "belly", "flank")
 PATHS = {
     "vertical": ("up", "down"),

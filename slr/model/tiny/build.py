@@ -56,6 +56,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
         num_attention_heads=4,
         intermediate_size=384,
         attention_bias=True,
+        layer_scale_init_value=1.0,
     )
     text = Qwen3Config(
         vocab_size=len(tokenizer),
