@@ -148,7 +148,8 @@ class Inputs:
         return str(token)
 
     def _refuse_special_tokens(self, text: str, kind: str) -> None:
-        for token in self._words.get_added_vocab():
+        words: Any = self._words
+        for token in words.get_added_vocab():
             if token in text:
                 raise UserError(
                     f"expected a {kind} in plain words, found the tokenizer's special token {token} in {text!r}; do "
