@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -136,7 +136,7 @@ def finish(
     """Put the best checkpoint back, export its adapter, rank the test part, and write and print what that gave.
 
     Returns:
-        `val`: the metrics that chose the checkpoint (without training, those of the model as it is); `test`: the summary.
+        `val`: the metrics that chose the checkpoint, without training those of the model as it is. `test`: the summary.
     """
     from slr import predict
     from slr.model import lora
@@ -152,7 +152,7 @@ def finish(
         val = rank("val")["summary"]
     else:
         val = predict.restore(recognizer, folder, "best")
-        lora.save_adapter(recognizer.network, folder.adapter)
+        lora.save_adapter(cast(Any, recognizer.network), folder.adapter)
     results = rank("test")
     write_json(folder.evaluation / "evaluation_results.json", results)
     print(table(results["summary"]))

@@ -75,7 +75,7 @@ def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machin
         targets=config.lora.targets,
     )
     if config.gradient_checkpointing:
-        vlm.enable_gradient_checkpointing(network)
+        vlm.checkpoint_layers(network)
     return Recognizer(
         network=network,
         inputs=inputs,

@@ -43,7 +43,7 @@ def folder_name(text: str) -> str:
     """A folder name of letters, digits, '.', '_' and '-' for any text.
 
     >>> folder_name("frames-8_lora.r-16_model.prompt-'a b'")
-    "frames-8_lora.r-16_model.prompt-a-b"
+    'frames-8_lora.r-16_model.prompt-a-b'
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("'", "").replace('"', ""))
 
@@ -205,9 +205,9 @@ def _one_line(error: Exception, words: list[str]) -> str:
 
 
 def _type_name(word: str) -> str:
-    kind: Any = schema.Config
+    kind: Any = schema.Config  # a schema class, or the type of a value
     for name in word.lstrip("+~").partition("=")[0].split("."):
-        kinds = schema.fields(kind) if dataclasses.is_dataclass(kind) else {}
+        kinds = schema.fields(cast(type, kind)) if dataclasses.is_dataclass(kind) else {}
         kind = kinds.get(name)
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "")
 
@@ -216,4 +216,4 @@ def fill_hardware(words: schema.Hardware, kind: str) -> schema.Hardware:
     """`hardware=auto` settled: what it leaves null is as `conf/hardware/<kind>.yaml` says."""
     known = OmegaConf.to_container(OmegaConf.load(CONF / "hardware" / f"{kind}.yaml"))
     typed = {key: value for key, value in dataclasses.asdict(words).items() if value is not None}
-    return schema.Hardware(**(cast(dict[str, Any], known) | typed | {"device": kind}))
+    return schema.Hardware(**cast(dict[str, Any], {**cast(dict, known), **typed, "device": kind}))

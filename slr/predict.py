@@ -1,5 +1,6 @@
 """A trained recognizer at work: `slr.load`, rankings of a clip, of a part, of a file that someone brings."""
 
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from os import PathLike
@@ -16,7 +17,7 @@ from slr.data.datamodule import ClipData
 from slr.data.manifest import Clip, read_manifest
 from slr.errors import UserError
 from slr.hardware import Machine
-from slr.prepare.verify import prepare_clip
+from slr.prepare.verify import Job, Prepared, prepare_clips
 from slr.recognizer import Recognizer
 from slr.report.evaluation import ranking
 from slr.run import RunFolder, open_run
@@ -62,12 +63,12 @@ def restore(recognizer: Recognizer, folder: RunFolder, checkpoint: str) -> dict[
 def log_probabilities(
     recognizer: Recognizer, loader: DataLoader, machine: Machine, title: str | None
 ) -> LogProbability:
-    """Rank every clip of `loader`: float32 (n, K), in the loader's order. `title` heads a progress bar; None shows none."""
+    """Rank every clip of `loader`: float32 (n, K), in the loader's order. `title` heads a progress bar, None hides it."""
     recognizer.to(machine.device).eval()
     rows = []
     with torch.autocast(machine.device, machine.dtype, enabled=machine.precision != "32-true"):
         for batch in tqdm(loader, desc=title, unit="batch", disable=title is None, dynamic_ncols=True):
-            moved = {key: value.to(machine.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+            moved = recognizer.transfer_batch_to_device(batch, torch.device(machine.device), 0)
             rows.append(recognizer.rank(moved).cpu())
     return torch.cat(rows).numpy()
 
@@ -106,7 +107,7 @@ class SignRecognizer:
             rows = self._rank([known], path.parents[1])
         else:
             with tempfile.TemporaryDirectory() as folder:
-                rows = self._rank([prepare_clip(path, Path(folder))], Path(folder))
+                rows = self._rank([_prepare(path, Path(folder), self.vocabulary[0])], Path(folder))
         return [(row["gloss"], row["probability"]) for row in ranking(self.vocabulary, rows[0])[:top]]
 
     def rank_clips(self, clips: Sequence[Clip], title: str | None = None) -> LogProbability:
@@ -127,3 +128,24 @@ def _prepared_clip(path: Path) -> Clip | None:
         return None
     rows = read_manifest(path.parents[1] / "manifest.jsonl")
     return next((row for row in rows if path.parents[1] / row.file == path), None)
+
+
+def _prepare(source: Path, folder: Path, gloss: str) -> Clip:
+    """Someone's file as training's clips were made, in `folder`; `gloss` only fills the row."""
+    if not source.is_file():
+        raise UserError(f"expected a video at {source}, found no file there")
+    [(_, outcome)] = prepare_clips([Job(source, folder / "clip.mp4")], workers=1)
+    if not isinstance(outcome, Prepared):
+        raise UserError(f"expected a video at {source}, found {outcome.reason}: {outcome.detail}")
+    facts = dataclasses.asdict(outcome.facts)
+    return Clip(
+        id="clip",
+        file="clip.mp4",
+        gloss=gloss,
+        source=str(source),
+        source_sha256=outcome.source_sha256,
+        signer=None,
+        official_part=None,
+        prompt=None,
+        **facts,
+    )

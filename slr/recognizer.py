@@ -3,16 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
-from transformers import InternVLForConditionalGeneration
 
 from slr.data.collate import IGNORED, Batch
 from slr.data.picture import draw_batch
@@ -36,8 +36,8 @@ class Recognizer(L.LightningModule):
     """A vision-language model that names signs.
 
     One training batch is one optimiser step. It is computed in micro-batches whose losses are divided by the clips of
-    the whole batch, so gradients do not depend on the micro-batch, the epoch's last, smaller batch included; Lightning's
-    own accumulation divides that one by the full count.
+    the whole batch, so gradients do not depend on the micro-batch, the epoch's last, smaller batch included;
+    Lightning's own accumulation divides that one by the full count.
 
     Args:
         network: InternVL with its adapter.
@@ -53,7 +53,7 @@ class Recognizer(L.LightningModule):
 
     def __init__(
         self,
-        network: InternVLForConditionalGeneration,
+        network: "vlm.Model",
         inputs: Inputs,
         vocabulary: Sequence[str],
         lr: float,
@@ -70,7 +70,7 @@ class Recognizer(L.LightningModule):
         self.inputs = inputs
         self.vocabulary = list(vocabulary)
         answers = [inputs.answer_ids(gloss) for gloss in vocabulary]
-        self.trie = build_trie(answers, names=self.vocabulary)
+        self.trie = build_trie(answers, self.vocabulary)
         self.answer_lengths = torch.tensor([len(answer) for answer in answers])
         self.lr = lr
         self.weight_decay = weight_decay
@@ -81,12 +81,18 @@ class Recognizer(L.LightningModule):
         self.metrics = RankingMetrics()
         self.val_loss = MeanMetric()
         self.pending_census = {"lora_B": True, "lora_A": True}
+        self.train()  # Lightning leaves modes as it finds them, and without this the adapter's dropout would be off
 
     def describe(self) -> str:
         """The census: parameters by part, number format and whether they learn; and the size of the vocabulary."""
         rows = lora.census(self.network)
-        lines = [str(row) for row in rows]
-        return "\n".join([*lines, f"vocabulary: {len(self.vocabulary)} glosses"])
+        lines = [
+            f"  {row.part:<18} {row.dtype:<9} {row.parameters:>14,} {'learns' if row.trainable else 'frozen'}"
+            for row in rows
+        ]
+        trained = sum(row.parameters for row in rows if row.trainable)
+        share = trained / sum(row.parameters for row in rows)
+        return "\n".join(["parameters:", *lines, f"  {trained:,} learn ({share:.2%}); {len(self.vocabulary)} glosses"])
 
     def rank(self, batch: Batch) -> Tensor:
         """Exact log-probability of every gloss for every clip: float32 (B, K)."""
@@ -101,7 +107,8 @@ class Recognizer(L.LightningModule):
         return vlm.answer_loss(self.network, hidden, batch["labels"][rows], self.label_smoothing)
 
     def _features(self, frames: Tensor) -> Tensor:
-        pixels = self.inputs.normalise(frames, vlm.vision_dtype(self.network))  # (B, T, 3, h, w)
+        dtype = vlm.bare(self.network).model.vision_tower.dtype
+        pixels = self.inputs.normalise(frames, dtype)  # (B, T, 3, h, w)
         return vlm.encode_frames(self.network, pixels)  # (B, T*tokens, D)
 
     def backward_batch(self, batch: Batch) -> Tensor:
@@ -118,7 +125,8 @@ class Recognizer(L.LightningModule):
         """One optimiser step."""
         if self.global_step == 0:
             self._show(batch)
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        # One of each, where Lightning's types allow several.
+        optimizer, scheduler = cast(LightningOptimizer, self.optimizers()), cast(LambdaLR, self.lr_schedulers())
         loss = self.backward_batch(batch)
         self.log("train/lr", scheduler.get_last_lr()[0], batch_size=1)
         optimizer.step()
@@ -152,9 +160,10 @@ class Recognizer(L.LightningModule):
         moved = not self.pending_census["lora_B"]
         offenders = lora.gradient_census(self.network, a_moves=moved)
         if offenders:
+            named = ", ".join(offenders[:8]) + (", …" if len(offenders) > 8 else "")
             raise UserError(
-                f"{len(offenders)} adapter tensors got no usable gradient, {offenders[0]} first; "
-                "something between it and the loss is detached"
+                f"{len(offenders)} adapter tensors got no usable gradient: {named}; "
+                "something between them and the loss is detached"
             )
         self.pending_census = {"lora_B": False, "lora_A": not moved}
 

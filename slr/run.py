@@ -3,9 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from slr import schema
 from slr.errors import UserError
+from slr.files import write_whole
 
 PACKAGES = ("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core", "av", "decord", "numpy")
 
@@ -98,14 +97,10 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write beside and rename, so that the file is whole or not there."""
+    """Write JSON so that the file is whole or not there; its folder is made."""
+    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-    os.chmod(name, 0o644)
-    os.replace(name, path)
+    write_whole(path, text)
 
 
 def digest(value: object) -> str:

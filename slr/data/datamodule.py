@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -97,6 +98,18 @@ class EpochBatches(Sampler[list[Key]]):
             yield [(self.epoch, number) for number in order[start : start + self.batch].tolist()]
 
 
+@dataclass(frozen=True)
+class Collate:
+    """A collation with its padding, which travels to workers."""
+
+    collate: Callable[[list[Sample], int], Batch]
+    pad_id: int
+
+    def __call__(self, samples: list[Sample]) -> Batch:
+        """Put samples beside one another."""
+        return self.collate(samples, self.pad_id)
+
+
 class ClipData(L.LightningDataModule):
     """Batches of a prepared data set.
 
@@ -168,13 +181,13 @@ class ClipData(L.LightningDataModule):
         self,
         dataset: ClipDataset,
         batches: Sampler[list[Key]] | list[list[Key]],
-        collate: Callable[[Sequence[Sample], int], Batch],
+        collate: Callable[[list[Sample], int], Batch],
     ) -> DataLoader:
         return DataLoader(
             dataset,
             batch_sampler=batches,
             num_workers=self.workers,
-            collate_fn=partial(collate, pad_id=self.inputs.pad_id),
+            collate_fn=Collate(collate, self.inputs.pad_id),
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from slr.data.manifest import PARTS, Clip
 from slr.errors import UserError
+from slr.files import write_whole
 
 Shares = Mapping[str, float]  # part -> share of the clips; together 1
 Units = list[list[Clip]]  # clips that must stay together
@@ -90,8 +91,8 @@ def _by_signer(clips: list[Clip], seed: int, shares: Shares) -> dict[str, str]:
     nameless = [clip.id for clip in clips if clip.signer is None]
     if nameless:
         raise UserError(
-            f"split=signer needs the signer of every clip: {len(nameless)} of {len(clips)} have none, {nameless[0]} first; "
-            "add `signer` to the labels or use split=stratified"
+            f"split=signer needs the signer of every clip, found {len(nameless)} of {len(clips)} without one, "
+            f"{nameless[0]} first; add `signer` to the labels or use split=stratified"
         )
     groups = _together(clips, lambda clip: (f"signer {clip.signer}", f"file {clip.source_sha256}"))
     order = _generator(seed, "signer").permutation(len(groups))
@@ -164,7 +165,7 @@ def describe(clips: Sequence[Clip], split: Split) -> str:
 def write_split(path: Path, split: Split) -> None:
     """Write the split as JSON."""
     fields = {"rule": split.rule, "seed": split.seed, "hash": split.hash, "parts": split.parts}
-    path.write_text(json.dumps(fields, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(fields, ensure_ascii=False, indent=1) + "\n")
 
 
 def read_split(path: Path, clips: Sequence[Clip]) -> Split:

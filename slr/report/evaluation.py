@@ -30,7 +30,7 @@ def evaluation(
         about: what the summary says besides (part, checkpoint).
 
     Returns:
-        `summary` (each metric, `<metric>_interval`, n, chance, mean mass) and `predictions` (whole rankings, best first).
+        `summary`: each metric, `<metric>_interval`, n, chance, mean mass. `predictions`: whole rankings, best first.
     """
     position = {gloss: number for number, gloss in enumerate(vocabulary)}
     glosses = np.array([position[clip.gloss] for clip in clips])

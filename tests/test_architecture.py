@@ -1,0 +1,98 @@
+"""Arrows run one way: held by reading import statements, without importing anything."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "slr").rglob("*.py"))
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file names in an import, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imports(module: str, prefix: str) -> list[str]:
+    names = imported(MODULES[module])
+    return sorted(name for name in names if name == prefix or name.startswith(prefix + "."))
+
+
+def modules(prefix: str) -> list[str]:
+    return [name for name in MODULES if name == prefix or name.startswith(prefix + ".")]
+
+
+# A room -> the rooms that it may not know.
+FORBIDDEN = {
+    "slr.data": ["slr.model", "slr.prepare", "slr.recognizer", "slr.run", "slr.report", "slr.assemble"],
+    "slr.model": ["slr.data", "slr.recognizer", "slr.run", "slr.report", "slr.assemble", "slr.metrics"],
+    "slr.prepare": ["slr.model", "slr.recognizer", "slr.run", "slr.report", "slr.assemble", "slr.data.datamodule"],
+    "slr.report": ["slr.model", "slr.recognizer", "slr.prepare", "slr.assemble", "slr.data.datamodule"],
+    "slr.run": ["slr.model", "slr.data", "slr.recognizer", "slr.prepare", "slr.report", "slr.assemble", "torch"],
+    "slr.recognizer": ["slr.prepare", "slr.run", "slr.report", "slr.assemble", "slr.data.datamodule"],
+    "slr.metrics": ["slr.model", "slr.data", "slr.prepare", "slr.recognizer"],
+    "slr.schema": ["slr.model", "slr.data", "slr.prepare", "torch", "hydra", "omegaconf"],
+}
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_arrows_run_one_way(room):
+    assert modules(room)
+    offences = {
+        f"{module} imports {name}"
+        for module in modules(room)
+        for other in FORBIDDEN[room]
+        for name in imports(module, other)
+        # The tiny model learns from drawn signs: the drawing, not the data set.
+        if not (module.startswith("slr.model.tiny") and name.startswith("slr.prepare"))
+    }
+    assert offences == set()
+
+
+# A heavy library -> the only rooms that may name it.
+OWNERS = {
+    "hydra": ["slr.commandline"],
+    "omegaconf": ["slr.commandline"],
+    "lightning": ["slr.data.datamodule", "slr.recognizer"],
+    "transformers": ["slr.model"],
+    "peft": ["slr.model"],
+    "bitsandbytes": ["slr.model"],
+    "decord": ["slr.data.video"],
+    "torchvision": [],
+}
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_heavy_libraries_have_their_rooms(library):
+    owners = {name for owner in OWNERS[library] for name in modules(owner)}
+    assert [module for module in MODULES if imports(module, library) and module not in owners] == []
+
+
+def test_preparation_and_manifest_do_not_know_torch():
+    rooms = [*modules("slr.prepare"), "slr.data.manifest", "slr.data.split"]
+    assert [module for module in rooms if imports(module, "torch")] == []
+
+
+@pytest.mark.parametrize("package", [name for name, path in MODULES.items() if path.name == "__init__.py"])
+def test_packages_import_nothing_when_imported(package):
+    tree = ast.parse(MODULES[package].read_text(encoding="utf-8"))
+    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    allowed = {"os", "typing"}
+    assert {getattr(node, "module", None) for node in top} <= allowed
+
+
+def test_nothing_ruled_out_is_called():
+    words = ("trust_remote_code=True", "weights_only=False", "pickle.load", "shell=True", "cfg.get(")
+    sources = [*MODULES.values(), *ROOT.glob("*.py")]
+    assert [(path.name, word) for path in sources for word in words if word in path.read_text(encoding="utf-8")] == []

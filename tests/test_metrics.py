@@ -1,0 +1,92 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import label_ranking_average_precision_score, recall_score, top_k_accuracy_score
+
+from slr.metrics import METRICS, RankingMetrics, chance, figures, place_of_truth
+
+
+@pytest.fixture(scope="module", params=range(3))
+def ranked(request):
+    """Random scores of 200 clips over 12 glosses, of which the last has no clip."""
+    rng = np.random.default_rng(request.param)
+    glosses = rng.integers(11, size=200)
+    scores = rng.normal(size=(200, 12))
+    scores[np.arange(200), glosses] += 1
+    return torch.from_numpy(scores).float(), torch.from_numpy(glosses)
+
+
+def test_metrics_equal_scikit_learn(ranked):
+    scores, glosses = ranked
+    got = METRICS_OF(scores, glosses)
+    labels = np.arange(12)
+    assert got["top1"] == pytest.approx(top_k_accuracy_score(glosses, scores, k=1, labels=labels))
+    assert got["top5"] == pytest.approx(top_k_accuracy_score(glosses, scores, k=5, labels=labels))
+    truth = np.eye(12)[glosses]
+    assert got["mrr"] == pytest.approx(label_ranking_average_precision_score(truth, scores))
+    seen = np.unique(glosses)
+    recall = recall_score(glosses, scores.argmax(1), labels=seen, average="macro", zero_division=0)
+    assert got["top1_per_class"] == pytest.approx(recall)
+    in_five = np.where((scores.argsort(1, descending=True)[:, :5] == glosses[:, None]).any(1), glosses, -1)
+    recall5 = recall_score(glosses, in_five, labels=seen, average="macro", zero_division=0)
+    assert got["top5_per_class"] == pytest.approx(recall5)
+
+
+def METRICS_OF(scores, glosses):
+    ranks = place_of_truth(scores, glosses).numpy()
+    return {name: metric(ranks, glosses.numpy()) for name, metric in METRICS.items()}
+
+
+def test_the_torchmetric_over_batches_equals_all_at_once(ranked):
+    scores, glosses = ranked
+    metric = RankingMetrics()
+    for rows in torch.arange(200).split(33):
+        metric.update(scores[rows], glosses[rows])
+    whole = METRICS_OF(scores, glosses)
+    assert {name: float(value) for name, value in metric.compute().items()} == pytest.approx(whole)
+    metric.reset()
+    metric.update(scores[:3], glosses[:3])
+    assert float(metric.compute()["top1"]) == pytest.approx(METRICS_OF(scores[:3], glosses[:3])["top1"])
+
+
+def test_equal_scores_rank_as_a_stable_sort_does():
+    scores = torch.from_numpy(np.random.default_rng(0).integers(3, size=(50, 7))).float()
+    glosses = torch.from_numpy(np.random.default_rng(1).integers(7, size=50))
+    order = np.argsort(-scores.numpy(), axis=1, kind="stable")
+    by_sort = 1 + (order == glosses.numpy()[:, None]).argmax(1)
+    assert place_of_truth(scores, glosses).tolist() == by_sort.tolist()
+
+
+def test_wilson_interval_by_its_formula():
+    ranks = np.array([1] * 37 + [3] * 13)
+    figure = figures(ranks, np.arange(50) % 5)["top1"]
+    z, p, n = 1.959963984540054, 37 / 50, 50
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert (figure.low, figure.high) == pytest.approx(
+        ((middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n))
+    )
+    assert figure.n == 50
+
+
+def test_bootstrap_interval_covers_the_value_and_shrinks_with_clips():
+    rng = np.random.default_rng(0)
+    widths = []
+    for n in (50, 800):
+        figure = figures(rng.integers(1, 6, n), rng.integers(5, size=n))["mrr"]
+        assert figure.low < figure.value < figure.high
+        widths.append(figure.high - figure.low)
+    assert 2.5 < widths[0] / widths[1] < 6.5  # about the square root of 16
+
+
+def test_chance_is_what_guessing_gives():
+    rng = np.random.default_rng(0)
+    scores = torch.from_numpy(rng.normal(size=(40_000, 8)))
+    glosses = torch.from_numpy(rng.integers(8, size=40_000))
+    assert METRICS_OF(scores, glosses) == pytest.approx(chance(8), abs=0.01)
+
+
+def test_no_clip_is_refused():
+    with pytest.raises(ValueError, match="found none"):
+        figures(np.array([], dtype=int), np.array([], dtype=int))

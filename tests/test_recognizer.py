@@ -1,0 +1,190 @@
+"""The LightningModule on the tiny model: gradients, census, checkpoints. What a whole run does is in test_train."""
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from slr.data.collate import Sample, collate_ranking, collate_training
+from slr.errors import UserError
+from slr.model import lora, vlm
+from slr.model.inputs import load_inputs
+from slr.recognizer import Recognizer, schedule
+
+GLOSSES = ["a", "mokitu", "ÄÖ", "don't want", "tuka", "pelisa", "no", "Zz"]
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return load_inputs("tiny", None)
+
+
+def make(inputs, micro_batch=8, quantization="none", dropout=0.0):
+    network = vlm.load_vlm("tiny", None, "pretrained", quantization, torch.float32, "cpu", 0)
+    torch.manual_seed(0)
+    network = lora.add_lora(network, "language", 4, 8, dropout, TARGETS)
+    return Recognizer(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, 0.1, micro_batch)
+
+
+@pytest.fixture(scope="module")
+def samples(inputs):
+    rng = np.random.default_rng(0)
+    prompts = ["Name the sign.", "Which sign is it?"]
+    return [
+        Sample(
+            clip=str(number),
+            gloss=number,
+            frames=torch.from_numpy(rng.integers(0, 256, (2, 3, *inputs.image_size), dtype=np.uint8)),
+            prompt=inputs.prompt_ids(prompts[number % 2], 2),
+            answer=inputs.answer_ids(gloss),
+        )
+        for number, gloss in enumerate(GLOSSES)
+    ]
+
+
+def gradients(recognizer, batch):
+    """The gradient of a batch, with lora_B moved off zero so that every tensor has one."""
+    recognizer.manual_backward = lambda loss: loss.backward()
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in recognizer.network.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.02
+    recognizer.train()
+    loss = recognizer.backward_batch(batch)
+    return loss, {n: p.grad for n, p in recognizer.network.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("clips", [8, 5])
+def test_gradients_do_not_depend_on_the_micro_batch(inputs, samples, clips):
+    batch = collate_training(samples[:clips], inputs.pad_id)
+    assert len({len(sample.answer) for sample in samples}) > 2
+    loss, whole = gradients(make(inputs, micro_batch=clips), batch)
+    for micro_batch in (1, 2, 4):
+        other_loss, other = gradients(make(inputs, micro_batch=micro_batch), batch)
+        assert float(other_loss) == pytest.approx(float(loss), rel=1e-6)
+        for name, gradient in whole.items():
+            difference = torch.linalg.vector_norm(other[name] - gradient)
+            assert difference <= 1e-6 * torch.linalg.vector_norm(gradient), name
+
+
+def test_the_gradient_is_that_of_the_mean_over_clips_of_each_alone(inputs, samples):
+    """Against transformers' own `labels=` loss, clip by clip; smoothing off."""
+    recognizer = make(inputs)
+    recognizer.label_smoothing = 0.0
+    loss, ours = gradients(recognizer, collate_training(samples, inputs.pad_id))
+    reference = make(inputs)
+    total = torch.zeros(())
+    gradients(reference, collate_training(samples[:1], inputs.pad_id))  # moves lora_B alike
+    reference.zero_grad()
+    for sample in samples:
+        one = collate_training([sample], inputs.pad_id)
+        pixels = inputs.normalise(one["frames"], torch.float32).flatten(0, 1)
+        output = vlm.bare(reference.network)(
+            pixel_values=pixels,
+            input_ids=one["input_ids"],
+            attention_mask=one["attention_mask"],
+            labels=one["labels"],
+        )
+        total = total + output.loss / len(samples)
+    total.backward()
+    assert float(loss) == pytest.approx(float(total.detach()), abs=1e-5)
+    for name, parameter in reference.network.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def fit(recognizer, samples, folder, epochs=1):
+    pad = recognizer.inputs.pad_id
+    training = DataLoader(samples, batch_size=4, collate_fn=lambda rows: collate_training(rows, pad))
+    ranking = DataLoader(samples, batch_size=4, collate_fn=lambda rows: collate_ranking(rows, pad))
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+    )
+    trainer.fit(recognizer, training, ranking)
+    return trainer
+
+
+quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*is not properly set up.*")
+
+
+@quiet
+def test_four_bit_training_learns_and_its_checkpoint_holds_the_adapter_alone(inputs, samples, tmp_path):
+    recognizer = make(inputs, quantization="nf4", dropout=0.1)
+    before = {n: p.detach().clone() for n, p in recognizer.network.named_parameters() if p.dtype.is_floating_point}
+    trainer = fit(recognizer, samples, tmp_path, epochs=2)
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    content = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    assert content["state_dict"]
+    assert all("lora_" in name for name in content["state_dict"])
+    assert {"loss", "top1", "top5", "mrr"} <= set(content["metrics"])
+    for name, parameter in recognizer.network.named_parameters():
+        if name in before:
+            assert ("lora_" in name) == (not torch.equal(parameter.cpu(), before[name])), name
+
+    fresh = make(inputs, quantization="nf4")
+    fresh.check_checkpoint(content)
+    fresh.load_state_dict(content["state_dict"], strict=False)
+    batch = collate_ranking(samples, inputs.pad_id)
+    assert torch.equal(fresh.eval().rank(batch), recognizer.eval().rank(batch))
+
+
+@quiet
+def test_a_detached_layer_stops_the_run_and_is_named(inputs, samples, tmp_path):
+    recognizer = make(inputs)
+    layer = vlm.bare(recognizer.network).model.language_model.layers[1].mlp.down_proj
+    forward = layer.forward
+    layer.forward = lambda x: forward(x).detach()
+    with pytest.raises(UserError, match=r"layers\.1\.mlp\.down_proj\.lora_B.*detached"):
+        fit(recognizer, samples, tmp_path)
+
+
+@quiet
+def test_a_layer_whose_first_matrix_gets_no_gradient_is_named_once_it_should(inputs, samples, tmp_path):
+    recognizer = make(inputs)
+    layer = vlm.bare(recognizer.network).model.language_model.layers[0].self_attn.q_proj
+    inner = layer.lora_A["default"]
+    forward = inner.forward
+    inner.forward = lambda x: forward(x).detach() + 0 * inner.weight.sum()
+    with pytest.raises(UserError, match=r"layers\.0\.self_attn\.q_proj\.lora_A"):
+        fit(recognizer, samples, tmp_path)
+
+
+def test_another_runs_checkpoint_is_refused(inputs):
+    recognizer = make(inputs)
+    trained = {n: p for n, p in recognizer.named_parameters() if p.requires_grad}
+    recognizer.check_checkpoint({"state_dict": trained, "vocabulary": GLOSSES})
+    for wrong in ({"state_dict": {}, "vocabulary": GLOSSES}, {"state_dict": trained, "vocabulary": GLOSSES[::-1]}):
+        with pytest.raises(UserError, match="other layers or another vocabulary"):
+            recognizer.check_checkpoint(wrong)
+
+
+def test_two_glosses_with_one_spelling_are_refused(inputs):
+    network = vlm.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
+    with pytest.raises(UserError, match="same tokens"):
+        Recognizer(network, inputs, ["a", "b", "a"], 1e-3, 0.01, 2, 1.0, 0.1, 1)
+
+
+def test_the_schedule_equals_transformers_cosine_but_for_its_first_step():
+    from transformers import get_cosine_schedule_with_warmup
+
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    reference = get_cosine_schedule_with_warmup(optimizer, 10, 100).lr_lambdas[0]
+    for step in range(10, 100):
+        assert schedule(step, 10, 100) == pytest.approx(reference(step))
+    assert [schedule(step, 10, 100) for step in range(10)] == pytest.approx([reference(step + 1) for step in range(10)])
+
+
+def test_the_census_counts_what_learns(inputs):
+    recognizer = make(inputs)
+    trained = sum(p.numel() for p in recognizer.network.parameters() if p.requires_grad)
+    assert f"{trained:,} learn" in recognizer.describe()
+    assert "vision" in recognizer.describe()
