@@ -101,7 +101,8 @@ def write_whole(path: Path, text: str) -> None:
 
 def _write_rows(path: Path, rows: Iterable[Clip] | Iterable[Rejected]) -> None:
     lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows]
-    write_whole(path, "".join(lines))
+    # A path that is not Unicode holds lone surrogates, which become JSON's own escapes for them.
+    write_whole(path, "".join(lines).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _read_rows(path: Path, kind: type[Row]) -> list[Row]:

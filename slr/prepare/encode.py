@@ -8,7 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 FPS = 25  # WLASL counts its frames at this rate
 
@@ -51,23 +51,25 @@ def _encode(path: Path, frames: Iterator[np.ndarray], fps: int, quality: dict[st
         stream = container.add_stream("libx264", rate=fps)
         height, width = first.shape[:2]
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
-        stream.options = {**quality, "g": "12", "bf": "0", "threads": "1"}
+        # x264's macroblock tree gives other bytes now and then for the same frames where the CPU has AVX-512.
+        stream.options = {**quality, "g": "12", "bf": "0", "threads": "1", "mbtree": "0"}
         # What the conversion below makes of RGB; players guess otherwise where it is not said.
         stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.SMPTE170M, ColorRange.MPEG
         stream.codec_context.time_base = Fraction(1, fps)
+        converter = VideoReformatter()
         count = 0
         for count, pixels in enumerate(chain([first], frames), start=1):
-            container.mux(stream.encode(_frame(pixels, first.shape, count - 1, fps)))
+            frame = converter.reformat(_frame(pixels, first.shape, count - 1), format="yuv420p", threads=1)
+            frame.pts, frame.time_base = count - 1, Fraction(1, fps)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return count
 
 
-def _frame(pixels: np.ndarray, shape: tuple[int, ...], number: int, fps: int) -> av.VideoFrame:
+def _frame(pixels: np.ndarray, shape: tuple[int, ...], number: int) -> av.VideoFrame:
     if pixels.shape != shape or pixels.ndim != 3 or shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"expected frames uint8 {shape}, found frame {number} {pixels.dtype} {pixels.shape}")
     height, width = shape[:2]
     if height % 2 or width % 2:
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-    frame.pts, frame.time_base = number, Fraction(1, fps)
-    return frame
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")

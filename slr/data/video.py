@@ -1,0 +1,115 @@
+"""Which frames of a prepared clip a model sees, and how they are read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from slr.errors import UserError
+
+
+def sample_positions(frames: int, count: int, sampling: str, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Choose `count` of a clip's frames, one from each of `count` equal segments of it.
+
+    `uniform` takes the middle of every segment, `segment` a random moment of every segment (Wang et al. 2016, temporal
+    segment networks). A clip with fewer frames than that gives some of them more than once.
+
+    Args:
+        frames: How many the clip has, as decoded.
+        count: How many are wanted (T).
+        sampling: uniform or segment.
+        rng: Where the randomness of `segment` comes from; `uniform` needs none.
+
+    Returns:
+        int64 (T,), rising, each in [0, frames).
+
+    Raises:
+        ValueError: frames or count below 1, an unknown sampling, or `segment` without rng.
+
+    >>> sample_positions(40, 4, "uniform").tolist()
+    [5, 15, 25, 35]
+    >>> sample_positions(3, 6, "uniform").tolist()
+    [0, 0, 1, 1, 2, 2]
+    """
+    if frames < 1 or count < 1:
+        raise ValueError(f"expected at least one frame to choose and one to choose from, found {count} of {frames}")
+    segments = np.arange(count, dtype=np.int64)
+    if sampling == "uniform":
+        return (2 * segments + 1) * frames // (2 * count)
+    if sampling == "segment" and rng is not None:
+        moments = np.floor((segments + rng.random(count)) * frames / count).astype(np.int64)
+        return np.minimum(moments, frames - 1)  # rounding may lift the last moment to the end itself
+    raise ValueError(f"expected sampling uniform, or segment with an rng, found {sampling!r} with {rng}")
+
+
+def read(path: Path, positions: np.ndarray, reader: str = "decord") -> np.ndarray:
+    """Decode the frames at `positions` of a prepared clip, in one thread, opening the file anew.
+
+    Only for files that preparation wrote: on others decord may return neighbouring frames without a word.
+
+    Args:
+        path: The prepared file.
+        positions: int (T,), each in [0, frames), in any order, also repeated.
+        reader: decord seeks and decodes what is wanted; pyav decodes from the start up to the last one wanted.
+
+    Returns:
+        uint8 (T, H, W, 3) RGB.
+
+    Raises:
+        UserError: The file cannot be read or has no such frame; never another file's or another frame's picture.
+        ValueError: An unknown reader, or positions that are none.
+    """
+    readers: dict[str, Callable[[Path, np.ndarray], np.ndarray]] = {"decord": _read_decord, "pyav": _read_pyav}
+    if reader not in readers:
+        raise ValueError(f"expected reader decord or pyav, found {reader!r}")
+    positions = np.asarray(positions)
+    if positions.ndim != 1 or not positions.size or positions.dtype.kind not in "iu" or positions.min() < 0:
+        raise ValueError(f"expected one or more positions from 0 on, found {positions!r}")
+    if not path.is_file():
+        raise UserError(f"expected the prepared clip {path}, found no such file; prepare the data again")
+    return readers[reader](path, positions)
+
+
+def _read_decord(path: Path, positions: np.ndarray) -> np.ndarray:
+    # Imported here: it loads an FFmpeg of its own, and whoever only samples positions needs none.
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        video = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1)
+        _demand(path, int(positions.max()), len(video))
+        return video.get_batch(positions.tolist()).asnumpy()
+    except (decord.DECORDError, RuntimeError) as error:
+        raise _unreadable(path, str(error).strip().splitlines()[-1:]) from error
+
+
+def _read_pyav(path: Path, positions: np.ndarray) -> np.ndarray:
+    import av.error
+
+    wanted = set(positions.tolist())
+    pictures: dict[int, np.ndarray] = {}
+    number = -1
+    try:
+        with av.open(str(path.absolute())) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"
+            for number, frame in enumerate(container.decode(stream)):
+                if number in wanted:
+                    pictures[number] = frame.to_ndarray(format="rgb24")
+                if len(pictures) == len(wanted):
+                    break
+    except (av.error.FFmpegError, IndexError) as error:
+        raise _unreadable(path, [str(error)]) from error
+    _demand(path, int(positions.max()), number + 1)
+    return np.stack([pictures[position] for position in positions.tolist()])
+
+
+def _demand(path: Path, last: int, frames: int) -> None:
+    if last >= frames:
+        raise UserError(f"expected a frame {last} in {path}, found {frames} frames; prepare the data again")
+
+
+def _unreadable(path: Path, said: list[str]) -> UserError:
+    return UserError(
+        f"expected a prepared clip at {path}, found a file that cannot be read ({' '.join(said)}); prepare it again"
+    )

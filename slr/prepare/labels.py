@@ -1,0 +1,132 @@
+"""A labels file → one record for each video that it names."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slr.data.manifest import PARTS
+from slr.errors import UserError
+
+FILE, GLOSS, SIGNER = ("file", "video_path"), ("gloss",), ("signer", "signer_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One video that a labels file names."""
+
+    id: str  # unique, and safe as a file name anywhere
+    file: Path
+    given: str  # the file as the labels name it
+    gloss: str
+    signer: str | None
+    official_part: str | None
+    prompt: str | None
+
+
+def read_labels(labels: Path, clips: Path) -> list[Record]:
+    """Read a labels file and see that every video is there, without opening any.
+
+    Args:
+        labels: A JSON list of records, a JSON object of id → record, or CSV with a header. A record has `file` or
+            `video_path`, `gloss`, and may have `signer` or `signer_id`, `split` and `prompt`; the rest is ignored.
+        clips: The folder that relative paths start from.
+
+    Raises:
+        UserError: Something is missing or ambiguous, or there are fewer than two glosses.
+    """
+    if not clips.is_dir():
+        raise UserError(f"expected the folder of the videos at {clips}, found none; set dataset.clips")
+    records: list[Record] = []
+    taken: set[str] = set()
+    for number, (key, row) in enumerate(_rows(labels), start=1):
+        record = _record(key, row, clips, f"record {number} of {labels}", taken)
+        taken.add(record.id.casefold())
+        records.append(record)
+    missing = [record.file for record in records if not record.file.exists()]
+    if missing:
+        count = f"{len(missing)} of {len(records)}"
+        raise UserError(f"expected every video that {labels} names, found {count} missing, the first {missing[0]}")
+    glosses = {record.gloss for record in records}
+    if len(glosses) < 2:
+        raise UserError(f"expected at least two glosses in {labels}, found {len(glosses)} in {len(records)} records")
+    return records
+
+
+def _rows(labels: Path) -> Iterable[tuple[str | None, dict[str, Any]]]:
+    try:
+        text = labels.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"expected labels as UTF-8 text at {labels}, found none ({error}); set dataset.labels"
+        ) from None
+    if not text.lstrip().startswith(("[", "{")):
+        return _csv_rows(text)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"expected JSON in {labels}, found {error}") from None
+    rows = list(content.items()) if isinstance(content, dict) else [(None, row) for row in content]
+    for number, (_, row) in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise UserError(
+                f"expected records in {labels}, found {type(row).__name__} {str(row)[:40]!r} as number {number}"
+            )
+    return rows
+
+
+def _csv_rows(text: str) -> list[tuple[None, dict[str, Any]]]:
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)  # spreadsheets of half the world write semicolons
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    return [(None, {(name or "").strip(): value for name, value in row.items()}) for row in reader]
+
+
+def _record(key: str | None, row: dict[str, Any], clips: Path, place: str, taken: set[str]) -> Record:
+    given, gloss = _value(row, FILE, place), _value(row, GLOSS, place)
+    if given is None or gloss is None:
+        raise UserError(f"expected a value for file and for gloss in {place}, found file {given!r} and gloss {gloss!r}")
+    part = _value(row, ("split",), place)
+    if part is not None and part not in PARTS:
+        raise UserError(f"expected split train, val or test in {place}, found {part!r}")
+    return Record(
+        id=_unique(key or Path(given).stem, taken),
+        file=clips.absolute() / given,
+        given=given,
+        gloss=gloss,
+        signer=_value(row, SIGNER, place),
+        official_part=part,
+        prompt=_value(row, ("prompt",), place),
+    )
+
+
+def _value(row: dict[str, Any], names: tuple[str, ...], place: str) -> str | None:
+    """The first of these fields that says something, as text; None where all are empty, or absent and optional."""
+    present = [row[name] for name in names if name in row]
+    if not present and names in (FILE, GLOSS):
+        found = ", ".join(str(name) for name in row) or "nothing"
+        raise UserError(f"expected {' or '.join(names)} in {place}, found the fields {found}")
+    for value in present:
+        if isinstance(value, list | dict | bool):
+            raise UserError(f"expected text for {' or '.join(names)} in {place}, found {value!r}")
+        if value is not None and str(value).strip():
+            return str(value).strip()
+    return None
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """A name that no other clip has, of characters that every file system takes, also one that ignores case.
+
+    >>> _unique("../Größe, 1", {"gr_e_1"})
+    'Gr_e_1-2'
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:100] or "clip"
+    candidate, number = safe, 1
+    while candidate.casefold() in taken:
+        number += 1
+        candidate = f"{safe}-{number}"
+    return candidate

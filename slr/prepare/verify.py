@@ -1,0 +1,102 @@
+"""Untrusted video files → clips that are decoded in full before anybody trusts them."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import av
+
+from slr.prepare.encode import FPS, write_clip
+from slr.prepare.guard import Ended, Guard, Limits
+from slr.prepare.untrusted import Unfit, read_untrusted
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a full decode of a prepared file found."""
+
+    frames: int
+    fps: float
+    width: int  # pixels
+    height: int  # pixels
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One untrusted file and the clip that is to be made of it."""
+
+    source: Path
+    target: Path
+    longest_side: int = 640  # pixels; larger pictures are made smaller
+    least_frames: int = 1  # at 25 a second; a shorter clip is rejected as too_short
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A clip that was written and verified."""
+
+    facts: Facts
+    source_sha256: str
+
+
+def checked(path: Path) -> Facts:
+    """Decode every frame of a file that `write_clip` wrote; raises av.FFmpegError if it does not decode."""
+    with av.open(str(path.absolute())) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        frames = sum(1 for _ in container.decode(stream))
+        fps = float(stream.average_rate or 0)
+        return Facts(frames, fps, stream.width, stream.height, sha256(path))
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def prepare_clips(
+    jobs: Sequence[Job], workers: int, limits: Limits | None = None
+) -> Iterator[tuple[int, Prepared | Unfit]]:
+    """Make clips of untrusted files in guarded children; yields (position of the job, what became of it) when done.
+
+    The children decode, re-encode and verify; a file that hangs, crashes or swells ends its child, and the run goes on.
+
+    Raises:
+        UserError: A clip could not be written, for instance on a full disk.
+    """
+    calls = [(str(job.source), str(job.target), job.longest_side, job.least_frames) for job in jobs]
+    with Guard(prepare_clip, workers, limits) as guard:
+        for number, outcome in guard.run(calls):
+            if isinstance(outcome, Ended):
+                _remove_parts(jobs[number].target)
+                yield number, Unfit(outcome.reason, outcome.detail)
+            elif "reason" in outcome:
+                yield number, Unfit(**outcome)
+            else:
+                yield number, Prepared(Facts(**outcome["facts"]), outcome["source_sha256"])
+
+
+def prepare_clip(source: str, target: str, longest_side: int, least_frames: int) -> dict[str, object]:
+    """Prepare one file, unguarded: the facts of the clip that was written, or reason and detail why there is none."""
+    path = Path(target)
+    try:
+        written = write_clip(path, read_untrusted(Path(source), FPS, longest_side))
+        if written < least_frames:
+            path.unlink()
+            raise Unfit("too_short", f"it has {written} pictures at {FPS} a second, at least {least_frames} are wanted")
+    except Unfit as unfit:
+        return {"reason": unfit.reason, "detail": unfit.detail}
+    facts = checked(path)
+    if facts.frames != written:
+        raise RuntimeError(f"expected {written} frames in {path}, found {facts.frames} on reading it back")
+    return {"facts": asdict(facts), "source_sha256": sha256(Path(source))}
+
+
+def _remove_parts(target: Path) -> None:
+    """Remove what a child that was ended left half-written."""
+    for path in target.parent.iterdir():
+        if path.name.startswith(f".{target.name}.") and path.name.endswith(".part"):
+            path.unlink(missing_ok=True)
