@@ -159,15 +159,14 @@ class Lora:
     scope: str
     targets: list[str]
     r: int
-    alpha: float
+    alpha: int
     dropout: float
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         one_of("lora.scope", self.scope, ("language", "none"))
         at_least("lora.r", self.r, 1)
-        if not self.alpha > 0:
-            raise UserError(f"lora.alpha={self.alpha}: expected more than 0")
+        at_least("lora.alpha", self.alpha, 1)
         between("lora.dropout", self.dropout, 0, 1)
 
 
