@@ -14,7 +14,7 @@ FPS = 25  # WLASL counts its frames at this rate
 
 
 def write_clip(
-    path: Path, frames: Iterable[np.ndarray], fps: int = FPS, crf: int = 18, preset: str = "veryfast"
+    path: Path, frames: Iterable[np.ndarray], fps: int = FPS, crf: int = 20, preset: str = "veryfast"
 ) -> int:
     """Encode frames as H.264 in an MP4 file and return how many frames were written.
 
@@ -26,7 +26,7 @@ def write_clip(
         path: Where the file goes; it is written beside and renamed, so it is whole or absent.
         frames: uint8 (H, W, 3) RGB, all of one size. An odd side grows by one row or column that repeats its edge.
         fps: Frames per second.
-        crf: x264's constant rate factor, 0 to 51; lower is truer and larger. 18 is visually lossless.
+        crf: x264's constant rate factor, 0 to 51; lower is truer and larger.
         preset: x264's name for how much time it spends.
 
     Raises:

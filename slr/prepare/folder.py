@@ -51,21 +51,29 @@ def prepare_folder(
     records = read_labels(labels, clips)
     _refuse_overlap(records, out)
     recipe = {"dataset": "folder", "version": VERSION, "longest_side": longest_side, "least_frames": least_frames}
-    _known(out, recipe)  # refuses a folder that holds something else before anything is written there
-    (out / "clips").mkdir(parents=True, exist_ok=True)
-    with exclusive(out):
-        outcomes = _reusable(records, _known(out, recipe), out)
-        fresh = [record for record in records if record.id not in outcomes]
-        if fresh:
-            jobs = [Job(record.file, _clip_path(out, record), longest_side, least_frames) for record in fresh]
-            _write_source(out, recipe, records, outcomes)
-            try:
-                for name, outcome in _prepare(fresh, jobs, workers, limits):
-                    outcomes[name] = outcome
-            finally:  # an interrupted run keeps what it has made
-                _write_source(out, recipe, records, outcomes)
-        _write_lists(records, outcomes, out)
+    try:
+        _known(out, recipe)  # refuses a folder that holds something else before anything is written there
+        (out / "clips").mkdir(parents=True, exist_ok=True)
+        with exclusive(out):
+            _bring_up_to_date(records, out, recipe, workers, limits)
+    except OSError as error:
+        raise UserError(f"expected to write the prepared data set to {out}, found: {error}") from error
     return out / "manifest.jsonl"
+
+
+def _bring_up_to_date(
+    records: list[Record], out: Path, recipe: dict[str, Any], workers: int, limits: Limits | None
+) -> None:
+    outcomes = _reusable(records, _known(out, recipe), out)
+    fresh = [record for record in records if record.id not in outcomes]
+    if fresh:
+        _write_source(out, recipe, records, outcomes)
+        try:
+            for name, outcome in _prepare(fresh, out, recipe, workers, limits):
+                outcomes[name] = outcome
+        finally:  # an interrupted run keeps what it has made
+            _write_source(out, recipe, records, outcomes)
+    _write_lists(records, outcomes, out)
 
 
 def _refuse_overlap(records: list[Record], out: Path) -> None:
@@ -120,8 +128,10 @@ def _clip_path(out: Path, record: Record) -> Path:
 
 
 def _prepare(
-    records: list[Record], jobs: list[Job], workers: int, limits: Limits | None
+    records: list[Record], out: Path, recipe: dict[str, Any], workers: int, limits: Limits | None
 ) -> Iterator[tuple[str, Outcome]]:
+    longest_side, least_frames = recipe["longest_side"], recipe["least_frames"]
+    jobs = [Job(record.file, _clip_path(out, record), longest_side, least_frames) for record in records]
     # Taken before a file is opened: one that changes meanwhile is prepared again by the next run.
     stamps = [_stamp(record.file) for record in records]
     prepared = prepare_clips(jobs, workers, limits)

@@ -209,7 +209,7 @@ def serve(function: str, cpu: int, memory: int) -> None:
         if resource:
             used = resource.getrusage(resource.RUSAGE_SELF)
             _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + cpu)
-        print(json.dumps(_answer(call, json.loads(line))), file=replies, flush=True)
+        print(_answer(call, json.loads(line)), file=replies, flush=True)
 
 
 def _limit(kind: int | None, soft: int) -> None:
@@ -220,12 +220,12 @@ def _limit(kind: int | None, soft: int) -> None:
         resource.setrlimit(kind, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
-def _answer(call: Callable[..., Any], arguments: list[Any]) -> dict[str, Any]:
+def _answer(call: Callable[..., Any], arguments: list[Any]) -> str:
     try:
-        return {"value": call(*arguments)}
+        return json.dumps({"value": call(*arguments)})
     except MemoryError:
-        return {"reason": "memory", "detail": "it needs more memory than one clip may take"}
+        return json.dumps({"reason": "memory", "detail": "it needs more memory than one call may take"})
     except OSError as error:
-        return {"refused": str(error)}
+        return json.dumps({"refused": str(error)})
     except Exception:
-        return {"raised": traceback.format_exc()}
+        return json.dumps({"raised": traceback.format_exc()})
