@@ -1,8 +1,11 @@
 """What several test files share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+from slr.prepare.folder import prepare_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -14,3 +17,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the material in ../shared, which is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_clips(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the 156 real clips as a prepared data set, made once however many workers test."""
+    base = tmp_path_factory.getbasetemp()
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real_clips"
+    # A second worker waits at the folder's lock and then finds nothing left to do.
+    return prepare_folder(shared / "wlasl" / "clips", shared / "wlasl" / "clips.json", out, workers=2).parent

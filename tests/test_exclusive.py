@@ -1,0 +1,32 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from slr.prepare.exclusive import exclusive
+
+WAIT = "import sys, pathlib\nfrom slr.prepare.exclusive import exclusive\n"
+WAIT += "with exclusive(pathlib.Path(sys.argv[1])): print((pathlib.Path(sys.argv[1]) / 'word').read_text(), flush=True)"
+CRASH = "import sys, os, pathlib\nfrom slr.prepare.exclusive import exclusive\n"
+CRASH += "with exclusive(pathlib.Path(sys.argv[1])): os._exit(0)"
+
+
+def test_a_second_process_waits_and_says_so(tmp_path):
+    with exclusive(tmp_path):
+        second = subprocess.Popen(
+            [sys.executable, "-c", WAIT, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert second.stderr is not None
+        assert "Waiting for another process" in second.stderr.readline()
+        (tmp_path / "word").write_text("done before the second came in")
+    said, _ = second.communicate(timeout=60)
+    assert said == "done before the second came in\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a crash lets go at once on POSIX only")
+def test_a_crashed_process_locks_nothing(tmp_path, capfd):
+    subprocess.run([sys.executable, "-c", CRASH, str(tmp_path)], check=True)
+    with exclusive(tmp_path):
+        pass
+    assert capfd.readouterr() == ("", "")
