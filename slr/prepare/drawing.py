@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import cos, hypot, pi, sin, sqrt
-from typing import Protocol
 
 import numpy as np
 from PIL import ImageDraw
 
+from slr.prepare.signer import Colour, Signer
 from slr.prepare.signing import HEAD, Point
 
-Colour = tuple[int, int, int]
 Stroke = tuple[float, Sequence[tuple[float, float]]]
 """Width and points of a line with round ends; a single point is a dot."""
 
@@ -57,21 +56,6 @@ HANDS: dict[str, tuple[Sequence[Stroke], Sequence[Stroke]]] = {
     ),
 }
 """Handshape to its skin and its creases."""
-
-
-class Looks(Protocol):
-    """What of a person the strokes need to know."""
-
-    skin: Colour
-    hair: Colour
-    clothes: Colour
-    hair_style: int
-    short_sleeves: bool
-    shoulders: float
-    arm: float
-    hand: float
-    head: tuple[float, float]
-    lean: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,59 +122,59 @@ def draw_room(brush: Brush, wall: Colour, seed: int) -> None:
         draw.rectangle((x, y, x + wide, y + high), fill=colour, outline=shade(colour, 0.8), width=max(1, size // 96))
 
 
-def draw_body(brush: Brush, looks: Looks) -> None:
+def draw_body(brush: Brush, signer: Signer) -> None:
     """Torso, neck, head with hair and face, from the front."""
-    wide, (rx, ry), head = looks.shoulders, looks.head, Point(*HEAD)
+    wide, (rx, ry), head = signer.shoulders, signer.head, Point(*HEAD)
     back = (rx * 1.25, ry * 1.2)
-    if looks.hair_style == 1:
-        brush.oval(Point(head.x, head.y + ry * 0.5), (rx * 1.35, ry * 1.6), looks.hair)
-    if looks.hair_style != 2:
-        brush.oval(Point(head.x, head.y - ry * 0.08), back, looks.hair)
+    if signer.hair_style == 1:
+        brush.oval(Point(head.x, head.y + ry * 0.5), (rx * 1.35, ry * 1.6), signer.hair)
+    if signer.hair_style != 2:
+        brush.oval(Point(head.x, head.y - ry * 0.08), back, signer.hair)
     torso = [(-0.25, -0.055), (0.25, -0.055), (0.75, -0.035), (1.05, 0.02), (0.9, 0.3), (0.92, 0.9)]
     outline = [Point(x * wide, y) for x, y in torso] + [Point(-x * wide, y) for x, y in reversed(torso[2:])]
-    brush.patch(outline, looks.clothes)
-    brush.stroke([Point(-0.5 * wide, 0.62), Point(0.5 * wide, 0.62)], 0.008, shade(looks.clothes, 0.75))
-    brush.stroke([Point(0, -0.09), Point(0, -0.045)], rx * 0.95, shade(looks.skin, 0.85))
-    brush.patch([Point(-rx * 0.6, -0.055), Point(rx * 0.6, -0.055), Point(0, 0.0)], shade(looks.skin, 0.85))
-    _draw_face(brush, looks, head)
+    brush.patch(outline, signer.clothes)
+    brush.stroke([Point(-0.5 * wide, 0.62), Point(0.5 * wide, 0.62)], 0.008, shade(signer.clothes, 0.75))
+    brush.stroke([Point(0, -0.09), Point(0, -0.045)], rx * 0.95, shade(signer.skin, 0.85))
+    brush.patch([Point(-rx * 0.6, -0.055), Point(rx * 0.6, -0.055), Point(0, 0.0)], shade(signer.skin, 0.85))
+    _draw_face(brush, signer, head)
 
 
-def _draw_face(brush: Brush, looks: Looks, head: Point) -> None:
-    rx, ry = looks.head
-    dark = shade(looks.skin, 0.55)
+def _draw_face(brush: Brush, signer: Signer, head: Point) -> None:
+    rx, ry = signer.head
+    dark = shade(signer.skin, 0.55)
     for side in (-1, 1):
-        brush.oval(Point(head.x + side * rx, head.y + 0.02), (rx * 0.18, ry * 0.2), shade(looks.skin, 0.9))
-    brush.oval(head, (rx, ry), looks.skin)
-    brush.oval(Point(head.x, head.y - ry * 0.12), (rx * 1.05, ry * 0.98), looks.hair, (0.53, 0.97))
+        brush.oval(Point(head.x + side * rx, head.y + 0.02), (rx * 0.18, ry * 0.2), shade(signer.skin, 0.9))
+    brush.oval(head, (rx, ry), signer.skin)
+    brush.oval(Point(head.x, head.y - ry * 0.12), (rx * 1.05, ry * 0.98), signer.hair, (0.53, 0.97))
     for side in (-1, 1):
         eye = Point(head.x + side * rx * 0.42, head.y + ry * 0.02)
         brush.oval(eye, (rx * 0.2, ry * 0.1), (245, 245, 245))
         brush.oval(eye, (rx * 0.1, ry * 0.1), (35, 25, 20))
         brow = [Point(eye.x - rx * 0.22, eye.y - ry * 0.2), Point(eye.x + rx * 0.22, eye.y - ry * 0.2)]
-        brush.stroke(brow, 0.005, shade(looks.hair, 0.8))
+        brush.stroke(brow, 0.005, shade(signer.hair, 0.8))
     brush.stroke([Point(head.x, head.y + ry * 0.15), Point(head.x + rx * 0.1, head.y + ry * 0.35)], 0.006, dark)
     brush.stroke(
         [Point(head.x - rx * 0.3, head.y + ry * 0.6), Point(head.x + rx * 0.3, head.y + ry * 0.6)], 0.01, (150, 60, 60)
     )
 
 
-def draw_arm(brush: Brush, looks: Looks, side: int, palm: Point, handshape: str, raised: float) -> None:
+def draw_arm(brush: Brush, signer: Signer, side: int, palm: Point, handshape: str, raised: float) -> None:
     """One arm from the shoulder on this side (-1 the picture's left, 1 its right) to a hand at the palm's place.
 
     A hand points down at rest and up, leaning to the body's middle, when it is raised; its shape forms on the way.
     """
-    turn = side * (0.92 * pi * (1 - raised) - looks.lean * raised)
+    turn = side * (0.92 * pi * (1 - raised) - signer.lean * raised)
     tip = (sin(turn), -cos(turn))
-    wrist = Point(palm.x - 1.1 * looks.hand * tip[0], palm.y - 1.1 * looks.hand * tip[1])
-    shoulder = Point(side * looks.shoulders * 0.9, 0.015)
-    elbow = _elbow(shoulder, wrist, looks.arm, side)
-    edge, skin_edge = shade(looks.clothes, 0.6), shade(looks.skin, 0.45)
-    sleeve = looks.skin if looks.short_sleeves else looks.clothes
+    wrist = Point(palm.x - 1.1 * signer.hand * tip[0], palm.y - 1.1 * signer.hand * tip[1])
+    shoulder = Point(side * signer.shoulders * 0.9, 0.015)
+    elbow = _elbow(shoulder, wrist, signer.arm, side)
+    edge, skin_edge = shade(signer.clothes, 0.6), shade(signer.skin, 0.45)
+    sleeve = signer.skin if signer.short_sleeves else signer.clothes
     brush.stroke([shoulder, elbow], 0.082, edge)
-    brush.stroke([elbow, wrist], 0.066, skin_edge if looks.short_sleeves else edge)
+    brush.stroke([elbow, wrist], 0.066, skin_edge if signer.short_sleeves else edge)
     brush.stroke([elbow, wrist], 0.054, sleeve)
-    brush.stroke([shoulder, elbow], 0.07, looks.clothes)
-    _draw_hand(brush, looks, side, palm, tip, handshape if raised > 0.4 else "rest")
+    brush.stroke([shoulder, elbow], 0.07, signer.clothes)
+    _draw_hand(brush, signer, side, palm, tip, handshape if raised > 0.4 else "rest")
 
 
 def _elbow(shoulder: Point, wrist: Point, bone: float, side: int) -> Point:
@@ -205,9 +189,9 @@ def _elbow(shoulder: Point, wrist: Point, bone: float, side: int) -> Point:
     return Point((shoulder.x + wrist.x) / 2 + bend * normal[0], (shoulder.y + wrist.y) / 2 + bend * normal[1])
 
 
-def _draw_hand(brush: Brush, looks: Looks, side: int, palm: Point, tip: tuple[float, float], handshape: str) -> None:
+def _draw_hand(brush: Brush, signer: Signer, side: int, palm: Point, tip: tuple[float, float], handshape: str) -> None:
     """The skin's dark outline first, then the skin, then its creases; the thumb is on the body's side."""
-    unit = looks.hand
+    unit = signer.hand
     across = (side * tip[1], -side * tip[0])
 
     def place(points: Sequence[tuple[float, float]]) -> list[Point]:
@@ -217,10 +201,10 @@ def _draw_hand(brush: Brush, looks: Looks, side: int, palm: Point, tip: tuple[fl
         ]
 
     skin, creases = HANDS[handshape]
-    dark = shade(looks.skin, 0.4)
+    dark = shade(signer.skin, 0.4)
     for width, points in skin:
         brush.stroke(place(points), unit * (width + 0.36), dark)
     for width, points in skin:
-        brush.stroke(place(points), unit * width, shade(looks.skin, 1.06))
+        brush.stroke(place(points), unit * width, shade(signer.skin, 1.06))
     for width, points in creases:
         brush.stroke(place(points), unit * width, dark)

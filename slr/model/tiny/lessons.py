@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from slr.model.tiny.build import IMAGE_SIZE
-from slr.prepare.signer import Performance, draw_signer
+from slr.prepare.performance import Performance
+from slr.prepare.signer import draw_signer
 from slr.prepare.signs import HANDSHAPES, LOCATIONS, PATHS, Side, Sign, names, signer_seed, signs
 
 CLIP_SIZE = 160

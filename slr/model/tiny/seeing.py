@@ -68,14 +68,14 @@ def to_pixels(pictures: np.ndarray) -> Tensor:
 
 def see(model: InternVLForConditionalGeneration, pixels: Tensor) -> Tensor:
     """Projected tokens (F, 16, D) of frames (F, 3, 96, 96)."""
-    return model.model.get_image_features(pixel_values=pixels).pooler_output
+    return model.model.get_image_features(pixel_values=pixels).pooler_output  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def train_seeing(
     model: InternVLForConditionalGeneration, steps: int, rate: float, workers: int, log: Callable[[str], None]
 ) -> None:
     """Train the vision tower and the projector in place; `log` gets a line of the curve every 100 steps."""
-    head = nn.Linear(model.config.text_config.hidden_size, sum(_SIZES))
+    head = nn.Linear(model.lm_head.in_features, sum(_SIZES))
     parts = nn.ModuleList([model.model.vision_tower, model.model.multi_modal_projector, head])
     optimiser = torch.optim.AdamW(parts.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, steps))

@@ -23,6 +23,7 @@ from slr.prepare.signs import HANDS, HANDSHAPES, LOCATIONS, Sign
 
 FRAMES = 8
 NAME = (
+    "Name the sign.",
     "Name the sign in one word.",
     "What is the sign?",
     "Name this sign.",
@@ -151,7 +152,7 @@ def train_telling(
     log: Callable[[str], None],
 ) -> None:
     """Train the language model in place on the bank's clips; `log` gets a line of the curve every 100 steps."""
-    script, heads = Script(tokenizer), Heads(model.config.text_config.hidden_size)
+    script, heads = Script(tokenizer), Heads(model.lm_head.in_features)
     parts = nn.ModuleList([model.model.language_model, model.lm_head, heads])
     optimiser = torch.optim.AdamW(parts.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, steps))
@@ -206,7 +207,7 @@ def _loss(
     frame_loss = _frame_loss(heads.frame(states[2][end_of_frame]).unflatten(0, (len(chosen), -1)), bank, at, looked)
     told = heads.sign(states[3][talk.starts]).split(_SIGN_SIZES, dim=-1)
     truth = torch.tensor([attributes(sign) for sign in signs])[talk.starts[0]].T
-    sign_loss = sum(F.cross_entropy(t, true) for t, true in zip(told, truth, strict=True)) / 4
+    sign_loss = torch.stack([F.cross_entropy(t, true) for t, true in zip(told, truth, strict=True)]).mean()
     right = [(t.argmax(-1) == true).float().mean() for t, true in zip(told, truth, strict=True)]
     row, column = talk.targets
     logits = model.lm_head(states[-1][row, column - 1])
