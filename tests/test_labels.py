@@ -101,6 +101,7 @@ GOOD = {"file": "a.mp4", "gloss": "b"}
         ("[{", ["JSON"]),
         ("word,video\nhello,a.mp4\n", ["file or video_path", "word, video"]),
         ("", ["two glosses", "found 0"]),
+        ("file,gloss,prompt\na.mp4,hello,Which, then?\n", ["3 cells", "line 2"]),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(content, named, tmp_path, clips):

@@ -109,11 +109,12 @@ def _write_source(out: Path, recipe: dict[str, Any], records: list[Record], outc
 
 
 def _reusable(records: list[Record], known: dict[str, Outcome], out: Path) -> dict[str, Outcome]:
+    """The outcomes that still hold: the video has not changed since, and its clip is there or was refused."""
     return {
         record.id: known[record.id]
         for record in records
         if record.id in known
-        and known[record.id]["stamp"] == _stamp(record.file)
+        and known[record.id].get("stamp") == _stamp(record.file)
         and ("rejected" in known[record.id] or _clip_path(out, record).is_file())
     }
 

@@ -65,7 +65,7 @@ def _rows(labels: Path) -> Iterable[tuple[str | None, dict[str, Any]]]:
             f"expected labels as UTF-8 text at {labels}, found none ({error}); set dataset.labels"
         ) from None
     if not text.lstrip().startswith(("[", "{")):
-        return _csv_rows(text)
+        return _csv_rows(text, labels)
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -79,11 +79,19 @@ def _rows(labels: Path) -> Iterable[tuple[str | None, dict[str, Any]]]:
     return rows
 
 
-def _csv_rows(text: str) -> list[tuple[None, dict[str, Any]]]:
+def _csv_rows(text: str, labels: Path) -> list[tuple[None, dict[str, Any]]]:
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)  # spreadsheets of half the world write semicolons
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    return [(None, {(name or "").strip(): value for name, value in row.items()}) for row in reader]
+    rows: list[tuple[None, dict[str, Any]]] = []
+    for row in reader:
+        if None in row:
+            cells = len(reader.fieldnames or [])
+            raise UserError(
+                f"expected {cells} cells in {labels}, line {reader.line_num}, found more; quote such values"
+            )
+        rows.append((None, {name.strip(): value for name, value in row.items()}))
+    return rows
 
 
 def _record(key: str | None, row: dict[str, Any], clips: Path, place: str, taken: set[str]) -> Record:
