@@ -177,19 +177,20 @@ def test_four_bits_and_an_adapter(inputs, pixels):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_bf16_is_near_the_same_models_brute_force(inputs, pixels, autocast):
+def test_bf16_strays_no_further_than_brute_force_in_bf16(inputs, pixels, autocast):
     dtype = torch.float32 if autocast else torch.bfloat16
-    wrapped = adapted("none", dtype)
+    whole, rough = adapted("none", torch.float32), adapted("none", dtype)
     few = random_glosses(inputs, 40, seed=6)
     ids, mask = left_padded(inputs, PROMPTS)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        ours = rank(wrapped, encode_frames(wrapped, pixels.to(dtype)), ids, mask, build_trie(few))
-        truth = one_by_one(wrapped, inputs, pixels[2].to(dtype), PROMPTS[2], few)
+    with torch.no_grad():
+        truth = one_by_one(whole, inputs, pixels[2], PROMPTS[2], few)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            ours = rank(rough, encode_frames(rough, pixels.to(dtype)), ids, mask, build_trie(few))
+            theirs = one_by_one(rough, inputs, pixels[2].to(dtype), PROMPTS[2], few)
     assert ours.dtype == torch.float32
-    assert ours.isfinite().all()
-    # bf16 keeps 8 bits: a few hundredths for each of up to six logits.
-    assert (ours[2] - truth).abs().max() < 0.5
-    assert (ours[2] - truth).abs().mean() < 0.1
+    stray = (theirs - truth).abs().mean()
+    assert stray > 0
+    assert (ours[2] - truth).abs().mean() < 2 * stray
 
 
 def test_eager_attention_takes_the_same_mask(inputs, pixels, glosses, reference):
