@@ -128,9 +128,9 @@ def test_a_lost_or_damaged_manifest_is_written_again(world):
 
 
 def test_an_interrupted_preparation_goes_on_where_it_was(world, monkeypatch):
-    import slr.prepare.folder as folder
+    import slr.prepare.records as records
 
-    honest = folder.prepare_clips
+    honest = records.prepare_clips
 
     def interrupted(jobs, workers, limits):
         for count, pair in enumerate(honest(jobs, workers, limits)):
@@ -138,7 +138,7 @@ def test_an_interrupted_preparation_goes_on_where_it_was(world, monkeypatch):
                 raise KeyboardInterrupt
             yield pair
 
-    monkeypatch.setattr(folder, "prepare_clips", interrupted)
+    monkeypatch.setattr(records, "prepare_clips", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(world)
     assert not (world / "out" / "manifest.jsonl").exists()
@@ -148,7 +148,7 @@ def test_an_interrupted_preparation_goes_on_where_it_was(world, monkeypatch):
         asked.extend(jobs)
         return honest(jobs, workers, limits)
 
-    monkeypatch.setattr(folder, "prepare_clips", counted)
+    monkeypatch.setattr(records, "prepare_clips", counted)
     assert len(read_manifest(prepare(world))) == 4
     assert len(asked) == 3
 

@@ -6,13 +6,13 @@ what it was made from. Training opens only files that a manifest names.
 
 import dataclasses
 import json
-import os
 import typing
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from slr.errors import UserError
+from slr.files import write_whole
 
 PARTS = ("train", "val", "test")
 
@@ -87,16 +87,6 @@ def read_rejected(path: Path) -> list[Rejected]:
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
     """Write rejections as JSON Lines, whole or not at all."""
     _write_rows(path, rejected)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text beside `path` and rename it there, so that no reader ever meets half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _write_rows(path: Path, rows: Iterable[Clip] | Iterable[Rejected]) -> None:

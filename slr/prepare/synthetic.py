@@ -9,8 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from slr.data.manifest import Clip, read_manifest, write_manifest, write_rejected, write_whole
+from slr.data.manifest import Clip, read_manifest, write_manifest, write_rejected
 from slr.errors import UserError
+from slr.files import write_whole
 from slr.prepare.encode import write_clip
 from slr.prepare.exclusive import exclusive
 from slr.prepare.performance import DRAWING, FPS, Performance
