@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,9 +32,7 @@ PARTS = {
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-def add_lora(
-    model: "Model", scope: Literal["language", "none"], r: int, alpha: int, dropout: float, targets: Sequence[str]
-) -> "Model":
+def add_lora(model: "Model", scope: str, r: int, alpha: int, dropout: float, targets: Sequence[str]) -> "Model":
     """Put low-rank adapters (Hu et al. 2021, arXiv 2106.09685) beside the matrices of a scope; nothing else trains.
 
     Changes `model` in place and returns it wrapped by PEFT, or as it is for scope `none`. Adapters are float32 whatever

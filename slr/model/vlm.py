@@ -7,7 +7,7 @@ W words of the tokenizer.
 import logging
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,8 +32,8 @@ IGNORED = -100  # the label of a token that is not predicted, as torch and trans
 def load_vlm(
     checkpoint: str,
     revision: str | None,
-    weights: Literal["pretrained", "random"],
-    quantization: Literal["nf4", "none"],
+    weights: str,
+    quantization: str,
     dtype: torch.dtype,
     device: torch.device | str,
     seed: int,
@@ -42,9 +42,10 @@ def load_vlm(
 
     Args:
         checkpoint, revision: as for `locate`.
-        weights: `random` builds from the configuration alone, also on the meta device.
-        quantization: `nf4` stores the language layers' matrices in 4 bits, their scales quantised once more (QLoRA,
-            arXiv 2305.14314); vision tower, projector, embeddings, norms and head stay in `dtype`. Works on the CPU.
+        weights: `pretrained` reads them; `random` builds from the configuration alone, also on the meta device.
+        quantization: `none`, or `nf4`, which stores the language layers' matrices in 4 bits, their scales quantised
+            once more (QLoRA, arXiv 2305.14314); vision tower, projector, embeddings, norms and head stay in `dtype`.
+            Works on the CPU.
         dtype: of what is not quantised, and of the computation.
         seed: of random weights; means nothing otherwise. The global generator is left as it was.
 
