@@ -50,7 +50,7 @@ class Performance:
         self._aim = Point(rng.normal(0, 0.008), rng.normal(0, 0.008))
         self._breadth = signer.breadth * rng.uniform(0.95, 1.05)
         self._drift = rng.uniform(0, 2 * pi, 2)
-        self._light = rng.uniform(0.9, 1.08)
+        self._light = (rng.uniform(0.9, 1.08) * np.array(signer.white)).astype(np.float32)
         self._grain = rng.uniform(0.5, 2.5)
         self._noise = rng.integers(0, 64, (self.frames, 2))
         self._stage: Image.Image | None = None
@@ -85,7 +85,7 @@ class Performance:
         draw_arm(brush, self.signer, -self._side, other, self.sign.handshape, raised if both else 0.0)
         draw_arm(brush, self.signer, self._side, dominant, self.sign.handshape, raised)
         noise = noise_tile(size)[tuple(slice(at, at + size) for at in self._noise[frame])]
-        pixels = np.asarray(picture.reduce(_FINER)) * np.float32(self._light) + noise * np.float32(self._grain)
+        pixels = np.asarray(picture.reduce(_FINER)) * self._light + noise * np.float32(self._grain)
         return np.clip(pixels, 0, 255).astype(np.uint8)
 
     @property

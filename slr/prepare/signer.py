@@ -33,6 +33,8 @@ class Signer:
     shift: Point
     tilt: float
     room: int
+    white: tuple[float, float, float]
+    """The light's colour and the camera's white balance, by channel."""
 
 
 def draw_signer(seed: int) -> Signer:
@@ -59,6 +61,7 @@ def draw_signer(seed: int) -> Signer:
         shift=Point(rng.uniform(-0.11, 0.11), rng.uniform(-0.05, 0.09)),
         tilt=rng.uniform(-0.1, 0.1),
         room=int(rng.integers(2**31)),
+        white=(rng.uniform(0.8, 1.15), rng.uniform(0.85, 1.1), rng.uniform(0.8, 1.15)),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -160,8 +161,8 @@ def _takes(out: Path, signs: int, signers: int, takes: int, seed: int, size: int
 
 def _draw_all(jobs: list[Take], workers: int) -> Iterator[Clip]:
     """Clips in the order of the jobs, whatever the number of processes."""
-    with get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(_draw, jobs, chunksize=8)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_draw, jobs, chunksize=8)
 
 
 def _draw(job: Take) -> Clip:

@@ -4,6 +4,7 @@ Nothing here comes from the data sets' side of slr.prepare.signs: no combination
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -20,6 +21,7 @@ from slr.prepare.signs import HANDSHAPES, LOCATIONS, PATHS, Side, Sign, names, s
 CLIP_SIZE = 160
 """Pixels at which a clip is drawn before it is made small, as a prepared clip is."""
 SIGNERS = 50_000
+BLOCK = 1024
 NAMED = 320
 """So many of the pretraining signs have a name; the others are only described."""
 MOVEMENTS = tuple(movement for pair in PATHS.values() for movement in pair)
@@ -44,10 +46,11 @@ class Lesson:
     """One clip and the truth about it. Positions are shares of the picture's width and height.
 
     pictures: uint8 (T, 3, 96, 96). palms: float32 (T, 2, 2), the dominant hand first. head: float32 (2,).
-    shapes: int64 (T, 2) into SHAPES. raised: float32 (T,).
+    shapes: int64 (T, 2) into SHAPES. raised: float32 (T,). signer: the seed.
     """
 
     sign: Sign
+    signer: int
     pictures: np.ndarray
     palms: np.ndarray
     head: np.ndarray
@@ -59,8 +62,8 @@ def draw_lesson(number: int, frames: int) -> Lesson:
     """The lesson of this number: sign, signer, take and the frames looked at, all from the number."""
     rng = np.random.default_rng([number, 3])
     sign = curriculum()[rng.integers(len(curriculum()))]
-    signer = draw_signer(signer_seed(Side.PRETRAINING, int(rng.integers(SIGNERS))))
-    performance = Performance(sign, signer, seed=number)
+    signer = signer_seed(Side.PRETRAINING, int(rng.integers(SIGNERS)))
+    performance = Performance(sign, draw_signer(signer), seed=number)
     within = rng.random(frames) if rng.random() < 0.5 else np.full(frames, 0.5)
     positions = np.floor((np.arange(frames) + within) * performance.frames / frames).astype(int)
     light = rng.uniform(0.8, 1.2, 3)
@@ -72,6 +75,7 @@ def draw_lesson(number: int, frames: int) -> Lesson:
     other = shape if sign.hands == 2 else np.zeros_like(shape)
     return Lesson(
         sign=sign,
+        signer=signer,
         pictures=np.stack(pictures).transpose(0, 3, 1, 2),
         palms=np.array([(pose.dominant, pose.other) for pose in poses], dtype=np.float32),
         head=np.array(poses[0].head, dtype=np.float32),
@@ -81,10 +85,17 @@ def draw_lesson(number: int, frames: int) -> Lesson:
 
 
 def draw_lessons(first: int, number: int, frames: int, workers: int) -> Iterator[Lesson]:
-    """Lessons first, first + 1, ... in order, drawn in other processes."""
-    jobs = ((i, frames) for i in range(first, first + number))
-    with get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(_draw_job, jobs, chunksize=32)
+    """Lessons first, first + 1, ... in order, drawn in other processes, at most a block or two ahead of their use."""
+    blocks = [
+        [(i, frames) for i in range(begin, min(begin + BLOCK, first + number))]
+        for begin in range(first, first + number, BLOCK)
+    ]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        drawn = pool.map(_draw_job, blocks[0], chunksize=16)
+        for following in [*blocks[1:], []]:
+            coming = pool.map(_draw_job, following, chunksize=16)
+            yield from drawn
+            drawn = coming
 
 
 def attributes(sign: Sign) -> tuple[int, int, int, int]:

@@ -68,7 +68,8 @@ def to_pixels(pictures: np.ndarray) -> Tensor:
 
 def see(model: InternVLForConditionalGeneration, pixels: Tensor) -> Tensor:
     """Projected tokens (F, 16, D) of frames (F, 3, 96, 96)."""
-    return model.model.get_image_features(pixel_values=pixels).pooler_output  # pyright: ignore[reportAttributeAccessIssue]
+    features = model.model.get_image_features(pixel_values=pixels)
+    return features.pooler_output  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
 
 
 def train_seeing(
