@@ -39,6 +39,7 @@ class Clip:
     signer: str | None
     official_part: str | None  # the data set's own split: train, val or test
     prompt: str | None  # the clip's own question, which wins over the run's
+    segment: str | None = None  # recording and range: equal where a data set gives one stretch of video several glosses
 
     def __post_init__(self) -> None:
         if _leaves_folder(self.file):
@@ -112,10 +113,11 @@ def _read_row(line: str, kind: type[Row], place: str) -> Row:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"expected one JSON object in {place}, found {error}; prepare the data again") from None
-    if not isinstance(row, dict) or row.keys() != types.keys():
+    required = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    if not isinstance(row, dict) or not required <= row.keys() <= types.keys():
         found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
         raise UserError(f"expected the keys {', '.join(types)} in {place}, found {found}; prepare the data again")
-    for name, wanted in types.items():
+    for name, wanted in ((name, types[name]) for name in row):
         if not isinstance(row[name], int | float if wanted is float else wanted):
             raise UserError(f"expected another type for {name} in {place}, found {row[name]!r}; prepare the data again")
     return kind(**row)

@@ -1,0 +1,98 @@
+"""Where a recording lies in the network: which addresses are one recording, and which may be asked for at all."""
+
+import ipaddress
+import re
+import socket
+from urllib.parse import parse_qs, urlsplit
+
+YOUTUBE_HOSTS = {"youtube.com", "www.youtube.com", "m.youtube.com", "youtu.be", "www.youtube-nocookie.com"}
+VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+
+
+class Refused(Exception):
+    """An address that is not asked for: a reason code and a detail."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def distinct(address: str) -> str:
+    """One spelling for the addresses of one recording.
+
+    >>> distinct("https://youtu.be/0UsjUE-TXns?t=3"), distinct("https://www.youtube.com/watch?v=0UsjUE-TXns")
+    ('https://www.youtube.com/watch?v=0UsjUE-TXns', 'https://www.youtube.com/watch?v=0UsjUE-TXns')
+    >>> distinct("http://Example.org:80/a.mp4#t=3")
+    'http://example.org/a.mp4'
+    """
+    video = youtube_id(address)
+    if video is not None:
+        return f"https://www.youtube.com/watch?v={video}"
+    try:
+        parts = urlsplit(address.strip())
+        host = (parts.hostname or "") + (f":{parts.port}" if parts.port not in (None, 80, 443) else "")
+    except ValueError:
+        return address
+    return parts._replace(scheme=parts.scheme.lower(), netloc=host, fragment="").geturl()
+
+
+def youtube_id(address: str) -> str | None:
+    """The id of a YouTube video, None for anything else.
+
+    >>> youtube_id("https://www.youtube.com/embed/0UsjUE-TXns"), youtube_id("https://example.org/watch?v=0UsjUE-TXns")
+    ('0UsjUE-TXns', None)
+    """
+    try:
+        parts = urlsplit(address.strip())
+        if parts.scheme.lower() not in ("http", "https") or (parts.hostname or "") not in YOUTUBE_HOSTS:
+            return None
+    except ValueError:
+        return None
+    candidates = [*parse_qs(parts.query).get("v", []), parts.path.rpartition("/")[2]]
+    return next((name for name in candidates if VIDEO_ID.fullmatch(name)), None)
+
+
+def host(address: str) -> str:
+    """The host of an address, with its port where that is unusual: whom to be polite to.
+
+    >>> host("http://media.example.org/a.mp4"), host("http://127.0.0.1:8000/a.mp4"), host("nonsense")
+    ('media.example.org', '127.0.0.1:8000', '')
+    """
+    try:
+        return urlsplit(distinct(address)).netloc
+    except ValueError:
+        return ""
+
+
+def reachable(name: str, port: int, allow_private: bool) -> str:
+    """The network address to connect to for a host name: the one that was checked, so that no later answer slips past.
+
+    Raises:
+        Refused: the name leads to a private, loopback, link-local or otherwise special address.
+        OSError: the name is unknown.
+    """
+    found = [str(info[4][0]) for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)]
+    private = [address for address in found if not ipaddress.ip_address(address.partition("%")[0]).is_global]
+    if private and not allow_private:
+        raise Refused("private_address", f"{name} leads to {private[0]}, which is no public address")
+    return found[0]
+
+
+def web(address: str) -> tuple[str, str, int, str]:
+    """Scheme, host name, port and target (path with query) of an address.
+
+    Raises:
+        Refused: it is not http or https, carries a password, or cannot be read.
+    """
+    try:
+        parts = urlsplit(address)
+        scheme, name, port = parts.scheme.lower(), parts.hostname, parts.port
+    except ValueError as error:
+        raise Refused("address", f"{address[:200]!r} is no address: {error}") from None
+    if scheme not in ("http", "https") or not name or parts.username is not None:
+        raise Refused("address", f"{address[:200]!r} is not a plain http or https address")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not re.fullmatch(r"[!-~]+", target) or not re.fullmatch(r"[!-~]+", name):
+        raise Refused("address", f"{address[:200]!r} holds characters that an address may not")
+    return scheme, name, port or (443 if scheme == "https" else 80), target
