@@ -12,13 +12,15 @@ import torch
 
 from slr.model.tiny.build import CHECKPOINT, build_model, build_tokenizer, save_checkpoint
 from slr.model.tiny.seeing import train_seeing
-from slr.model.tiny.telling import fill_bank, train_telling
+from slr.model.tiny.telling import fill_bank, judge, train_telling
 
-SEEING_STEPS = 6000
+SEEING_STEPS = 5000
 SEEING_RATE = 2e-3
-BANK = 16_000
+BANK = 10_000
 """Clips for the language side, seen once by the finished vision tower and told about several times."""
-TELLING_STEPS = 3000
+JUDGED = 640
+"""Clips not trained on, by which the end is judged."""
+TELLING_STEPS = 2000
 TELLING_BATCH = 32
 TELLING_RATE = 1.5e-3
 
@@ -40,7 +42,9 @@ def pretrain(folder: Path, seed: int, threads: int, workers: int, share: float =
     train_seeing(model, seeing, SEEING_RATE, workers, log)
     bank = fill_bank(model, first=10_000_000, number=bank_size, workers=workers)
     log(f"drew and saw {bank_size} clips")
-    train_telling(model, build_tokenizer(), bank, telling, TELLING_BATCH, TELLING_RATE, seed, log)
+    heads = train_telling(model, build_tokenizer(), bank, telling, TELLING_BATCH, TELLING_RATE, seed, log)
+    fresh = fill_bank(model, first=20_000_000, number=JUDGED, workers=workers)
+    log(f"{JUDGED} fresh clips  {judge(model, heads, build_tokenizer(), fresh, TELLING_BATCH)}")
     save_checkpoint(model, folder)
     log(f"wrote {folder}")
 
