@@ -63,12 +63,12 @@ def test_the_manifest_says_what_is_there(world, capsys):
         )
         assert clip.source_sha256 == hashlib.sha256((world / "clips" / clip.source).read_bytes()).hexdigest()
     (rejected,) = read_rejected(manifest.parent / "rejected.jsonl")
-    assert (rejected.id, rejected.file, rejected.gloss, rejected.reason) == ("page", "page.mp4", "y", "not_video")
+    assert (rejected.id, rejected.file, rejected.gloss, rejected.reason) == ("page", "page.mp4", "y", "page")
     said = capsys.readouterr()
     assert said.out == ""
     assert "Preparing clips" in said.err
     assert "5/5" in said.err
-    assert "Rejected 1 of 5 videos (not_video 1)" in said.err
+    assert "Rejected 1 of 5 videos (page 1)" in said.err
     assert sorted(path.name for path in (world / "out").iterdir()) == [
         ".lock",
         "clips",

@@ -1,4 +1,6 @@
 import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import av
@@ -6,11 +8,12 @@ import av.error
 import numpy as np
 import pytest
 
+from slr.data import video
 from slr.errors import UserError
 from slr.prepare.encode import write_clip
 from slr.prepare.guard import Limits
 from slr.prepare.untrusted import Unfit
-from slr.prepare.verify import Job, Prepared, checked, prepare_clips
+from slr.prepare.verify import Job, Prepared, checked, prepare_clips, verify_clip, verify_clips
 
 
 def noise(count, height=64, width=64):
@@ -51,7 +54,7 @@ def test_clips_are_made_and_others_told(tmp_path):
     names = ["page", "a", "short", "absent"]
     jobs = [Job(tmp_path / f"{name}.mp4", out / f"{name}.mp4", least_frames=8) for name in names]
     outcomes = dict(prepare_clips(jobs, workers=2))
-    assert [getattr(outcomes[number], "reason", "") for number in range(4)] == ["not_video", "", "too_short", "missing"]
+    assert [getattr(outcomes[number], "reason", "") for number in range(4)] == ["page", "", "too_short", "missing"]
     assert isinstance(outcomes[1], Prepared)
     assert outcomes[1].facts == checked(out / "a.mp4")
     assert outcomes[1].source_sha256 == hashlib.sha256((tmp_path / "a.mp4").read_bytes()).hexdigest()
@@ -95,6 +98,45 @@ def test_a_place_that_cannot_be_written_stops_the_run(tmp_path):
     assert "a.mp4" in str(refusal.value)
 
 
+def test_written_clips_read_back(tmp_path):
+    for count in (1, 13, 150):
+        write_clip(tmp_path / f"{count}.mp4", noise(count))
+    paths = sorted(tmp_path.iterdir())
+    assert dict(verify_clips([(path, checked(path)) for path in paths], 2)) == {0: None, 1: None, 2: None}
+
+
+def test_a_file_that_was_changed_or_lost_is_noticed(tmp_path):
+    write_clip(tmp_path / "a.mp4", noise(13))
+    facts = checked(tmp_path / "a.mp4")
+    write_clip(tmp_path / "a.mp4", noise(12))
+    changed, absent = dict(verify_clips([(tmp_path / "a.mp4", facts), (tmp_path / "b.mp4", facts)], 1)).values()
+    assert changed.reason == absent.reason == "unverified"
+    assert "not the file that was written" in changed.detail
+
+
+def test_a_reader_that_gives_other_pictures_is_noticed(tmp_path, monkeypatch):
+    write_clip(tmp_path / "a.mp4", (np.full((64, 64, 3), 5 * number, np.uint8) for number in range(30)))
+    facts = asdict(checked(tmp_path / "a.mp4"))
+    honest = video.read
+
+    def late(path, positions, reader):
+        return honest(path, np.maximum(positions - 2, 0) if reader == "decord" else positions, "pyav")
+
+    monkeypatch.setattr(video, "read", late)
+    found = verify_clip(str(tmp_path / "a.mp4"), facts)
+    assert found is not None
+    assert "decord reads frame" in found["detail"]
+
+
+def test_raw_clips_that_decord_misreads_are_noticed(shared):
+    """Two frames late, at 29.97 a second with edit lists: why every clip is written anew."""
+    clips = shared / "wlasl" / "clips"
+    listed = json.loads((clips.parent / "clips.json").read_text())
+    names = sorted(name for name, row in listed.items() if row["source"] == "aslsearch")[:3]
+    found = [verify_clip(str(clips / f"{name}.mp4"), asdict(checked(clips / f"{name}.mp4"))) for name in names]
+    assert ["decord reads frame" in one["detail"] for one in found if one is not None] == [True] * 3
+
+
 @pytest.fixture(scope="module")
 def odd(shared, tmp_path_factory):
     """Every odd video with what became of it and where its clip would be."""
@@ -106,7 +148,7 @@ def odd(shared, tmp_path_factory):
     return [(job.source, outcomes[number], job.target) for number, job in enumerate(jobs)]
 
 
-REASONS = {"not_video", "no_video_stream", "encrypted", "broken", "too_short"}
+REASONS = {"not_video", "picture", "no_video_stream", "encrypted", "truncated", "broken", "too_short"}
 
 
 def test_odd_videos_become_clips_or_are_told(odd):

@@ -4,12 +4,20 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import av
+import numpy as np
 
+from slr.data import video
+from slr.errors import UserError
 from slr.prepare.encode import FPS, write_clip
 from slr.prepare.guard import Ended, Guard, Limits
-from slr.prepare.untrusted import Unfit, read_untrusted
+from slr.prepare.untrusted import WHOLE, Cut, Unfit, read_untrusted
+from slr.prepare.view import Crop
+
+MOST_READ = 128  # frames of a clip that are read by random access
+MOST_DIFFERENCE = 1.0  # grey levels, mean over a picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,7 @@ class Job:
     target: Path
     longest_side: int = 640  # pixels; larger pictures are made smaller
     least_frames: int = 1  # at 25 a second; a shorter clip is rejected as too_short
+    cut: Cut = WHOLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class Prepared:
 
     facts: Facts
     source_sha256: str
+    lacking: int = 0  # pictures of the range that was asked for that lie past the recording's end
 
 
 def checked(path: Path) -> Facts:
@@ -67,7 +77,7 @@ def prepare_clips(
     Raises:
         UserError: A clip could not be written, for instance on a full disk.
     """
-    calls = [(str(job.source), str(job.target), job.longest_side, job.least_frames) for job in jobs]
+    calls = [(str(job.source), str(job.target), job.longest_side, job.least_frames, asdict(job.cut)) for job in jobs]
     with Guard(prepare_clip, workers, limits) as guard:
         for number, outcome in guard.run(calls):
             if isinstance(outcome, Ended):
@@ -76,14 +86,16 @@ def prepare_clips(
             elif "reason" in outcome:
                 yield number, Unfit(**outcome)
             else:
-                yield number, Prepared(Facts(**outcome["facts"]), outcome["source_sha256"])
+                yield number, Prepared(**(outcome | {"facts": Facts(**outcome["facts"])}))
 
 
-def prepare_clip(source: str, target: str, longest_side: int, least_frames: int) -> dict[str, object]:
+def prepare_clip(
+    source: str, target: str, longest_side: int, least_frames: int, cut: dict[str, Any]
+) -> dict[str, object]:
     """Prepare one file, unguarded: the facts of the clip that was written, or reason and detail why there is none."""
-    path = Path(target)
+    path, part = Path(target), _cut(**cut)
     try:
-        written = write_clip(path, read_untrusted(Path(source), FPS, longest_side))
+        written = write_clip(path, read_untrusted(Path(source), FPS, longest_side, part))
         if written < least_frames:
             path.unlink()
             raise Unfit("too_short", f"it has {written} pictures at {FPS} a second, at least {least_frames} are wanted")
@@ -92,7 +104,47 @@ def prepare_clip(source: str, target: str, longest_side: int, least_frames: int)
     facts = checked(path)
     if facts.frames != written:
         raise RuntimeError(f"expected {written} frames in {path}, found {facts.frames} on reading it back")
-    return {"facts": asdict(facts), "source_sha256": sha256(Path(source))}
+    return {"facts": asdict(facts), "source_sha256": sha256(Path(source)), "lacking": part.lacking(written)}
+
+
+def _cut(first: int, last: int, crop: dict[str, Any] | None) -> Cut:
+    """The cut that `asdict` and JSON took apart."""
+    if crop is None:
+        return Cut(first, last)
+    return Cut(first, last, Crop(tuple(crop["box"]), tuple(crop["heights"]), crop["margin"]))
+
+
+def verify_clips(
+    clips: Sequence[tuple[Path, Facts]], workers: int, limits: Limits | None = None
+) -> Iterator[tuple[int, Unfit | None]]:
+    """Read written clips back in guarded children; yields (position of the clip, None or what is wrong) when done."""
+    with Guard(verify_clip, workers, limits) as guard:
+        for number, outcome in guard.run([(str(path), asdict(facts)) for path, facts in clips]):
+            if isinstance(outcome, Ended):
+                outcome = {"reason": outcome.reason, "detail": outcome.detail}
+            yield number, None if outcome is None else Unfit(**outcome)
+
+
+def verify_clip(path: str, facts: dict[str, Any], reader: str = "decord") -> dict[str, str] | None:
+    """Hold the training's reader, at random access, against PyAV's decode from the start; None if they agree.
+
+    All frames are read in an order that jumps, at most 128 of them in a longer clip.
+    """
+    try:
+        if sha256(Path(path)) != facts["sha256"]:
+            return {"reason": "unverified", "detail": "it is not the file that was written"}
+        positions = np.random.default_rng(0).permutation(facts["frames"])[:MOST_READ]
+        truth, seen = video.read(Path(path), positions, "pyav"), video.read(Path(path), positions, reader)
+    except (OSError, UserError) as error:
+        return {"reason": "unverified", "detail": f"it does not read back: {' '.join(str(error).split())}"}
+    if truth.shape != seen.shape:
+        return {"reason": "unverified", "detail": f"{reader} reads pictures of another size than PyAV"}
+    apart = [float(np.abs(a.astype(np.int16) - b).mean()) for a, b in zip(truth, seen, strict=True)]
+    worst = int(np.argmax(apart))
+    if apart[worst] > MOST_DIFFERENCE:
+        told = f"{reader} reads frame {positions[worst]} {apart[worst]:.1f} grey levels away from PyAV"
+        return {"reason": "unverified", "detail": told}
+    return None
 
 
 def _remove_parts(target: Path) -> None:
