@@ -121,11 +121,15 @@ class Split:
     train: float  # shares; together 1
     val: float
     test: float
+    coverage: float  # of `signer`: share of the glosses that train and test must both have
+    drop_leaks: bool  # of `official`: leave train and val clips out that show the recording of a val or test clip
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        one_of("split.rule", self.rule, ("stratified", "signer"))
+        one_of("split.rule", self.rule, ("stratified", "signer", "official"))
         at_least("split.seed", self.seed, 0)
+        if not 0 <= self.coverage <= 1:
+            raise UserError(f"split.coverage={self.coverage}: expected at least 0 and at most 1")
         for part in ("train", "val", "test"):
             if not 0 < getattr(self, part) < 1:
                 raise UserError(f"split.{part}={getattr(self, part)}: expected more than 0 and less than 1")

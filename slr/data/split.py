@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from slr.data.copies import Link, identical_files, identical_segments, joined, sharing
 from slr.data.manifest import PARTS, Clip
+from slr.data.signers import divide_signers
 from slr.errors import UserError
 from slr.files import write_whole
 
@@ -19,63 +21,136 @@ Units = list[list[Clip]]  # clips that must stay together
 
 @dataclass(frozen=True)
 class Split:
-    """Clip id -> part, the rule that gave it, and a hash that changes with either or with a clip's content."""
+    """Clip id -> part, the rule that gave it, and a hash that changes with either or with a clip's content.
+
+    Attributes:
+        leaks: of `official`, each train or val clip that shows the recording of a val or test clip -> that clip's id.
+            `parts` lacks them where they were dropped.
+        uncoverable: glosses that the rule could not put on both sides, train and test, whatever it did.
+    """
 
     rule: str
     seed: int
     parts: dict[str, str]
     hash: str
+    leaks: dict[str, str] = field(default_factory=dict)
+    uncoverable: list[str] = field(default_factory=list)
 
     def select(self, clips: Sequence[Clip], part: str) -> list[Clip]:
-        """The clips of `part` (train, val, test or all), in the manifest's order."""
-        return [clip for clip in clips if part == "all" or self.parts[clip.id] == part]
+        """The clips of `part` (train, val, test or all), in the manifest's order; dropped ones are in none."""
+        return [clip for clip in clips if clip.id in self.parts and part in ("all", self.parts[clip.id])]
 
 
-def make_split(clips: Sequence[Clip], rule: str, seed: int, shares: Shares) -> Split:
-    """Put every clip into exactly one part; byte-identical sources always into the same.
+def make_split(
+    clips: Sequence[Clip],
+    rule: str,
+    seed: int,
+    shares: Shares,
+    copies: Iterable[Link] = (),
+    coverage: float = 0.0,
+    drop_leaks: bool = False,
+) -> Split:
+    """Put clips into parts; `stratified` and `signer` keep all that show one recording in the same.
 
     Args:
         clips: verified clips, ids unique.
         rule: `stratified` divides each gloss by `shares`: one clip trains, of two one tests, of three or more each part
-            gets at least one where identical files allow it. `signer` gives whole signers to the parts.
+            gets at least one where copies allow it. `signer` gives whole signers to the parts. `official` takes the
+            parts that came with the data set.
         seed: same clips, rule, shares and seed give the same split, in whatever order the clips come.
-        shares: train, val and test, together 1.
+        shares: train, val and test, together 1; of no account to `official`.
+        copies: ids of clips that show one recording, beside those that are known by file and segment.
+        coverage: share of the glosses that `signer` must give both train and test a clip of.
+        drop_leaks: `official` leaves train and val clips out that show the recording of a val or test clip.
 
     Raises:
-        UserError: fewer than two glosses, a clip without signer under `signer`, or a part left empty.
+        UserError: fewer than two glosses, a clip without signer or official part where the rule needs it, a coverage
+            that is not reached, or a part left empty.
     """
     glosses = sorted({clip.gloss for clip in clips})
     if len(glosses) < 2:
         raise UserError(f"expected clips of at least two glosses, found {len(glosses)}: {', '.join(glosses) or 'none'}")
     ordered = sorted(clips, key=lambda clip: clip.id)
-    parts = RULES[rule](ordered, seed, shares)
-    counts = Counter(parts.values())
-    empty = [part for part in PARTS if not counts[part]]
+    links = [*identical_files(ordered), *identical_segments(ordered), *copies]
+    leaks: dict[str, str] = {}
+    uncoverable: list[str] = []
+    match rule:
+        case "official":
+            parts = _official(ordered)
+            leaks = _leaks(parts, links)
+            parts = {name: part for name, part in parts.items() if not (drop_leaks and name in leaks)}
+        case "stratified":
+            units = _units(ordered, links)
+            parts, uncoverable = _stratified(units, seed, shares), _in_one(units)
+        case "signer":
+            units = _units(ordered, [*links, *_signers(ordered)])
+            parts = divide_signers(units, shares, coverage, _generator(seed, "signer"))
+            uncoverable = _in_one(units)
+        case _:
+            raise ValueError(f"expected rule official, stratified or signer, found {rule!r}")
+    _refuse_empty(parts, rule, clips)
+    return Split(rule, seed, parts, _hash(rule, seed, ordered, parts), leaks, uncoverable)
+
+
+def _refuse_empty(parts: Mapping[str, str], rule: str, clips: Sequence[Clip]) -> None:
+    empty = [part for part in PARTS if part not in parts.values()]
     if empty:
+        remedy = "add clips or signers, or change the shares split.train, split.val, split.test"
+        if rule == "official":
+            remedy = "use split=stratified or split=signer"
         raise UserError(
-            f"split={rule} leaves {' and '.join(empty)} without a clip ({len(clips)} clips, {len(glosses)} glosses); "
-            "add clips or signers, or change the shares split.train, split.val, split.test"
+            f"split={rule} leaves {' and '.join(empty)} without a clip ({len(clips)} clips, "
+            f"{len({clip.gloss for clip in clips})} glosses); {remedy}"
         )
-    return Split(rule, seed, parts, _hash(rule, seed, ordered, parts))
 
 
-def _stratified(clips: list[Clip], seed: int, shares: Shares) -> dict[str, str]:
-    unit_of = _units_by_content(clips)
+def _official(clips: list[Clip]) -> dict[str, str]:
+    parts = {clip.id: clip.official_part for clip in clips if clip.official_part is not None}
+    without = [clip.id for clip in clips if clip.id not in parts]
+    if without:
+        raise UserError(
+            f"split=official needs the data set's own part of every clip, found {len(without)} of {len(clips)} without "
+            f"one, {without[0]} first; add `split` to the labels or use split=stratified"
+        )
+    return parts
+
+
+def _leaks(parts: Mapping[str, str], links: list[Link]) -> dict[str, str]:
+    """Train or val clips of a recording that also tests or selects -> the clip that does; test outranks val."""
+    leaks = {}
+    for group in joined(parts, links):
+        keeper = max(group, key=lambda name: PARTS.index(parts[name]))
+        leaks |= {name: keeper for name in group if parts[name] != parts[keeper]}
+    return leaks
+
+
+def _units(clips: list[Clip], links: Iterable[Link]) -> Units:
+    by_id = {clip.id: clip for clip in clips}
+    return [[by_id[name] for name in group] for group in joined(by_id, links)]
+
+
+def _in_one(units: Units) -> list[str]:
+    """Glosses whose clips are all of one unit: none can train and test."""
+    counts = Counter(gloss for unit in units for gloss in {clip.gloss for clip in unit})
+    return sorted(gloss for gloss, count in counts.items() if count == 1)
+
+
+def _stratified(units: Units, seed: int, shares: Shares) -> dict[str, str]:
     by_gloss: dict[str, list[int]] = defaultdict(list)
-    for number, unit in enumerate(unit_of):
+    for number, unit in enumerate(units):
         for gloss in {clip.gloss for clip in unit}:
             by_gloss[gloss].append(number)
     chosen: dict[int, str] = {}
     for gloss in sorted(by_gloss):
-        units = by_gloss[gloss]
-        wanted = Counter(_quota(len(units), shares))
-        wanted.subtract(chosen[number] for number in units if number in chosen)
-        free = [number for number in units if number not in chosen]
+        numbers = by_gloss[gloss]
+        wanted = Counter(_quota(len(numbers), shares))
+        wanted.subtract(chosen[number] for number in numbers if number in chosen)
+        free = [number for number in numbers if number not in chosen]
         for number in _generator(seed, gloss).permutation(free).tolist():
             part = max(("train", "test", "val"), key=lambda name: wanted[name])
             wanted[part] -= 1
             chosen[number] = part
-    return {clip.id: chosen[number] for number, unit in enumerate(unit_of) for clip in unit}
+    return {clip.id: chosen[number] for number, unit in enumerate(units) for clip in unit}
 
 
 def _quota(count: int, shares: Shares) -> dict[str, int]:
@@ -87,54 +162,14 @@ def _quota(count: int, shares: Shares) -> dict[str, int]:
     return {"train": count - test - val + excess, "val": val - val_less, "test": test - (excess - val_less)}
 
 
-def _by_signer(clips: list[Clip], seed: int, shares: Shares) -> dict[str, str]:
+def _signers(clips: list[Clip]) -> list[list[str]]:
     nameless = [clip.id for clip in clips if clip.signer is None]
     if nameless:
         raise UserError(
             f"split=signer needs the signer of every clip, found {len(nameless)} of {len(clips)} without one, "
             f"{nameless[0]} first; add `signer` to the labels or use split=stratified"
         )
-    groups = _together(clips, lambda clip: (f"signer {clip.signer}", f"file {clip.source_sha256}"))
-    order = _generator(seed, "signer").permutation(len(groups))
-    largest_first = sorted(order.tolist(), key=lambda number: -len(groups[number]))
-    missing = {part: shares[part] * len(clips) for part in ("test", "train", "val")}
-    parts: dict[str, str] = {}
-    for number in largest_first:
-        part = max(missing, key=lambda name: round(missing[name], 6))
-        missing[part] -= len(groups[number])
-        parts |= {clip.id: part for clip in groups[number]}
-    return parts
-
-
-RULES: dict[str, Callable[[list[Clip], int, Shares], dict[str, str]]] = {
-    "stratified": _stratified,
-    "signer": _by_signer,
-}
-
-
-def _units_by_content(clips: list[Clip]) -> Units:
-    return _together(clips, lambda clip: (f"file {clip.source_sha256}",))
-
-
-def _together(clips: list[Clip], labels: Callable[[Clip], tuple[str, ...]]) -> Units:
-    """Clips joined wherever they share a label, directly or through others (union-find)."""
-    parent: dict[str, str] = {}
-
-    def root(label: str) -> str:
-        parent.setdefault(label, label)
-        while parent[label] != label:
-            parent[label] = parent[parent[label]]
-            label = parent[label]
-        return label
-
-    for clip in clips:
-        first, *others = labels(clip)
-        for other in others:
-            parent[root(other)] = root(first)
-    units: dict[str, list[Clip]] = defaultdict(list)
-    for clip in clips:
-        units[root(labels(clip)[0])].append(clip)
-    return list(units.values())
+    return sharing((clip.id, clip.signer) for clip in clips)
 
 
 def _generator(seed: int, label: str) -> np.random.Generator:
@@ -142,12 +177,12 @@ def _generator(seed: int, label: str) -> np.random.Generator:
 
 
 def _hash(rule: str, seed: int, clips: list[Clip], parts: dict[str, str]) -> str:
-    rows = [[clip.id, parts[clip.id], clip.gloss, clip.sha256] for clip in clips]
+    rows = [[clip.id, parts.get(clip.id), clip.gloss, clip.sha256] for clip in clips]
     return hashlib.sha256(json.dumps([rule, seed, rows], ensure_ascii=False).encode()).hexdigest()
 
 
 def describe(clips: Sequence[Clip], split: Split) -> str:
-    """One line: clips and signers per part, and the glosses that val or test lacks."""
+    """One line: clips and signers per part, the glosses that val or test lacks, and the leaks of the official parts."""
     words = []
     for part in PARTS:
         chosen = split.select(clips, part)
@@ -157,15 +192,29 @@ def describe(clips: Sequence[Clip], split: Split) -> str:
     for part in ("val", "test"):
         absent = sorted(glosses - {clip.gloss for clip in split.select(clips, part)})
         if absent:
-            names = ", ".join(absent[:10]) + (", …" if len(absent) > 10 else "")
-            words.append(f"{len(absent)} of {len(glosses)} glosses without a {part} clip: {names}")
-    return f"split {split.rule}, seed {split.seed}: " + "; ".join(words)
+            words.append(f"{len(absent)} of {len(glosses)} glosses without a {part} clip: {_some(absent)}")
+    if split.uncoverable:
+        words.append(
+            f"{len(split.uncoverable)} glosses cannot both train and test, their clips belong together: "
+            f"{_some(split.uncoverable)}"
+        )
+    if split.leaks:
+        dropped = not split.leaks.keys() <= split.parts.keys()
+        words.append(
+            f"{len(split.leaks)} train or val clips show the recording of a val or test clip: "
+            + ("left out" if dropped else "kept, split.drop_leaks=true leaves them out")
+        )
+    seed = "" if split.rule == "official" else f", seed {split.seed}"
+    return f"split {split.rule}{seed}: " + "; ".join(words)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
 
 
 def write_split(path: Path, split: Split) -> None:
     """Write the split as JSON."""
-    fields = {"rule": split.rule, "seed": split.seed, "hash": split.hash, "parts": split.parts}
-    write_whole(path, json.dumps(fields, ensure_ascii=False, indent=1) + "\n")
+    write_whole(path, json.dumps(asdict(split), ensure_ascii=False, indent=1) + "\n")
 
 
 def read_split(path: Path, clips: Sequence[Clip]) -> Split:
@@ -176,12 +225,12 @@ def read_split(path: Path, clips: Sequence[Clip]) -> Split:
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        split = Split(fields["rule"], fields["seed"], fields["parts"], fields["hash"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        split = Split(**fields)
+        whose = split.parts.keys() | split.leaks.keys()
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: expected the split of a run, found none that can be read ({error})") from error
     ordered = sorted(clips, key=lambda clip: clip.id)
-    same_ids = set(split.parts) == {clip.id for clip in clips}
-    if not same_ids or split.hash != _hash(split.rule, split.seed, ordered, split.parts):
+    if whose != {clip.id for clip in clips} or split.hash != _hash(split.rule, split.seed, ordered, split.parts):
         raise UserError(
             f"{path}: the run divided other clips than those prepared now; prepare the run's data set again, "
             "or train a new run"
