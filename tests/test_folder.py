@@ -66,7 +66,8 @@ def test_the_manifest_says_what_is_there(world, capsys):
     assert (rejected.id, rejected.file, rejected.gloss, rejected.reason) == ("page", "page.mp4", "y", "page")
     said = capsys.readouterr()
     assert said.out == ""
-    assert "Preparing clips" in said.err
+    assert "cut " in said.err
+    assert "4 done, 1 failed, 0 left" in said.err
     assert "5/5" in said.err
     assert "Rejected 1 of 5 videos (page 1)" in said.err
     assert sorted(path.name for path in (world / "out").iterdir()) == [
@@ -159,7 +160,7 @@ def test_two_preparations_of_one_folder_take_turns(world):
     both = [subprocess.Popen([sys.executable, "-c", code, str(world)], stderr=subprocess.PIPE) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert sum(b"Preparing clips" in text for text in said) == 1
+    assert sum(b"verify" in text for text in said) == 1
     assert len(read_manifest(world / "out" / "manifest.jsonl")) == 4
 
 

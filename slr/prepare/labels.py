@@ -11,13 +11,14 @@ from typing import Any
 
 from slr.data.manifest import PARTS
 from slr.errors import UserError
+from slr.prepare.untrusted import WHOLE, Cut
 
 FILE, GLOSS, SIGNER = ("file", "video_path"), ("gloss",), ("signer", "signer_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One video that a labels file names."""
+    """One video that a labels file or an index names."""
 
     id: str  # unique, and safe as a file name anywhere
     file: Path
@@ -26,6 +27,9 @@ class Record:
     signer: str | None
     official_part: str | None
     prompt: str | None
+    cut: Cut = WHOLE
+    segment: str | None = None  # recording and range, where several records may name the same
+    address: str | None = None  # where the recording lies in the network
 
 
 def read_labels(labels: Path, clips: Path) -> list[Record]:
