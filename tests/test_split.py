@@ -1,7 +1,11 @@
+import itertools
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, describe, make_split, read_split, write_split
@@ -26,6 +30,22 @@ def clip(name: str, gloss: str, signer: str | None = None, content: str | None =
         official_part=None,
         prompt=None,
     )
+
+
+def components(ids: list[str], links: list[tuple[str, str]]) -> list[list[str]]:
+    """Groups of linked ids, by scipy."""
+    at = {name: number for number, name in enumerate(ids)}
+    rows, columns = ([at[link[side]] for link in links] for side in (0, 1))
+    _, labels = connected_components(coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(ids), len(ids))))
+    groups = defaultdict(list)
+    for name, label in zip(ids, labels.tolist(), strict=True):
+        groups[label].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def random_links(clips: list[Clip], seed: int, count: int = 15) -> list[tuple[str, str]]:
+    rng = np.random.default_rng(seed)
+    return [tuple(rng.choice([c.id for c in clips], 2, replace=False).tolist()) for _ in range(count)]
 
 
 def random_clips(seed: int, count: int = 200, glosses: int = 30, signers: int = 12) -> list[Clip]:
@@ -140,3 +160,159 @@ def test_description_lists_glosses_without_val_or_test():
     assert "2 of 3 glosses without a val clip: once, twice" in line
     assert "1 of 3 glosses without a test clip: once" in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("rule", ["stratified", "signer"])
+@pytest.mark.parametrize("seed", range(5))
+def test_near_copies_and_segments_stay_together(rule, seed):
+    clips = random_clips(seed, signers=40)
+    # Six pairs that the data set calls one segment, beside links that pictures gave.
+    segment = {c.id: f"segment {n // 2}" for n, c in enumerate(clips[:12])}
+    clips = [replace(c, segment=segment.get(c.id)) for c in clips]
+    links = random_links(clips, seed)
+    split = make_split(clips, rule, seed, SHARES, links)
+    known = [(clips[n].id, clips[n + 1].id) for n in range(0, 12, 2)]
+    groups = components([c.id for c in clips], [*links, *known])
+    assert groups
+    assert all(len({split.parts[name] for name in group}) == 1 for group in groups)
+    assert make_split(clips[::-1], rule, seed, SHARES, links) == split
+    if rule == "signer":
+        assert all(
+            split.parts[a.id] == split.parts[b.id] for a, b in itertools.combinations(clips, 2) if a.signer == b.signer
+        )
+
+
+def official_clips(seed: int) -> list[Clip]:
+    rng = np.random.default_rng(seed)
+    return [replace(c, official_part=PARTS[rng.choice(3, p=[0.6, 0.2, 0.2])]) for c in random_clips(seed)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_official_parts_are_kept_and_their_leaks_told_or_dropped(seed, tmp_path):
+    clips = official_clips(seed)
+    part = {c.id: c.official_part for c in clips}
+    links = random_links(clips, seed)
+    same = [(a.id, b.id) for a, b in itertools.combinations(clips, 2) if a.source_sha256 == b.source_sha256]
+    expected = set()
+    for group in components([c.id for c in clips], [*links, *same]):
+        parts = {part[name] for name in group}
+        last = "test" if "test" in parts else "val" if "val" in parts else "train"
+        expected |= {name for name in group if part[name] != last}
+
+    kept = make_split(clips, "official", 0, SHARES, links)
+    assert kept.parts == part
+    assert set(kept.leaks) == expected
+    assert len(expected) > 3
+    assert f"{len(expected)} train or val clips show the recording of a val or test clip: kept" in describe(clips, kept)
+
+    dropped = make_split(clips, "official", 0, SHARES, links, drop_leaks=True)
+    assert dropped.parts == {name: p for name, p in part.items() if name not in expected}
+    assert dropped.leaks == kept.leaks
+    assert dropped.hash != kept.hash
+    assert "left out" in describe(clips, dropped)
+    for name in PARTS:
+        assert [c.id for c in dropped.select(clips, name)] == [c.id for c in clips if dropped.parts.get(c.id) == name]
+    assert [c.id for c in dropped.select(clips, "all")] == [c.id for c in clips if c.id not in expected]
+    write_split(tmp_path / "split.json", dropped)
+    assert read_split(tmp_path / "split.json", clips) == dropped
+    with pytest.raises(UserError, match="divided other clips"):
+        read_split(tmp_path / "split.json", [c for c in clips if c.id not in expected])
+
+
+def test_test_outranks_val_and_val_outranks_train():
+    parts = {"a": "train", "b": "val", "c": "test", "d": "train", "e": "val", "f": "train", "g": "test"}
+    clips = [replace(clip(name, f"g{n % 2}"), official_part=part) for n, (name, part) in enumerate(parts.items())]
+    split = make_split(clips, "official", 0, SHARES, [("a", "b"), ("b", "c"), ("d", "e")], drop_leaks=True)
+    assert split.leaks == {"a": "c", "b": "c", "d": "e"}
+    assert split.parts == {"c": "test", "e": "val", "f": "train", "g": "test"}
+
+
+def test_official_needs_a_part_of_every_clip():
+    clips = [*official_clips(0), clip("z", "g0")]
+    with pytest.raises(UserError, match="1 of 201 without one, z first"):
+        make_split(clips, "official", 0, SHARES)
+    with pytest.raises(UserError, match="split=official leaves val without a clip"):
+        make_split([c for c in clips if c.official_part in ("train", "test")], "official", 0, SHARES)
+
+
+def covered(clips: list[Clip], parts: dict[str, str]) -> float:
+    glosses = {side: {c.gloss for c in clips if parts[c.id] == side} for side in PARTS}
+    return len(glosses["train"] & glosses["test"]) / len({c.gloss for c in clips})
+
+
+def sparse_clips(seed: int, signers: int, glosses: int, each: int) -> list[Clip]:
+    """Every signer makes `each` of the glosses."""
+    rng = np.random.default_rng(seed)
+    chosen = {s: rng.choice(glosses, each, replace=False).tolist() for s in range(signers)}
+    return [clip(f"{s}-{g}", f"g{g}", f"s{s}") for s in range(signers) for g in chosen[s]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_asked_coverage_is_reached_where_largest_first_misses_it(seed):
+    clips = sparse_clips(seed, 60, 100, 12)
+    free = make_split(clips, "signer", seed, SHARES)
+    asked = 0.85
+    assert covered(clips, free.parts) < asked
+    split = make_split(clips, "signer", seed, SHARES, coverage=asked)
+    assert covered(clips, split.parts) >= asked
+    sides = defaultdict(set)
+    for c in clips:
+        sides[c.signer].add(split.parts[c.id])
+    assert all(len(side) == 1 for side in sides.values())
+    counts = Counter(split.parts.values())
+    assert all(abs(counts[part] / len(clips) - SHARES[part]) <= 0.02 + 1e-9 for part in PARTS)
+    assert make_split(clips[::-1], "signer", seed, SHARES, coverage=asked) == split
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_coverage_is_refused_only_where_no_division_reaches_it(seed):
+    clips = sparse_clips(seed, 7, 8, 4)
+    shares = {"train": 0.5, "val": 0.2, "test": 0.3}
+    free = Counter(make_split(clips, "signer", seed, shares).parts.values())
+    slack = max(0.02 * len(clips), *(abs(free[part] - shares[part] * len(clips)) for part in PARTS))
+    best = 0.0
+    for sides in itertools.product(PARTS, repeat=7):
+        parts = {c.id: sides[int(c.signer[1:])] for c in clips}
+        sizes = Counter(parts.values())
+        if all(sizes[part] and abs(sizes[part] - shares[part] * len(clips)) <= slack + 1e-9 for part in PARTS):
+            best = max(best, covered(clips, parts))
+    glosses = len({c.gloss for c in clips})
+    assert covered(clips, make_split(clips, "signer", seed, shares, coverage=best).parts) >= best
+    with pytest.raises(UserError, match="glosses in train and test, found"):
+        make_split(clips, "signer", seed, shares, coverage=best + 1 / glosses)
+
+
+def test_glosses_of_one_signer_are_listed_and_bound_the_coverage():
+    clips = [clip(f"{s}-{g}", f"g{g}", f"s{s}") for s in range(20) for g in range(4)]
+    clips += [clip(f"x{n}", "lonely", "s5") for n in range(3)]
+    split = make_split(clips, "signer", 0, SHARES, coverage=0.8)
+    assert split.uncoverable == ["lonely"]
+    assert "1 glosses cannot both train and test, their clips belong together: lonely" in describe(clips, split)
+    with pytest.raises(UserError, match=r"found 1 that one signer alone makes \(lonely\); ask for 0.80 at most"):
+        make_split(clips, "signer", 0, SHARES, coverage=0.9)
+
+
+def test_stratified_lists_glosses_whose_clips_are_one_recording():
+    clips = [clip(f"a{n}", "a", content="same") for n in range(4)] + [clip(f"b{n}", f"b{n % 2}") for n in range(20)]
+    assert make_split(clips, "stratified", 0, SHARES).uncoverable == ["a"]
+
+
+def test_the_full_index_divides_by_every_rule(shared):
+    from slr.prepare.index import read_index, select
+
+    index = read_index(shared / "wlasl" / "index" / "WLASL_v0.3.json")
+    clips = [
+        replace(clip(i.id, i.gloss, i.signer), official_part=i.part, segment=i.segment) for i in select(index, "core")
+    ]
+    segments = defaultdict(set)
+    for i in select(index, "core"):
+        segments[i.address, i.first, i.last].add(i.id)
+    for rule in ("stratified", "signer"):
+        split = make_split(clips, rule, 0, SHARES, coverage=0.9)
+        assert all(len({split.parts[name] for name in group}) == 1 for group in segments.values())
+        assert covered(clips, split.parts) >= 0.9
+    official = make_split(clips, "official", 0, SHARES, drop_leaks=True)
+    for group in segments.values():
+        assert len({official.parts[name] for name in group if name in official.parts}) <= 1
+    assert [sum(c.official_part == part for c in clips) for part in PARTS] == [2_752, 700, 538]
+    assert sum(part == "test" for part in official.parts.values()) == 538
