@@ -39,10 +39,9 @@ def evaluate(run: Path, part: str, limit: int | None, checkpoint: str, device: s
     if not chosen:
         raise UserError(f"part={part}: the run's split put no clip there")
     recognizer = predict.load(run, checkpoint, device)
-    results = evaluation(
-        chosen, vocabulary, recognizer.rank_clips(chosen, f"ranking {part}"), {"part": part, "checkpoint": checkpoint}
-    )
-    write_json(folder.evaluation / "evaluation_results.json", results)
+    about = {"part": part, "checkpoint": None if config.lora.scope == "none" else checkpoint}
+    results = evaluation(chosen, vocabulary, recognizer.rank_clips(chosen, f"ranking {part}"), about)
+    write_json(folder.evaluation / "evaluation_results.json", results, indent=None)
     return results["summary"]
 
 

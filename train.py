@@ -1,13 +1,16 @@
 """Train a vision-language model to name signs: `python train.py experiment=demo`."""
 
+import dataclasses
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from prepare_data import prepare
@@ -28,10 +31,9 @@ if TYPE_CHECKING:
 def train(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) -> float:
     """One run, from its configuration to its evaluation; returns the validation top-1 that a sweep ranks by."""
     started = time.monotonic()
-    from slr import assemble, hardware  # seconds: torch, lightning, transformers
+    from slr import assemble
 
-    kind = hardware.pick() if config.hardware.device == "auto" else config.hardware.device
-    config.hardware = commandline.fill_hardware(config.hardware, kind)
+    config = settle(config)
     machine = assemble.machine(config)
     print(machine.describe())
 
@@ -62,7 +64,8 @@ def train(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) ->
 
 def divide(clips: Sequence[Clip], split: schema.Split) -> Split:
     """The clips divided as the configuration says."""
-    return make_split(clips, split.rule, split.seed, {part: getattr(split, part) for part in PARTS})
+    shares = {part: getattr(split, part) for part in PARTS}
+    return make_split(clips, split.rule, split.seed, shares, coverage=split.coverage, drop_leaks=split.drop_leaks)
 
 
 def record(folder: RunFolder, config: schema.Config, split: Split, vocabulary: list[str]) -> None:
@@ -81,6 +84,8 @@ def build_trainer(config: schema.Config, folder: RunFolder, machine: "Machine") 
     from lightning.pytorch.loggers import TensorBoardLogger
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it would say is said above
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.15
+    warnings.filterwarnings("ignore", ".*does not have many workers")  # hardware.workers was chosen
     keep = {"dirpath": folder.checkpoints, "enable_version_counter": False}
     mode = {True: "min", False: "max"}
     best, patience = config.checkpoint.monitor, config.early_stopping
@@ -146,44 +151,64 @@ def finish(
 
     def rank(part: str) -> dict[str, Any]:
         ranked = ranker.rank_clips(parts[part], f"ranking {part}")
-        return evaluation(parts[part], ranker.vocabulary, ranked, {"part": part, "checkpoint": "best"})
+        return evaluation(parts[part], ranker.vocabulary, ranked, {"part": part, "checkpoint": checkpoint})
 
-    if config.lora.scope == "none":
+    checkpoint = None if config.lora.scope == "none" else "best"
+    if checkpoint is None:
         val = rank("val")["summary"]
     else:
-        val = predict.restore(recognizer, folder, "best")
+        val = recognizer.restore(folder.checkpoint("best"))
         lora.save_adapter(cast(Any, recognizer.network), folder.adapter)
     results = rank("test")
-    write_json(folder.evaluation / "evaluation_results.json", results)
+    write_json(folder.evaluation / "evaluation_results.json", results, indent=None)
     print(table(results["summary"]))
     return {"val": val, "test": results["summary"]}
 
 
 def check(config: schema.Config) -> None:
-    """Find what would stop the run while it has no folder yet, and prepare its data.
-
-    Imports torch only where cuda is asked for; asks the network only for weights that are not cached.
+    """Find what would stop the run while it has no folder yet, and prepare its data. Cheap questions come first.
 
     Raises:
-        UserError: hardware, weights or clips are not there, or the clips cannot be divided.
+        UserError: hardware, clips or weights are not there, the clips cannot be divided, or a gloss cannot be spelled.
     """
     from slr.model.checkpoint import locate
+    from slr.prepare.labels import read_labels
 
-    if config.hardware.device == "cuda":
-        from slr.hardware import require
-
-        require("cuda")
-    locate(config.model.checkpoint, config.model.revision, need_weights=config.model.weights == "pretrained")
     manifest = Path(config.data) / config.dataset.place / "manifest.jsonl"
-    if config.dataset.name == "wlasl" and config.dataset.index is None:
-        if not manifest.is_file():
-            raise UserError(
-                f"no prepared WLASL at {manifest.parent}; run: python prepare_data.py dataset=wlasl "
-                "dataset.index=WLASL_v0.3.json dataset.clips=FOLDER_OF_MP4"
-            )
-    else:
-        manifest = prepare(config.dataset, Path(config.data))
-    divide(read_manifest(manifest), config.split)
+    if config.dataset.name == "wlasl" and not manifest.is_file():
+        raise UserError(
+            f"no prepared WLASL at {manifest.parent}; run: python prepare_data.py dataset=wlasl "
+            "dataset.index=WLASL_v0.3.json dataset.clips=FOLDER_OF_MP4"
+        )
+    if config.hardware.device == "cuda":
+        require_cuda()
+    if isinstance(config.dataset, schema.Folder):
+        read_labels(Path(config.dataset.labels), Path(config.dataset.clips))  # before gigabytes are fetched
+    locate(config.model.checkpoint, config.model.revision, need_weights=config.model.weights == "pretrained")
+    if config.dataset.name != "wlasl":
+        prepare(config.dataset, Path(config.data))
+    clips = read_manifest(manifest)
+    divide(clips, config.split)
+    print("starting …", file=sys.stderr)
+    from slr import assemble  # seconds: torch, lightning, transformers, which the run needs anyway
+
+    assemble.machine(settle(config))
+    assemble.spell(config, clips)
+
+
+def require_cuda() -> None:
+    """Refuse `hardware=cuda` where there is none."""
+    from slr.hardware import require  # torch
+
+    require("cuda")
+
+
+def settle(config: schema.Config) -> schema.Config:
+    """The configuration with `hardware=auto` decided."""
+    from slr.hardware import pick
+
+    kind = pick() if config.hardware.device == "auto" else config.hardware.device
+    return dataclasses.replace(config, hardware=commandline.fill_hardware(config.hardware, kind))
 
 
 @hydra.main(config_path="conf", config_name=commandline.PAGE, version_base="1.3")
@@ -191,7 +216,12 @@ def job(config: DictConfig) -> float:
     """What Hydra calls once for each run."""
     context = HydraConfig.get()
     folder = RunFolder(Path(context.runtime.output_dir))
-    return explained(lambda: train(commandline.to_typed(config), folder, list(context.overrides.task)))
+
+    def run() -> float:
+        return train(commandline.to_typed(config), folder, list(context.overrides.task))
+
+    # In a sweep, Hydra must see the error itself: an exit would end the jobs that wait.
+    return run() if context.mode == RunMode.MULTIRUN else explained(run)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from slr.errors import UserError
 from slr.hardware import Machine
 from slr.model import lora, vlm
 from slr.model.inputs import Inputs, load_inputs
+from slr.model.trie import build_trie
 from slr.recognizer import Recognizer
 
 
@@ -28,7 +29,7 @@ def machine(config: schema.Config, device: str | None = None) -> Machine:
     """
     words = dataclasses.asdict(config.hardware)
     if device is not None and device != config.hardware.device:
-        words |= {"device": device, "precision": "32-true" if device == "cpu" else "auto", "tf32": device == "cuda"}
+        words |= {"device": device, "precision": "auto", "tf32": device == "cuda"}
     return hardware.decide(**words, quantization=config.model.quantization)
 
 
@@ -52,6 +53,19 @@ def clips(config: schema.Config) -> list[Clip]:
 def inputs(config: schema.Config) -> Inputs:
     """Tokens and pixels of the run's checkpoint."""
     return load_inputs(config.model.checkpoint, config.model.revision)
+
+
+def spell(config: schema.Config, clips: Sequence[Clip]) -> None:
+    """See that the model can be asked and can answer.
+
+    Raises:
+        UserError: a prompt or a gloss holds a special token, a gloss cannot be spelled, or two are spelled alike.
+    """
+    words = inputs(config)
+    for prompt in {clip.prompt or config.model.prompt for clip in clips}:
+        words.prompt_ids(prompt, config.frames)
+    glosses = sorted({clip.gloss for clip in clips})
+    build_trie([words.answer_ids(gloss) for gloss in glosses], glosses)
 
 
 def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machine, inputs: Inputs) -> Recognizer:
@@ -110,5 +124,6 @@ def data(
         batch=config.batch,
         ranking_batch=machine.micro_batch(config.batch, config.frames),
         workers=machine.workers,
+        pin_memory=machine.device == "cuda",
         seed=config.seed,
     )

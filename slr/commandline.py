@@ -6,6 +6,7 @@ a mistake costs one line and leaves no folder.
 
 import dataclasses
 import difflib
+import hashlib
 import itertools
 import re
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,12 +41,15 @@ def register() -> None:
 
 
 def folder_name(text: str) -> str:
-    """A folder name of letters, digits, '.', '_' and '-' for any text.
+    """A folder name of letters, digits, '.', '_' and '-' for any text, another for every text.
 
-    >>> folder_name("frames-8_lora.r-16_model.prompt-'a b'")
-    'frames-8_lora.r-16_model.prompt-a-b'
+    >>> folder_name("frames-8_lora.r-16")
+    'frames-8_lora.r-16'
+    >>> folder_name("prompt-What?").startswith("prompt-What-_"), folder_name("a?") == folder_name("a!")
+    (True, False)
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("'", "").replace('"', ""))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub("['\"]", "", text))[:150]
+    return name if name == text and name else f"{name or 'job'}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 HEADER = "slr trains a vision-language model to name the sign in a clip."
@@ -84,19 +88,35 @@ def quote_paths(arguments: Sequence[str]) -> list[str]:
 
 def _quote_path(argument: str) -> str:
     key, equals, value = argument.partition("=")
-    if key not in schema.PATH_KEYS or not equals or value == "null":
+    if key not in schema.PATH_KEYS or not equals or value in ("", "null"):
         return argument
-    if key != "model.checkpoint" or Path(value).expanduser().is_dir():  # a hub name or `tiny` is no path
-        value = str(Path(value).expanduser().absolute())
+    path = Path(value).expanduser() if value == "~" or value.startswith("~/") else Path(value)
+    is_path = path.is_dir() if key == "model.checkpoint" else not value.startswith(("http://", "https://"))
+    if is_path:  # a hub name, `tiny` or an address is none
+        value = str(path.absolute())
     # Inside quotes the grammar reads \' as a quote, doubles backslashes only before one, and OmegaConf reads ${ }.
     value = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", value)
     value = re.sub(r"(\\+)$", lambda found: found[1] * 2, value)
     return f"{key}='{value.replace('${', chr(92) + '${')}'"
 
 
+SWEEP = ("-m", "--multirun")
+ASKING = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
+
+
 def asks_only(arguments: Sequence[str]) -> bool:
-    """Whether the arguments ask to be shown something (`--help`, `--cfg`, …) rather than for a job."""
-    return any(word.startswith("-") and word not in ("-m", "--multirun") for word in arguments)
+    """Whether the arguments ask to be shown something (`--help`, `--cfg`, …) rather than for a job.
+
+    Raises:
+        UserError: a word with a dash that neither asks nor sweeps; it would start a job that nothing has checked.
+    """
+    dashed = [word for word in arguments if word.startswith("-")]
+    if any(word.partition("=")[0] in ASKING for word in dashed):
+        return True
+    strange = [word for word in dashed if word not in SWEEP]
+    if strange:
+        raise UserError(f"{strange[0]}: expected key=value, -m for a sweep, or one of {', '.join(ASKING)}")
+    return False
 
 
 def configurations(arguments: Sequence[str]) -> list[schema.Config]:
@@ -111,7 +131,7 @@ def configurations(arguments: Sequence[str]) -> list[schema.Config]:
     overrides = _parse([word for word in arguments if not word.startswith("-")])
     for override in overrides:
         _check_key(override)
-    sweeps = any(word in ("-m", "--multirun") for word in arguments)
+    sweeps = any(word in SWEEP for word in arguments)
     choices = [_choices(override) if sweeps else [override.input_line or ""] for override in overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return [_compose(list(job)) for job in itertools.product(*choices)]
@@ -134,7 +154,7 @@ def _choices(override: Override) -> list[str]:
     """What `-m` makes of one word: `frames=4,8` becomes `frames=4` and `frames=8`."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return [f"{override.get_key_element()}={value}" for value in _values(override)]
 
 
 def _check_key(override: Override) -> None:
@@ -156,9 +176,11 @@ def _check_key(override: Override) -> None:
 
 
 def _values(override: Override) -> list[object]:
-    if override.is_sweep_override():
-        return list(override.sweep_string_iterator())
-    return [override.value()]
+    if not override.is_sweep_override():
+        return [override.value()]
+    if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
+        raise UserError(f"{override.input_line}: expected values to try one by one, such as a,b or range(2,9,2)")
+    return list(override.sweep_string_iterator())
 
 
 def _keys(kind: type, prefix: str = "") -> list[str]:

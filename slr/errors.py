@@ -19,5 +19,10 @@ def explained(main: Callable[[], Value]) -> Value:
     try:
         return main()
     except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def one_line(error: UserError) -> str:
+    """The error's line; of one that comes from a loader's worker, which torch wraps in a traceback, the last."""
+    return " ".join(str(error).rpartition("slr.errors.UserError: ")[2].split())

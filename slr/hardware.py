@@ -42,11 +42,16 @@ def require(device: str) -> None:
     """Refuse a device that is not here.
 
     Raises:
-        UserError: cuda is asked for and torch sees none.
+        UserError: an unknown device, or cuda where torch sees none.
     """
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"expected the device cpu or cuda, found {device}")
     if device == "cuda" and not torch.cuda.is_available():
         why = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
-        raise UserError(f"hardware=cuda: {why}; check the driver with nvidia-smi, or use hardware=cpu")
+        raise UserError(
+            f"expected a CUDA device, found none: {why}; check the driver with nvidia-smi, or use the CPU "
+            "(train.py hardware=cpu, evaluate.py device=cpu, slr.load(…, device='cpu'))"
+        )
 
 
 def decide(
@@ -62,7 +67,7 @@ def decide(
 
     Args:
         device: cpu or cuda; must be present.
-        precision: Lightning's word, or `auto`.
+        precision: Lightning's word, or `auto`: 32-true on the CPU, bf16-mixed on a card that has bf16, else 16-mixed.
         tf32: matrix products in TensorFloat-32.
         four_bit: whether NF4 runs on this kind of hardware.
         workers: processes that decode, at most; no more than processors.
@@ -74,17 +79,23 @@ def decide(
     """
     require(device)
     reasons = []
-    if precision == "auto":
-        has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "auto" and device == "cpu":
+        precision = "32-true"
+    elif precision == "auto":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16-mixed" if has_bf16 else "16-mixed"
         reasons.append(f"{precision} because the card has {'bf16' if has_bf16 else 'no bf16'}")
+    if precision == "16-mixed" and device == "cpu":
+        raise UserError(
+            "hardware.precision=16-mixed: the CPU has no 16-bit training but bf16; use 32-true or bf16-mixed"
+        )
     if quantization == "nf4" and not four_bit:
         raise UserError(f"model.quantization=nf4: {device} cannot do 4-bit; use model.quantization=auto or none")
     if quantization == "auto":
         quantization = "nf4" if four_bit else "none"
         reasons.append(f"quantisation auto is {quantization} because {device} {'can' if four_bit else 'cannot'} do it")
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}[precision]
-    if tf32:
-        torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
     workers = min(workers, os.cpu_count() or 1)
     return Machine(device, precision, dtype, quantization, tf32, workers, frames_at_once, tuple(reasons))

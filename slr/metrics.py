@@ -1,7 +1,7 @@
 """What a ranking is worth: top-k, per instance and per class, and mean reciprocal rank, with their uncertainty."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+
+from slr.errors import UserError
 
 Ranks = NDArray[np.int64]  # (n,) place of the true gloss of each clip, 1 is first
 Glosses = NDArray[np.int64]  # (n,) the true gloss of each clip
@@ -25,9 +27,17 @@ def place_of_truth(log_probability: Tensor, gloss: Tensor) -> Tensor:
     Returns:
         int64 (B,) in [1, K]. Equal glosses rank in the vocabulary's order, as a stable sort puts them.
 
+    Raises:
+        UserError: a log-probability that is none: a model that computes NaN would otherwise beat every other.
+
     >>> place_of_truth(torch.tensor([[-1.0, -3.0, -1.0]]).repeat(3, 1), torch.tensor([0, 1, 2])).tolist()
     [1, 3, 2]
     """
+    if not log_probability.isfinite().all():
+        raise UserError(
+            "the model's probabilities are not finite: its weights or its arithmetic have overflowed; "
+            "lower optimizer.lr, or use hardware.precision=32-true"
+        )
     own = log_probability.gather(1, gloss[:, None])  # (B, 1)
     before = torch.arange(log_probability.shape[1], device=gloss.device) < gloss[:, None]
     ahead = (log_probability > own) | ((log_probability == own) & before)
@@ -60,8 +70,7 @@ METRICS: Mapping[str, Callable[[Ranks, Glosses], float]] = {
 }
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):  # torchmetrics takes results apart, and refuses frozen dataclasses
     """A metric over `n` clips with its 95 % interval."""
 
     value: float
@@ -132,7 +141,7 @@ class RankingMetrics(Metric):
         self.ranks.append(place_of_truth(log_probability, gloss))
         self.glosses.append(gloss)
 
-    def compute(self) -> dict[str, Tensor]:
-        """Name -> value, each float32 ()."""
+    def compute(self) -> dict[str, Figure]:
+        """Name -> value with its interval and n."""
         ranks, glosses = (dim_zero_cat(state).cpu().numpy() for state in (self.ranks, self.glosses))
-        return {name: torch.tensor(metric(ranks, glosses)) for name, metric in METRICS.items()}
+        return figures(ranks, glosses)

@@ -13,14 +13,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from slr import assemble, schema
-from slr.data.datamodule import ClipData
 from slr.data.manifest import Clip, read_manifest
 from slr.errors import UserError
 from slr.hardware import Machine
 from slr.prepare.verify import Job, Prepared, prepare_clips
 from slr.recognizer import Recognizer
 from slr.report.evaluation import ranking
-from slr.run import RunFolder, open_run
+from slr.run import open_run
 
 LogProbability = NDArray[np.float32]
 
@@ -44,26 +43,14 @@ def load(path: str | PathLike[str], checkpoint: str = "best", device: str | None
     inputs = assemble.inputs(config)
     recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
     if config.lora.scope != "none":
-        restore(recognizer, folder, checkpoint)
+        recognizer.restore(folder.checkpoint(checkpoint))
     return SignRecognizer(recognizer, config, machine)
-
-
-def restore(recognizer: Recognizer, folder: RunFolder, checkpoint: str) -> dict[str, float]:
-    """Put a checkpoint's adapter into the recognizer; returns the validation metrics it was saved with.
-
-    Raises:
-        UserError: it is not there, or of another network.
-    """
-    content = torch.load(folder.checkpoint(checkpoint), map_location="cpu", weights_only=True)
-    recognizer.check_checkpoint(content)
-    recognizer.load_state_dict(content["state_dict"], strict=False)
-    return content["metrics"]
 
 
 def log_probabilities(
     recognizer: Recognizer, loader: DataLoader, machine: Machine, title: str | None
 ) -> LogProbability:
-    """Rank every clip of `loader`: float32 (n, K), in the loader's order. `title` heads a progress bar, None hides it."""
+    """Rank every clip of `loader`: float32 (n, K), in the loader's order; `title` heads a progress bar."""
     recognizer.to(machine.device).eval()
     rows = []
     with torch.autocast(machine.device, machine.dtype, enabled=machine.precision != "32-true"):
@@ -104,22 +91,25 @@ class SignRecognizer:
         path = Path(clip).expanduser().absolute()
         known = _prepared_clip(path)
         if known is not None:
-            rows = self._rank([known], path.parents[1])
+            rows = self._rank([dataclasses.replace(known, gloss=self.vocabulary[0])], path.parents[1])
         else:
             with tempfile.TemporaryDirectory() as folder:
                 rows = self._rank([_prepare(path, Path(folder), self.vocabulary[0])], Path(folder))
         return [(row["gloss"], row["probability"]) for row in ranking(self.vocabulary, rows[0])[:top]]
 
-    def rank_clips(self, clips: Sequence[Clip], title: str | None = None) -> LogProbability:
-        """Log-probabilities of every gloss for clips of the run's own data set: float32 (n, K)."""
-        return self._rank(clips, assemble.prepared(self._config), title)
+    def rank_clips(self, clips: Sequence[Clip], title: str) -> LogProbability:
+        """Log-probabilities of every gloss for clips of the run's own data set: float32 (n, K).
 
-    def _rank(self, clips: Sequence[Clip], folder: Path, title: str | None = None) -> LogProbability:
-        data = self._data(folder)
-        return log_probabilities(self._recognizer, data.ranking_dataloader(clips), self._machine, title)
+        Args:
+            clips: n rows of its manifest.
+            title: heads the progress bar.
+        """
+        return self._rank(clips, assemble.prepared(self._config), self._machine.workers, title)
 
-    def _data(self, folder: Path) -> ClipData:
-        return assemble.data(self._config, folder, {}, self.vocabulary, self._machine, self._recognizer.inputs)
+    def _rank(self, clips: Sequence[Clip], folder: Path, workers: int = 0, title: str | None = None) -> LogProbability:
+        machine = dataclasses.replace(self._machine, workers=workers)
+        data = assemble.data(self._config, folder, {}, self.vocabulary, machine, self._recognizer.inputs)
+        return log_probabilities(self._recognizer, data.ranking_dataloader(clips), machine, title)
 
 
 def _prepared_clip(path: Path) -> Clip | None:

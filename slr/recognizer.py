@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import lightning as L
@@ -22,14 +23,6 @@ from slr.model import lora, vlm
 from slr.model.inputs import Inputs
 from slr.model.ranking import rank
 from slr.model.trie import build_trie
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """The ranking of a batch: clip ids and float32 (B, K) log-probabilities on the CPU."""
-
-    clips: list[str]
-    log_probability: Tensor
 
 
 class Recognizer(L.LightningModule):
@@ -137,10 +130,10 @@ class Recognizer(L.LightningModule):
     def _show(self, batch: Batch) -> None:
         """Put the batch into TensorBoard as the model gets it: frames, prompt and the labels that count."""
         captions = []
-        for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
-            asked = self.inputs.decode([token for token in tokens.tolist() if token != self.inputs.image_token_id])
-            told = self.inputs.decode([label for label in labels.tolist() if label != IGNORED])
-            captions.append(f"labels: {told!r}   prompt: {asked!r}")
+        for tokens, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+            asked = tokens[(mask == 1) & (labels == IGNORED) & (tokens != self.inputs.image_token_id)]
+            told = labels[labels != IGNORED]
+            captions.append(f"{self.inputs.decode(told.tolist())}   after   {self.inputs.decode(asked.tolist())}")
         if isinstance(self.logger, TensorBoardLogger):
             self.logger.experiment.add_image("train/batch", draw_batch(batch["frames"], captions))
 
@@ -148,12 +141,12 @@ class Recognizer(L.LightningModule):
         """Census, then clip. Gradients are unscaled here in 16-bit too."""
         trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(trained, self.clip_norm)
-        if any(self.pending_census.values()) and self._is_sound(norm):
+        if not norm.isfinite() and self.trainer.precision == "16-mixed":
+            return  # the scaler begins too high on purpose: its first steps overflow, are skipped, and say nothing
+        if any(self.pending_census.values()):
             self._take_census()
-
-    def _is_sound(self, norm: Tensor) -> bool:
-        """A 16-bit scaler begins too high on purpose: its first steps overflow, are skipped, and say nothing."""
-        return bool(norm.isfinite()) or self.trainer.precision != "16-mixed"
+        if not norm.isfinite():
+            raise UserError("the gradient is not finite; lower optimizer.lr, or use hardware.precision=32-true")
 
     def _take_census(self) -> None:
         """lora_A gets a gradient only once lora_B, zero at first, has moved."""
@@ -175,15 +168,14 @@ class Recognizer(L.LightningModule):
         self.val_loss.update(-own / self.answer_lengths.to(own.device)[batch["gloss"]])
 
     def on_validation_epoch_end(self) -> None:
-        """Log every metric, and the loss: the mean over clips of the mean over the answer's tokens, unsmoothed."""
-        values = self.metrics.compute() | {"loss": self.val_loss.compute()}
-        self.log_dict({f"val/{name}": value.to(self.device) for name, value in values.items()})
+        """Log every metric, top-1's interval, and the loss: the mean over clips of that over the answer's tokens."""
+        figures = self.metrics.compute()
+        values = {name: figure.value for name, figure in figures.items()}
+        values |= {"top1_low": figures["top1"].low, "top1_high": figures["top1"].high, "n": figures["top1"].n}
+        self.log_dict({f"val/{name}": value for name, value in values.items()})
+        self.log("val/loss", self.val_loss.compute())
         self.metrics.reset()
         self.val_loss.reset()
-
-    def predict_step(self, batch: Batch, index: int) -> Ranked:
-        """Rank a batch."""
-        return Ranked(batch["clip"], self.rank(batch).cpu())
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's type is a union of eleven
         """AdamW over the adapter; the schedule steps with the optimiser."""
@@ -197,25 +189,29 @@ class Recognizer(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was trained, and what it was trained to name."""
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["state_dict"] = {f"network.{k}": v for k, v in lora.adapter_state(self.network).items()}
         checkpoint["vocabulary"] = self.vocabulary
         logged = self.trainer.callback_metrics
         checkpoint["metrics"] = {k.removeprefix("val/"): float(v) for k, v in logged.items() if k.startswith("val/")}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another run's checkpoint."""
-        self.check_checkpoint(checkpoint)
-
-    def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other layers or another vocabulary.
+    def restore(self, path: Path) -> dict[str, float]:
+        """Put a checkpoint's adapter in place; returns the validation metrics that it was saved with.
 
         Raises:
-            UserError: it does not fit this model.
+            UserError: the file is no checkpoint of slr, or one of other layers or another vocabulary.
         """
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        if set(checkpoint["state_dict"]) != trained or checkpoint["vocabulary"] != self.vocabulary:
-            raise UserError("the checkpoint was trained on other layers or another vocabulary; use the run's own")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            adapter = {name.removeprefix("network."): tensor for name, tensor in content["state_dict"].items()}
+            vocabulary, metrics = content["vocabulary"], content["metrics"]
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
+            raise UserError(
+                f"expected a checkpoint of slr at {path}, found another file ({error!r}); use best, last or another"
+            ) from error
+        if vocabulary != self.vocabulary:
+            raise UserError(f"expected a checkpoint of the same glosses at {path}, found others; use the run's own")
+        lora.load_adapter_state(self.network, adapter)
+        return metrics
 
 
 def schedule(step: int, warmup: int, steps: int) -> float:

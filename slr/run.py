@@ -13,7 +13,8 @@ from slr import schema
 from slr.errors import UserError
 from slr.files import write_whole
 
-PACKAGES = ("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core", "av", "decord", "numpy")
+PACKAGES = ("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core", "av", "numpy")
+READERS = ("decord", "decord2")  # one of them is there
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
         raise UserError(f"{path}: expected JSON, found something else ({error})") from error
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON so that the file is whole or not there; its folder is made."""
-    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+def write_json(path: Path, value: object, indent: int | None = 1) -> None:
+    """Write JSON so that the file is whole or not there; its folder is made. `indent=None` is for what nobody reads."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
 
@@ -117,7 +118,9 @@ def provenance(config: schema.Config, clips: Sequence[str], split: str) -> dict[
         split: the split's own hash.
     """
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in PACKAGES}
+        | {name: version for name in READERS if (version := _version(name))},
         "hashes": {
             "code": _code(),
             "config": digest(schema.to_plain(config)),
@@ -136,5 +139,5 @@ def _version(package: str) -> str | None:
 
 def _code() -> str:
     package = Path(__file__).parent
-    files = sorted(package.rglob("*.py"))
-    return digest([[str(file.relative_to(package)), file.read_text(encoding="utf-8")] for file in files])
+    files = sorted([*package.rglob("*.py"), *package.parent.glob("*.py")])  # with the entry points, where they are
+    return digest([[str(file.relative_to(package.parent)), file.read_text(encoding="utf-8")] for file in files])

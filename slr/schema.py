@@ -7,6 +7,7 @@ with one line that names the key, the value and what is allowed.
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -30,6 +31,12 @@ def between(key: str, value: float, low: float, high: float) -> None:
     """Refuse `value` outside [low, high)."""
     if not low <= value < high:
         raise UserError(f"{key}={value}: expected at least {low} and less than {high}")
+
+
+def folder_name(key: str, value: str) -> None:
+    """Refuse a name that is no plain folder's."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", value):
+        raise UserError(f"{key}={value}: expected a folder name of letters, digits, '.', '_' and '-'")
 
 
 def one_of(key: str, value: object, allowed: Sequence[object]) -> None:
@@ -61,16 +68,38 @@ class Hardware:
 
 @dataclass
 class Wlasl:
-    """`dataset=wlasl`: the WLASL index and a folder of `<video_id>.mp4`, already cut."""
+    """`dataset=wlasl`: WLASL, from a folder of `<video_id>.mp4` or from the network."""
 
     name: str
-    index: Path_ | None
+    index: Path_ | None  # or an address; null: where WLASL's authors publish it
+    index_hash: str | None  # SHA-256 or git blob SHA-1; null: an index from the network must be v0.3 as published
     clips: Path_ | None
+    subset: str  # its first 100, 300, 1000 or 2000 glosses, or those of the core glossary
+    local: str  # cut: files of `clips` hold one sign each; source: the index's ranges are still to be cut out
+    crop: float | None  # keep the signer's box, with this margin on each side as a share of the box
+    fetch: bool | None  # ask the network for what `clips` lacks; null: only where there is no `clips`
+    per_host: int  # requests to one host at a time
+    pause: float  # seconds between two requests to one host
+    largest: int  # MiB of one download
+    private_addresses: bool  # fetch from inside one's own network too
+
+    def __post_init__(self) -> None:
+        """Check the name and the ranges."""
+        one_of("dataset.name", self.name, ("wlasl",))
+        one_of("dataset.subset", self.subset, ("100", "300", "1000", "2000", "core"))
+        one_of("dataset.local", self.local, ("cut", "source"))
+        if self.crop is not None:
+            between("dataset.crop", self.crop, 0, 2)
+        at_least("dataset.per_host", self.per_host, 1)
+        at_least("dataset.pause", self.pause, 0)
+        at_least("dataset.largest", self.largest, 1)
+        if self.index_hash is not None and not re.fullmatch("[0-9a-fA-F]{40}([0-9a-fA-F]{24})?", self.index_hash):
+            raise UserError(f"dataset.index_hash={self.index_hash}: expected a SHA-256 or a git blob SHA-1")
 
     @property
     def place(self) -> str:
-        """Where its prepared clips lie, relative to `data`."""
-        return "wlasl"
+        """Where its prepared clips lie, relative to `data`: a folder of its own for each subset."""
+        return f"wlasl/{self.subset}"
 
 
 @dataclass
@@ -80,6 +109,10 @@ class Folder:
     name: str
     clips: Path_
     labels: Path_
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        one_of("dataset.name", self.name, ("folder",))
 
     @property
     def place(self) -> str:
@@ -99,11 +132,12 @@ class Synthetic:
     seed: int
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the name and the ranges."""
+        one_of("dataset.name", self.name, ("synthetic",))
         at_least("dataset.signs", self.signs, 2)
         at_least("dataset.signers", self.signers, 1)
         at_least("dataset.takes", self.takes, 1)
-        between("dataset.size", self.size, 64, 641)
+        between("dataset.size", self.size, 64, 513)
         at_least("dataset.seed", self.seed, 0)
 
     @property
@@ -150,6 +184,7 @@ class Model:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        folder_name("model.name", self.name)
         one_of("model.weights", self.weights, ("pretrained", "random"))
         one_of("model.quantization", self.quantization, ("auto", "nf4", "none"))
         if not self.prompt.strip():
@@ -268,7 +303,7 @@ class Config:
     seed: int
     outputs: Path_
     data: Path_
-    sweep: str
+    sweep: str  # the folder of a sweep's runs
     frames: int
     sampling: str
     jitter: Jitter
@@ -288,16 +323,17 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        at_least("seed", self.seed, 0)
+        between("seed", self.seed, 0, 2**32)
         at_least("frames", self.frames, 1)
         one_of("sampling", self.sampling, ("uniform", "segment"))
         at_least("batch", self.batch, 1)
         at_least("epochs", self.epochs, 1)
-        if not self.sweep or not set(self.sweep) <= FOLDER_CHARACTERS:
-            raise UserError(f"sweep={self.sweep}: expected a folder name of letters, digits, '.', '_' and '-'")
+        folder_name("sweep", self.sweep)
+        for key in ("outputs", "data"):
+            if not getattr(self, key):
+                raise UserError(f"{key} is empty: expected a folder")
 
 
-FOLDER_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 Dataset = Wlasl | Folder | Synthetic
 DATASETS: dict[str, type] = {"wlasl": Wlasl, "folder": Folder, "synthetic": Synthetic}
 
@@ -332,7 +368,7 @@ def from_plain(plain: dict[str, Any], source: Path) -> Config:
     try:
         dataset = DATASETS[plain["dataset"]["name"]]
         return _build(Config, plain, {"dataset": dataset})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{source} is not the configuration of a run of this version of slr: {error}") from error
 
 

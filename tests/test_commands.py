@@ -65,6 +65,7 @@ def test_mistakes_in_settings(words, says, tmp_path):
 
 
 def test_cuda_that_is_not_there(tmp_path):
+    started = time.monotonic()
     result = run(
         "train.py",
         "experiment=demo",
@@ -76,6 +77,7 @@ def test_cuda_that_is_not_there(tmp_path):
     assert is_one_line(result), result.stderr
     assert "hardware=cpu" in result.stderr
     assert list(tmp_path.iterdir()) == []
+    assert time.monotonic() - started < 30  # 5 s alone; workers share two cores
 
 
 def test_labels_that_name_a_missing_video(labels, tmp_path):
@@ -91,12 +93,55 @@ def test_labels_of_one_gloss(labels, tmp_path):
     words = labels([{"file": "a.mp4", "gloss": "a"}, {"file": "b.mp4", "gloss": "a"}])
     result = run("train.py", *words, f"outputs={tmp_path}/out", f"data={tmp_path}/data")
     assert is_one_line(result), result.stderr
+    assert "at least two glosses" in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_split_without_a_test_clip(tmp_path):
+    words = ["experiment=demo", "dataset.signs=2", "dataset.signers=2"]
+    result = run("train.py", *words, f"outputs={tmp_path}/out", f"data={tmp_path}/data")
+    assert result.returncode == 2
+    last = result.stderr.replace("\r", "\n").splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "split=signer leaves" in last or "split.coverage" in last
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("words", [[f"run={ROOT}/conf"], ["run=/nowhere"], ["rum=x"], [], ["run=x", "part=some"]])
-def test_evaluate_refuses_what_is_no_run(words):
-    assert is_one_line(run("evaluate.py", *words))
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([f"run={ROOT}/conf"], "expected the folder of a run"),
+        (["run=/nowhere"], "expected the folder of a run"),
+        (["rum=x"], "did you mean run?"),
+        ([], "run is not given"),
+        (["run=x", "part=some"], "part=some: expected train, val, test or all"),
+        (["run=x", "limit=0"], "limit=0: expected a whole number"),
+        (["run=x", "device=gpu"], "device=gpu: expected cpu or cuda"),
+    ],
+)
+def test_evaluate_refuses_what_cannot_be(words, says):
+    result = run("evaluate.py", *words)
+    assert is_one_line(result), result.stderr
+    assert says in result.stderr
+
+
+def test_a_special_token_in_the_prompt_is_refused_before_there_is_a_folder(tmp_path):
+    small = ["experiment=demo", "dataset.signs=2", "dataset.signers=8", "split.coverage=0"]
+    words = [*small, "model.prompt='<img> what?'", f"outputs={tmp_path}/out", f"data={tmp_path}/data"]
+    result = run("train.py", *words)
+    assert result.returncode == 2
+    last = result.stderr.replace("\r", "\n").splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "<img>" in last
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("word", ["-r", "--experimental-rerun", "--config-name=x"])
+def test_dashes_that_would_start_an_unchecked_job_are_refused(word, tmp_path):
+    result = run("train.py", word, "frames=0", f"outputs={tmp_path}/out")
+    assert is_one_line(result), result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wlasl_that_is_not_prepared(tmp_path):
@@ -108,10 +153,11 @@ def test_wlasl_that_is_not_prepared(tmp_path):
 
 
 def test_weights_that_are_nowhere(tmp_path):
-    """As without a network: every address is refused at once or never answers."""
+    """As without a network: every address is refused."""
     started = time.monotonic()
     offline = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*"}
-    result = run("train.py", f"outputs={tmp_path}/out", f"data={tmp_path}/data", environment=offline)
+    words = ["experiment=demo", "model=internvl3_5_2b"]
+    result = run("train.py", *words, f"outputs={tmp_path}/out", f"data={tmp_path}/data", environment=offline)
     assert is_one_line(result), result.stderr
     assert "model=tiny" in result.stderr
     assert "model.checkpoint=" in result.stderr

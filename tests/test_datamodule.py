@@ -63,6 +63,7 @@ def make(folder, workers=0, jitter=STILL, batch=3, sampling="segment", seed=0, p
         batch=batch,
         ranking_batch=3,
         workers=workers,
+        pin_memory=False,
         seed=seed,
     )
 
@@ -92,6 +93,19 @@ def test_an_epoch_has_every_clip_once_in_a_new_order_each_time(folder):
     assert all(Counter(order) == Counter(map(str, range(7))) for order in orders)
     assert len(set(map(tuple, orders))) > 1
     assert orders[2] == [name for batch in epoch(make(folder), 2) for name in batch["clip"]]
+
+
+def test_loading_leaves_the_global_generator_alone(folder):
+    """Dropout draws from it: it must not depend on how many workers there are."""
+    states = []
+    for workers in (0, 1):
+        torch.manual_seed(0)
+        loader = make(folder, workers).train_dataloader()
+        for number in range(2):
+            loader.batch_sampler.set_epoch(number)
+            list(loader)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import label_ranking_average_precision_score, recall_score, top_k_accuracy_score
 
+from slr.errors import UserError
 from slr.metrics import METRICS, RankingMetrics, chance, figures, place_of_truth
 
 
@@ -45,10 +46,11 @@ def test_the_torchmetric_over_batches_equals_all_at_once(ranked):
     for rows in torch.arange(200).split(33):
         metric.update(scores[rows], glosses[rows])
     whole = METRICS_OF(scores, glosses)
-    assert {name: float(value) for name, value in metric.compute().items()} == pytest.approx(whole)
+    assert {name: figure.value for name, figure in metric.compute().items()} == pytest.approx(whole)
+    assert {figure.n for figure in metric.compute().values()} == {200}
     metric.reset()
     metric.update(scores[:3], glosses[:3])
-    assert float(metric.compute()["top1"]) == pytest.approx(METRICS_OF(scores[:3], glosses[:3])["top1"])
+    assert metric.compute()["top1"].value == pytest.approx(METRICS_OF(scores[:3], glosses[:3])["top1"])
 
 
 def test_equal_scores_rank_as_a_stable_sort_does():
@@ -90,3 +92,11 @@ def test_chance_is_what_guessing_gives():
 def test_no_clip_is_refused():
     with pytest.raises(ValueError, match="found none"):
         figures(np.array([], dtype=int), np.array([], dtype=int))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_model_that_computes_nonsense_does_not_win(bad):
+    scores = torch.zeros(2, 3)
+    scores[1, 2] = bad
+    with pytest.raises(UserError, match="not finite"):
+        place_of_truth(scores, torch.tensor([0, 2]))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slr.data.manifest import read_manifest
@@ -97,9 +98,18 @@ def test_evaluate_limits_and_other_checkpoints(demo, workplace):
     run, _ = demo
     copy = workplace / "limited"
     shutil.copytree(run, copy)
-    command("evaluate.py", f"run={copy}", "part=val", "limit=5", f"checkpoint={copy / 'checkpoints' / 'last.ckpt'}")
-    found = summary(copy)
-    assert (found["n"], found["part"]) == (5, "val")
+    last = copy / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    content["state_dict"] = {name: 0 * tensor for name, tensor in content["state_dict"].items()}
+    torch.save(content, copy / "zeroed.ckpt")
+    rankings = []
+    for checkpoint in ("best", copy / "zeroed.ckpt"):
+        command("evaluate.py", f"run={copy}", "part=val", "limit=5", f"checkpoint={checkpoint}")
+        results = read_json(copy / "evaluation" / "evaluation_results.json")
+        about = results["summary"]
+        assert (about["n"], about["part"], about["checkpoint"]) == (5, "val", str(checkpoint))
+        rankings.append(results["predictions"])
+    assert rankings[0] != rankings[1]
 
 
 def test_load_ranks_a_clip_as_the_evaluation_did(demo, workplace):
@@ -120,8 +130,6 @@ def test_load_ranks_a_clip_as_the_evaluation_did(demo, workplace):
 
 
 def test_the_run_folder_holds_what_is_needed_and_not_the_base(demo):
-    import torch
-
     run, _ = demo
     for name in ("config.json", "split.json", "vocabulary.json", "result.json", ".hydra/overrides.yaml"):
         assert (run / name).is_file()
@@ -136,7 +144,6 @@ def test_the_run_folder_holds_what_is_needed_and_not_the_base(demo):
 
 
 def test_anybody_can_load_the_adapter(demo):
-    import torch
     from peft import PeftModel
 
     from slr.model import vlm

@@ -125,6 +125,7 @@ class ClipData(L.LightningDataModule):
         batch: clips per training batch, which is one optimiser step.
         ranking_batch: clips ranked at once.
         workers: processes that decode; 0 decodes in this one.
+        pin_memory: whether batches go to a GPU.
         seed: of order and augmentation.
     """
 
@@ -141,6 +142,7 @@ class ClipData(L.LightningDataModule):
         batch: int,
         ranking_batch: int,
         workers: int,
+        pin_memory: bool,
         seed: int,
     ) -> None:
         super().__init__()
@@ -149,6 +151,7 @@ class ClipData(L.LightningDataModule):
         self.batch = batch
         self.ranking_batch = ranking_batch
         self.workers = workers
+        self.pin_memory = pin_memory
         self.seed = seed
         self._dataset = partial(
             ClipDataset, folder=folder, vocabulary=vocabulary, inputs=inputs, prompt=prompt, frames=frames, seed=seed
@@ -189,5 +192,8 @@ class ClipData(L.LightningDataModule):
             num_workers=self.workers,
             collate_fn=Collate(collate, self.inputs.pad_id),
             persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pin_memory,
+            # Without its own, it takes from torch's generator, once or every epoch depending on the workers, and the
+            # adapter's dropout would differ.
+            generator=torch.Generator(),
         )

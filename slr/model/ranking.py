@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from slr.model.trie import Trie
 from slr.model.vlm import bare, embed, positions
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from slr.model.vlm import Model
 
 LOGIT_BYTES = 256 * 2**20
+WORDS_AT_ONCE = 2**14  # whose weights are made float32 together
 
 
 def rank(
@@ -110,7 +112,7 @@ def _edge_log_probabilities(model: "Model", hidden: Tensor, trie: Trie, logit_by
     rows = max(1, logit_bytes // (4 * len(hidden) * head.out_features))
     found = []
     for first in range(0, hidden.shape[1], rows):
-        logits = head(hidden[:, first : first + rows]).float()
+        logits = _logits(head, hidden[:, first : first + rows])
         # Edges are in row order, so those of a chunk are neighbours.
         start, stop = trie.edge_row.searchsorted([first, first + rows])
         row, token = (
@@ -118,3 +120,10 @@ def _edge_log_probabilities(model: "Model", hidden: Tensor, trie: Trie, logit_by
         )
         found.append(logits[:, row, token] - logits.logsumexp(-1)[:, row])
     return torch.cat(found, dim=1)
+
+
+def _logits(head: Any, states: Tensor) -> Tensor:  # noqa: ANN401
+    """Hidden states (B, R, D) -> float32 (B, R, W), also under autocast: bf16 has steps of an eighth at 16, and ties."""
+    with torch.autocast(states.device.type, enabled=False):
+        parts = [functional.linear(states.float(), weight.float()) for weight in head.weight.split(WORDS_AT_ONCE)]
+    return torch.cat(parts, dim=-1)

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from slr.data.manifest import Clip
-from slr.metrics import METRICS, Figure, chance, figures
+from slr.metrics import METRICS, Figure, RankingMetrics, chance
 
 TITLES = {
     "top1": "top-1",
@@ -33,15 +34,14 @@ def evaluation(
         `summary`: each metric, `<metric>_interval`, n, chance, mean mass. `predictions`: whole rankings, best first.
     """
     position = {gloss: number for number, gloss in enumerate(vocabulary)}
-    glosses = np.array([position[clip.gloss] for clip in clips])
-    order = np.argsort(-log_probability, axis=1, kind="stable")  # (n, K) glosses, best first
-    ranks = 1 + (order == glosses[:, None]).argmax(axis=1)
-    measured = figures(ranks, glosses)
+    glosses = [position[clip.gloss] for clip in clips]
+    metrics = RankingMetrics()
+    metrics.update(torch.from_numpy(log_probability), torch.tensor(glosses))
     summary: dict[str, Any] = dict(about) | {"n": len(clips), "glosses": len(vocabulary)}
-    for name, figure in measured.items():
+    for name, figure in metrics.compute().items():
         summary[name] = figure.value
         summary[f"{name}_interval"] = [figure.low, figure.high]
-    summary["glosses_with_clips"] = len(set(glosses.tolist()))
+    summary["glosses_with_clips"] = len(set(glosses))
     summary["signers"] = len({clip.signer for clip in clips if clip.signer is not None})
     summary["chance"] = chance(len(vocabulary))
     summary["mass"] = float(np.exp(log_probability.astype(np.float64)).sum(axis=1).mean())

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from slr.errors import UserError
+from slr.hardware import Machine, decide, pick, require
+
+WORDS = {"precision": "auto", "tf32": False, "four_bit": True, "workers": 64, "frames_at_once": 16}
+
+
+def on_cpu(**changes) -> Machine:
+    return decide("cpu", **(WORDS | {"quantization": "auto"} | changes))
+
+
+def test_the_cpu_computes_in_32_bits_and_says_what_was_chosen():
+    machine = on_cpu()
+    assert (machine.precision, machine.dtype, machine.quantization) == ("32-true", torch.float32, "nf4")
+    assert machine.workers <= 64
+    assert "quantisation auto is nf4 because cpu can do it" in machine.describe()
+    assert "\n" not in machine.describe()
+
+
+def test_four_bits_where_there_are_none():
+    assert on_cpu(four_bit=False).quantization == "none"
+    assert "cannot" in on_cpu(four_bit=False).describe()
+    with pytest.raises(UserError, match="cannot do 4-bit"):
+        on_cpu(four_bit=False, quantization="nf4")
+
+
+def test_fp16_on_the_cpu_is_refused_and_bf16_is_not():
+    with pytest.raises(UserError, match="no 16-bit training"):
+        on_cpu(precision="16-mixed")
+    assert on_cpu(precision="bf16-mixed").dtype == torch.bfloat16
+
+
+def test_tf32_is_set_both_ways():
+    before = torch.get_float32_matmul_precision()
+    for tf32, word in ((True, "high"), (False, "highest")):
+        on_cpu(tf32=tf32)
+        assert torch.get_float32_matmul_precision() == word
+        assert torch.backends.cudnn.allow_tf32 is tf32
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("batch", "frames", "expected"), [(16, 8, 2), (16, 1, 16), (16, 4, 4), (16, 32, 1), (1, 1, 1), (3, 2, 3)]
+)
+def test_micro_batches_fit(batch, frames, expected):
+    assert on_cpu().micro_batch(batch, frames) == expected
+
+
+def test_devices_that_are_not_here_are_refused():
+    require("cpu")
+    for device in ("gpu", "mps", ""):
+        with pytest.raises(UserError, match="expected the device cpu or cuda"):
+            require(device)
+    if not torch.cuda.is_available():
+        assert pick() == "cpu"
+        with pytest.raises(UserError, match="found none"):
+            require("cuda")
