@@ -1,20 +1,29 @@
 """Turn clips as they come into verified clips and a manifest: `python prepare_data.py dataset=synthetic`."""
 
+from __future__ import annotations
+
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slr import commandline, schema
 from slr.errors import UserError, explained
 
+if TYPE_CHECKING:
+    from slr.prepare.wlasl import Wish
+
 USAGE = """python prepare_data.py dataset=synthetic                                         drawn signers
 python prepare_data.py dataset=folder dataset.clips=FOLDER dataset.labels=FILE   your own clips
+python prepare_data.py dataset=wlasl dataset.subset=100                          WLASL, whatever can still be fetched
 python prepare_data.py dataset=wlasl dataset.index=FILE dataset.clips=FOLDER     WLASL's index and <video_id>.mp4
+stages=[fetch,cut] runs some of WLASL's: index, select, fetch, cut, verify, manifest, report
 data=FOLDER puts the prepared clips elsewhere than data/; python train.py --help lists the other keys."""
 
 
-def prepare(dataset: schema.Dataset, data: Path) -> Path:
-    """Prepare a data set unless it is prepared already; returns its manifest.
+def prepare(dataset: schema.Dataset, data: Path, stages: Sequence[str] | None = None) -> Path:
+    """Prepare a data set unless it is prepared already, or run some stages of it; returns its manifest.
 
     Raises:
         UserError: what it is to be made from is not there or makes no data set.
@@ -32,22 +41,67 @@ def prepare(dataset: schema.Dataset, data: Path) -> Path:
 
             return prepare_folder(Path(dataset.clips), Path(dataset.labels), out, workers)
         case schema.Wlasl():
-            from slr.prepare.wlasl import prepare_wlasl
+            from slr.prepare.wlasl import STAGES, prepare_wlasl
 
-            if dataset.index is None or dataset.clips is None:
-                raise UserError("dataset=wlasl needs dataset.index=WLASL_v0.3.json and dataset.clips=FOLDER_OF_MP4")
-            return prepare_wlasl(Path(dataset.index), Path(dataset.clips), out, workers)
+            return prepare_wlasl(_wish(dataset), data / "wlasl" / "downloads", out, workers, stages or STAGES)
+
+
+def _wish(dataset: schema.Wlasl) -> Wish:
+    from slr.prepare.download import Manners
+    from slr.prepare.wlasl import Wish
+
+    return Wish(
+        index=dataset.index,
+        index_hash=dataset.index_hash,
+        clips=Path(dataset.clips) if dataset.clips else None,
+        subset=dataset.subset,
+        local=dataset.local,
+        crop=dataset.crop,
+        fetch=dataset.fetch,
+        manners=Manners(
+            pause=dataset.pause,
+            per_host=dataset.per_host,
+            largest=dataset.largest * 1024**2,
+            allow_private=dataset.private_addresses,
+        ),
+    )
+
+
+def split_stages(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """The arguments without `stages=[…]`, and the stages it names, in their order; None where it is not there.
+
+    Raises:
+        UserError: there is no such stage.
+
+    >>> split_stages(["dataset=wlasl", "stages=[select, index]"])
+    (['dataset=wlasl'], ['index', 'select'])
+    """
+    others = [word for word in arguments if not word.startswith("stages=")]
+    typed = [word.partition("=")[2].strip("[]") for word in arguments if word.startswith("stages=")]
+    if not typed:
+        return others, None
+    from slr.prepare.wlasl import STAGES
+
+    names = [name.strip() for name in typed[-1].split(",")]
+    wrong = [name for name in names if name not in STAGES]
+    if wrong:
+        raise UserError(f"stages: expected some of {', '.join(STAGES)}, found {wrong[0]!r}")
+    return others, [stage for stage in STAGES if stage in names]
 
 
 def main() -> None:
     """Prepare what the command line names, and say where it lies."""
     commandline.register()
-    arguments = commandline.quote_paths(sys.argv[1:])
+    words, stages = split_stages(sys.argv[1:])
+    arguments = commandline.quote_paths(words)
     if commandline.asks_only(arguments):
         print(USAGE)
         return
     for config in commandline.configurations(arguments):
-        print(f"prepared: {prepare(config.dataset, Path(config.data))}")
+        if stages and config.dataset.name != "wlasl":
+            raise UserError(f"stages=: expected dataset=wlasl, found {config.dataset.name}, which is made in one go")
+        manifest = prepare(config.dataset, Path(config.data), stages)
+        print(f"prepared: {manifest}" if not stages or "manifest" in stages else f"done: {', '.join(stages)}")
 
 
 if __name__ == "__main__":

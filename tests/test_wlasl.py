@@ -1,46 +1,207 @@
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from slr.data.manifest import read_manifest
+from slr.data.manifest import read_manifest, read_rejected
 from slr.errors import UserError
-from slr.prepare.wlasl import prepare_wlasl, read_index
+from slr.prepare.encode import write_clip
+from slr.prepare.verify import checked
+from slr.prepare.wlasl import STAGES, Wish, prepare_wlasl
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_real_index_has_its_known_counts(shared, tmp_path):
-    records = read_index(shared / "wlasl" / "index" / "WLASL_v0.3.json", tmp_path)
-    assert len(records) == 21_083
-    assert len({record.id for record in records}) == 21_083
-    assert len({record.gloss for record in records}) == 2_000
-    assert len({record.signer for record in records}) == 119
-    parts = [record.official_part for record in records]
-    assert [parts.count(part) for part in ("train", "val", "test")] == [14_289, 3_916, 2_878]
+def picture(number, size=(48, 64)):
+    """Grey that tells its number."""
+    return np.full((*size, 3), 20 + 5 * number, np.uint8)
 
 
-def test_clips_that_are_here_are_prepared_and_the_rest_is_counted(shared, tmp_path, capsys):
-    listed = json.loads((shared / "wlasl" / "clips.json").read_text())
-    names = sorted(listed)[:4]
+def instance(name, address=None, part="train", **changes):
+    row = {"video_id": name, "split": part, "bbox": [8, 8, 40, 48], "frame_start": 1, "frame_end": -1}
+    return row | {"url": address or f"http://a.example/{name}.mp4", "source": "a", "signer_id": 3} | changes
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A folder of six videos, forty pictures each, and what is needed to prepare an index of them."""
     (tmp_path / "videos").mkdir()
-    for name in names:
-        shutil.copy(shared / "wlasl" / "clips" / f"{name}.mp4", tmp_path / "videos")
-    index = shared / "wlasl" / "index" / "WLASL_v0.3.json"
-    clips = read_manifest(prepare_wlasl(index, tmp_path / "videos", tmp_path / "out", workers=2))
-    found = {clip.id: (clip.gloss, clip.signer, clip.official_part) for clip in clips}
-    assert found == {n: (listed[n]["gloss"], str(listed[n]["signer_id"]), listed[n]["split"]) for n in names}
-    assert "4 of 21083 listed clips" in capsys.readouterr().err
+    for name in "123456":
+        frames = [picture(number) + int(name) for number in range(40)]
+        write_clip(tmp_path / "videos" / f"{name}.mp4", frames)
+    return tmp_path
 
 
-def test_refusals(tmp_path):
-    index = tmp_path / "index.json"
-    with pytest.raises(UserError, match=r"expected WLASL_v0.3.json"):
-        prepare_wlasl(index, tmp_path, tmp_path / "out", 1)
-    index.write_text('{"a": 1}')
-    with pytest.raises(UserError, match="no index that can be read"):
-        prepare_wlasl(index, tmp_path, tmp_path / "out", 1)
-    index.write_text('[{"gloss": "a", "instances": [{"video_id": "1", "signer_id": 1, "split": "val"}]}]')
-    with pytest.raises(UserError, match="none of the 1"):
-        prepare_wlasl(index, tmp_path, tmp_path / "out", 1)
+def prepare(world, rows, stages=STAGES, **wish):
+    glosses = {}
+    for gloss, row in rows:
+        glosses.setdefault(gloss, []).append(row)
+    index = world / "index.json"
+    index.write_text(json.dumps([{"gloss": gloss, "instances": group} for gloss, group in glosses.items()]))
+    wish = Wish(**{"index": str(index), "clips": world / "videos", **wish})
+    return prepare_wlasl(wish, world / "downloads", world / "out", 1, stages)
+
+
+def rejections(world):
+    return {row.id: row.reason for row in read_rejected(world / "out" / "rejected.jsonl")}
+
+
+def test_the_kaggle_layout_is_taken_as_cut(world, capsys):
+    rows = [("x", instance("1", frame_start=5, frame_end=30)), ("y", instance("2", part="val")), ("y", instance("9"))]
+    clips = read_manifest(prepare(world, rows))
+    assert [(clip.id, clip.gloss, clip.frames, clip.official_part) for clip in clips] == [
+        ("1", "x", 40, "train"),
+        ("2", "y", 40, "val"),
+    ]
+    assert clips[0].segment == "http://a.example/1.mp4#5-30"
+    assert rejections(world) == {"9": "missing"}
+    said = capsys.readouterr()
+    assert "2 of 3 listed clips are in" in said.err
+    assert "3 instances: train 2 / val 1 / test 0" in said.out
+    assert "1 of 2 glosses without a train clip: y" in said.out
+
+
+def test_ranges_are_cut_from_recordings(world):
+    ranges = {"1": (5, 30), "2": (33, 42), "3": (41, 60), "4": (20, -1), "5": (36, -1), "6": (30, 60)}
+    rows = [("xy"[int(name) % 2], instance(name, frame_start=a, frame_end=b)) for name, (a, b) in ranges.items()]
+    clips = {clip.id: clip for clip in read_manifest(prepare(world, rows, local="source"))}
+    # 33 to 42 lacks two pictures of ten and is kept; 30 to 60 lacks most; 36 to 40 are too few.
+    assert {name: clip.frames for name, clip in clips.items()} == {"1": 26, "2": 8, "4": 21}
+    assert rejections(world) == {"3": "range_past_end", "5": "too_short", "6": "range_past_end"}
+    import av
+
+    with av.open(str(world / "out" / clips["1"].file)) as container:
+        shown = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
+    assert shown == pytest.approx([20 + 5 * number + 1 for number in range(4, 30)], abs=2)
+    report = (world / "out" / "report.md").read_text()
+    assert "1 clips end before their range does, by so many pictures: 2 by 2." in report
+
+
+def test_signers_can_be_cut_out(world):
+    (clip, *_) = read_manifest(prepare(world, [("x", instance("1")), ("y", instance("2"))], crop=0.0))
+    assert (clip.width, clip.height) == (32, 40)
+
+
+def test_links_are_refused(world):
+    secret = world / "secret.mp4"
+    (world / "videos" / "2.mp4").rename(secret)
+    (world / "videos" / "2.mp4").symlink_to(secret)
+    rows = [("x", instance("1")), ("y", instance("2"))]
+    assert [clip.id for clip in read_manifest(prepare(world, rows))] == ["1"]
+    assert rejections(world) == {"2": "symlink"}
+
+
+def test_no_clip_is_written_through_a_link(world):
+    (world / "elsewhere").mkdir()
+    (world / "out").mkdir()
+    (world / "out" / "clips").symlink_to(world / "elsewhere")
+    with pytest.raises(UserError, match="found a link"):
+        prepare(world, [("x", instance("1")), ("y", instance("2"))])
+    assert list((world / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "..\\x"])
+def test_ids_cannot_lead_out(world, name):
+    with pytest.raises(UserError, match="expected a video_id"):
+        prepare(world, [("x", instance(name))])
+    assert not (world / "out").exists()
+
+
+def test_one_content_under_three_addresses_of_a_host_is_a_stub(world):
+    for name in "2346":
+        shutil.copy(world / "videos" / "1.mp4", world / "videos" / f"{name}.mp4")
+    other = "http://b.example/"
+    rows = [
+        ("x", instance("1")),
+        ("y", instance("2")),
+        ("x", instance("3")),
+        ("y", instance("4", other + "4")),  # a second host with this content, under one address
+        ("x", instance("6", other + "4")),  # which has two glosses
+        ("x", instance("5")),
+    ]
+    clips = read_manifest(prepare(world, rows))
+    assert rejections(world) == {"1": "stub", "2": "stub", "3": "stub"}
+    assert [clip.id for clip in clips] == ["6", "5", "4"]
+    assert clips[0].segment == clips[2].segment
+    assert clips[0].gloss != clips[2].gloss
+
+
+def test_stages_one_by_one_give_what_all_at_once_give(world, capsys):
+    rows = [("x", instance("1")), ("y", instance("2")), ("y", instance("7"))]
+    whole = prepare(world, rows).parent
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    wanted = {path: (whole / path).read_bytes() for path in files if path.name != "source.json"}
+    shutil.rmtree(whole)
+    capsys.readouterr()
+    prepare(world, rows, ["index"])
+    prepare(world, rows, ["select"])
+    assert not whole.exists()
+    prepare(world, rows, ["cut"])
+    assert len(list((whole / "clips").iterdir())) == 2
+    assert not (whole / "manifest.jsonl").exists()
+    for stage in ("verify", "manifest", "report"):
+        prepare(world, rows, [stage])
+    assert {path: (whole / path).read_bytes() for path in wanted} == wanted
+    (whole / "manifest.jsonl").unlink()
+    with pytest.raises(UserError, match="expected a manifest"):
+        prepare(world, rows, ["report"])
+
+
+def test_a_clip_that_does_not_read_back_is_none(world):
+    rows = [("x", instance("1")), ("y", instance("2"))]
+    prepare(world, rows, ["cut"])
+    write_clip(world / "out" / "clips" / "1.mp4", [picture(number) for number in range(39)])
+    assert [clip.id for clip in read_manifest(prepare(world, rows, ["verify", "manifest"]))] == ["2"]
+    assert rejections(world) == {"1": "unverified"}
+
+
+def test_the_original_list_of_corrupted_videos(world):
+    (world / "videos" / "2.mp4").write_text("<html>" * 20)
+    prepare(world, [("x", instance("1")), ("y", instance("2"))])
+    (row,) = json.loads((world / "out" / "corrupted_videos.json").read_text())
+    assert (row["video_path"], row["gloss"], row["reason"].partition(":")[0]) == ("2.mp4", "y", "page")
+
+
+def test_refusals(world):
+    with pytest.raises(UserError, match=r"none of the 2"):
+        prepare(world, [("x", instance("8")), ("y", instance("9"))])
     with pytest.raises(UserError, match=r"set dataset\.clips"):
-        prepare_wlasl(index, tmp_path / "nowhere", tmp_path / "out", 1)
-    assert not (tmp_path / "out").exists()
+        prepare(world, [("x", instance("1"))], clips=world / "nowhere")
+    with pytest.raises(UserError, match="expected an index with the hash"):
+        prepare(world, [("x", instance("1"))], index_hash="0" * 40)
+    with pytest.raises(UserError, match=r"expected WLASL_v0.3.json"):
+        prepare(world, [("x", instance("1"))], index=str(world / "absent.json"))
+    assert not (world / "out").exists()
+
+
+def test_the_command_as_it_is_typed(shared, tmp_path):
+    """The index in full, a folder of four of its clips, in a place with an awkward name."""
+    place = tmp_path / "it's a, world = ü"
+    (place / "videos").mkdir(parents=True)
+    listed = json.loads((shared / "wlasl" / "clips.json").read_text())
+    for name in sorted(listed)[:4]:
+        shutil.copy(shared / "wlasl" / "clips" / f"{name}.mp4", place / "videos")
+    words = [f"dataset.index={shared / 'wlasl' / 'index' / 'WLASL_v0.3.json'}", f"dataset.clips={place / 'videos'}"]
+    command = [sys.executable, str(ROOT / "prepare_data.py"), "dataset=wlasl", *words, f"data={place / 'data'}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    clips = read_manifest(place / "data" / "wlasl" / "2000" / "manifest.jsonl")
+    found = {clip.id: (clip.gloss, clip.signer, clip.official_part) for clip in clips}
+    wanted = sorted(listed)[:4]
+    assert found == {n: (listed[n]["gloss"], str(listed[n]["signer_id"]), listed[n]["split"]) for n in wanted}
+    for clip in clips:
+        assert checked(place / "data" / "wlasl" / "2000" / clip.file).frames == clip.frames
+    assert "WLASL100" in result.stdout
+    assert len(read_rejected(place / "data" / "wlasl" / "2000" / "rejected.jsonl")) == 21_083 - 4
+
+
+def test_mistyped_stages_are_one_line():
+    command = [sys.executable, str(ROOT / "prepare_data.py"), "dataset=wlasl", "stages=[fetsch]"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "expected some of index, select, fetch" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

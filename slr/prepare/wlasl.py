@@ -1,67 +1,200 @@
-"""`dataset=wlasl`: the WLASL index and a folder of `<video_id>.mp4`, already cut → a prepared data set."""
+"""`dataset=wlasl`: the WLASL index and whatever can still be had of its recordings → a prepared data set."""
 
-import json
+import os
 import sys
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import Event
 
+from slr.data.manifest import Rejected
 from slr.errors import UserError
+from slr.prepare import address, coverage
+from slr.prepare import index as wlasl_index
+from slr.prepare.download import Failure, Manners, download
+from slr.prepare.fetch import describe_fetched, fetch, fetched, file_name
+from slr.prepare.index import Instance
 from slr.prepare.labels import Record
 from slr.prepare.records import prepare_records
+from slr.prepare.untrusted import Cut
+from slr.prepare.verify import Limits
+from slr.prepare.view import Crop
+
+STAGES = ("index", "select", "fetch", "cut", "verify", "manifest", "report")
+LEAST_FRAMES = 8  # at 25 a second: a third of a second is no sign
 
 
-def prepare_wlasl(index: Path, clips: Path, out: Path, workers: int) -> Path:
-    """Turn the clips of WLASL that are here into verified ones; returns the path of the manifest.
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be prepared of WLASL, and from where."""
 
-    The layout is that of the copy on Kaggle. What the index lists and the folder lacks is counted on standard error.
+    index: str | None = None  # path or address of WLASL_v0.3.json; None: where its authors publish it
+    index_hash: str | None = None  # git blob SHA-1 or SHA-256 that it must have; None: that of v0.3 if it is fetched
+    clips: Path | None = None  # folder of <video_id>.mp4
+    subset: str = "2000"
+    local: str = "cut"  # cut: files of the folder are cut already; source: the index's ranges are still to be applied
+    crop: float | None = None  # keep the signer's box with this margin on each side, as a share of the box
+    fetch: bool | None = None  # ask the network for what the folder lacks; None: only where there is no folder
+    manners: Manners = field(default_factory=Manners)
+
+    @property
+    def asks_network(self) -> bool:
+        """Whether recordings come from the network."""
+        return self.clips is None if self.fetch is None else self.fetch
+
+
+def prepare_wlasl(
+    wish: Wish,
+    downloads: Path,
+    out: Path,
+    workers: int,
+    stages: Sequence[str] = STAGES,
+    limits: Limits | None = None,
+) -> Path:
+    """Turn what can be had of WLASL into verified clips, and say what became of the rest; returns the manifest's path.
 
     Args:
-        index: `WLASL_v0.3.json`.
-        clips: The folder of `<video_id>.mp4`, each one sign.
-        out, workers: See `prepare_records`.
+        wish: What, and from where.
+        downloads: Where recordings from the network are kept, for every subset.
+        out, workers, limits: See `prepare_records`.
+        stages: Any of `STAGES`; each takes what those before it have left.
 
     Raises:
-        UserError: The index is none, or none of its clips is in the folder.
+        UserError: There is no index, none of its clips can be had, or the disk is full.
     """
-    if not clips.is_dir():
-        raise UserError(f"expected the folder of the videos at {clips}, found none; set dataset.clips")
-    listed = read_index(index, clips)
-    here = [record for record in listed if record.file.is_file()]
-    if not here:
-        raise UserError(f"expected <video_id>.mp4 in {clips}, found none of the {len(listed)} that {index} lists")
-    if len(here) < len(listed):
-        glosses, all_glosses = ({record.gloss for record in records} for records in (here, listed))
+    listed = _index(wish, downloads)
+    if "index" in stages:
+        print("\n".join(wlasl_index.describe_index(listed)))
+    chosen = wlasl_index.select(listed, wish.subset)
+    if "select" in stages:
+        print(f"selected  {wish.subset}: {wlasl_index.describe_instances(chosen)}")
+        print("\n".join(wlasl_index.describe_glossary(listed) if wish.subset == "core" else ()))
+    local = _local_files(wish)
+    names = _wanted(listed, chosen, local) if wish.asks_network else {}
+    if "fetch" in stages and names:
+        fetch(names, downloads, wish.manners)
+        print("fetched\n" + "\n".join(describe_fetched(names, downloads)))
+    last = [stage for stage in stages if stage in ("cut", "verify", "manifest")]
+    if last:
+        records, lost = _records(wish, listed, chosen, local, names, downloads)
+        _refuse_nothing(wish, chosen, records)
+        prepare_records("wlasl", records, out, workers, 640, LEAST_FRAMES, limits, lost, last)
+    if "report" in stages:
+        print(coverage.write_report(listed, chosen, out))
+    return out / "manifest.jsonl"
+
+
+def _index(wish: Wish, downloads: Path) -> list[Instance]:
+    """The index, fetched first where it is an address."""
+    place = wish.index or wlasl_index.PUBLISHED_AT
+    if not place.startswith(("http://", "https://")):
+        return wlasl_index.read_index(Path(place), wish.index_hash)
+    path = downloads / f"index-{file_name('0', place)}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            download(place, path, wish.manners, Event())
+    except OSError as error:
+        raise UserError(f"expected to write downloads to {downloads}, found: {error}") from None
+    except Failure as failure:
+        raise UserError(
+            f"expected the index at {place}, found {failure.detail}; set dataset.index to a copy of WLASL_v0.3.json"
+        ) from None
+    try:
+        return wlasl_index.read_index(path, wish.index_hash or wlasl_index.PUBLISHED)
+    except UserError:
+        path.unlink()  # asked for anew by the next run
+        raise
+
+
+def _local_files(wish: Wish) -> dict[str, os.DirEntry[str]]:
+    """The folder's files by the id that they are named after."""
+    if wish.clips is None:
+        return {}
+    if not wish.clips.is_dir():
+        raise UserError(f"expected the folder of the videos at {wish.clips}, found none; set dataset.clips")
+    with os.scandir(wish.clips) as entries:
+        return {entry.name.removesuffix(".mp4"): entry for entry in entries if entry.name.endswith(".mp4")}
+
+
+def _wanted(listed: Sequence[Instance], chosen: Sequence[Instance], local: Mapping[str, object]) -> dict[str, str]:
+    """The distinct addresses that the network is asked for, with the names of their files, the same for any subset."""
+    first_ids: dict[str, str] = {}
+    for instance in listed:
+        first_ids.setdefault(address.distinct(instance.address), instance.id)
+    places = dict.fromkeys(address.distinct(instance.address) for instance in chosen if instance.id not in local)
+    return {place: file_name(first_ids[place], place) for place in places}
+
+
+def _records(
+    wish: Wish,
+    listed: Sequence[Instance],
+    chosen: Sequence[Instance],
+    local: Mapping[str, os.DirEntry[str]],
+    names: Mapping[str, str],
+    downloads: Path,
+) -> tuple[list[Record], list[Rejected]]:
+    """What there is a file for, and what there is none for, with the reason."""
+    records, lost = [], []
+    known, heights = fetched(downloads) if names else {}, _heights(listed)
+    for instance in chosen:
+        place = address.distinct(instance.address)
+        crop = None if wish.crop is None else Crop(instance.box, heights[instance.collection], wish.crop)
+        if instance.id in local:
+            file, given = Path(local[instance.id].path), local[instance.id].name
+            cut = Cut(1, -1, crop) if wish.local == "cut" else Cut(instance.first, instance.last, crop)
+            outcome = {"reason": "symlink", "detail": "it is a link, which may lead anywhere; put the file there"}
+            here = not local[instance.id].is_symlink()
+        else:
+            given = instance.address if names else f"{instance.id}.mp4"
+            file, cut = downloads / "files" / names.get(place, ""), Cut(instance.first, instance.last, crop)
+            outcome = known.get(place, {}) if names else {"reason": "missing", "detail": f"it is not in {wish.clips}"}
+            here = place in names and file.is_file() and not file.is_symlink()
+        if here:
+            records.append(_record(instance, file, given, cut))
+        else:
+            reason, detail = outcome.get("reason", "pending"), outcome.get("detail", "it has not been asked for yet")
+            lost.append(Rejected(instance.id, given, instance.gloss, reason, detail))
+    return records, lost
+
+
+def _record(instance: Instance, file: Path, given: str, cut: Cut) -> Record:
+    return Record(
+        id=instance.id,
+        file=file.absolute(),
+        given=given,
+        gloss=instance.gloss,
+        signer=instance.signer,
+        official_part=instance.part,
+        prompt=None,
+        cut=cut,
+        segment=instance.segment,
+        address=instance.address,
+    )
+
+
+def _heights(listed: Sequence[Instance]) -> dict[str, tuple[int, ...]]:
+    """By collection, the heights that pictures had when boxes were measured: where many boxes end at the lower edge."""
+    bottoms: dict[str, Counter[int]] = defaultdict(Counter)
+    for instance in listed:
+        bottoms[instance.collection][instance.box[3]] += 1
+    return {
+        name: tuple(sorted(height for height, times in counts.items() if times >= 0.02 * counts.total()))
+        for name, counts in bottoms.items()
+    }
+
+
+def _refuse_nothing(wish: Wish, chosen: Sequence[Instance], records: Sequence[Record]) -> None:
+    """A folder with none of the clips is a wrong folder; one that lacks some is told."""
+    if wish.clips is None or wish.asks_network:
+        return
+    if not records:
+        raise UserError(f"expected <video_id>.mp4 in {wish.clips}, found none of the {len(chosen)} that are listed")
+    if len(records) < len(chosen):
+        glosses, all_glosses = ({item.gloss for item in items} for items in (records, chosen))
         print(
-            f"WLASL: {len(here)} of {len(listed)} listed clips are in {clips}, {len(glosses)} of {len(all_glosses)} "
-            "glosses; every number of a run is over these alone",
+            f"WLASL: {len(records)} of {len(chosen)} listed clips are in {wish.clips}, {len(glosses)} of "
+            f"{len(all_glosses)} glosses; every number of a run is over these alone",
             file=sys.stderr,
         )
-    return prepare_records("wlasl", here, out, workers)
-
-
-def read_index(index: Path, clips: Path) -> list[Record]:
-    """The instances of the index as records, in its order, whether their files are here or not.
-
-    Raises:
-        UserError: The file is no WLASL index.
-    """
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        return [_record(entry["gloss"], instance, clips) for entry in content for instance in entry["instances"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"expected WLASL_v0.3.json at {index}, found no index that can be read ({error!r}); set dataset.index"
-        ) from None
-
-
-def _record(gloss: str, instance: dict[str, Any], clips: Path) -> Record:
-    name = instance["video_id"]
-    return Record(
-        id=name,
-        file=clips.absolute() / f"{name}.mp4",
-        given=f"{name}.mp4",
-        gloss=gloss,
-        signer=str(instance["signer_id"]),
-        official_part=instance["split"],
-        prompt=None,
-    )
