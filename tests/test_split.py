@@ -316,3 +316,22 @@ def test_the_full_index_divides_by_every_rule(shared):
         assert len({official.parts[name] for name in group if name in official.parts}) <= 1
     assert [sum(c.official_part == part for c in clips) for part in PARTS] == [2_752, 700, 538]
     assert sum(part == "test" for part in official.parts.values()) == 538
+
+
+@pytest.mark.parametrize("signers", [3, 4, 5])
+def test_few_signers_leave_no_part_empty(signers):
+    clips = [clip(f"{s}-{n}", f"g{n % 2}", f"s{s}") for s in range(signers) for n in range(10)]
+    split = make_split(clips, "signer", 0, SHARES)
+    assert set(split.parts.values()) == set(PARTS)
+
+
+def test_the_seed_matters_among_signers_of_different_sizes():
+    clips = [clip(f"{s}-{n}", f"g{n % 3}", f"s{s}") for s in range(20) for n in range(5 + 3 * s)]
+    splits = [make_split(clips, "signer", seed, SHARES) for seed in range(8)]
+    assert len({split.hash for split in splits}) == 8
+    assert len({tuple(sorted(split.parts.items())) for split in splits}) >= 6
+    largest_tests = {split.parts["19-0"] for split in splits}
+    assert len(largest_tests) > 1
+    for split in splits:
+        counts = Counter(split.parts.values())
+        assert all(abs(counts[part] / len(clips) - SHARES[part]) < 0.05 for part in PARTS)
