@@ -93,7 +93,9 @@ def near_duplicates(clips: Sequence[Clip], prints: dict[str, Fingerprint]) -> li
         clips: any.
         prints: fingerprints by sha256.
     """
-    first_with = {clip.sha256: clip.id for clip in reversed(clips)}  # one clip for each content
+    first_with: dict[str, str] = {}  # one clip for each content
+    for clip in clips:
+        first_with.setdefault(clip.sha256, clip.id)
     names = list(first_with.values())
     still = _signs([prints[sha256].still for sha256 in first_with])
     motion = _signs([prints[sha256].motion for sha256 in first_with])
