@@ -112,6 +112,7 @@ def test_the_vocabulary_is_in_whole_pairs_and_from_the_data_sets_side():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_linear_probe_on_pixels_does_not_read_the_signs():
     """scikit-learn on 8 frames of 24×24 pixels, trained on other signers than it is tested on."""
     from sklearn.linear_model import LogisticRegression
@@ -131,6 +132,4 @@ def test_a_linear_probe_on_pixels_does_not_read_the_signs():
     train, test = slice(0, 45 * 16), slice(54 * 16, None)
     for strength in (1e-3, 1.0):
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=200))
-        with pytest.warns() if strength == 1.0 else pytest.MonkeyPatch.context():
-            probe.fit(pixels[train], labels[train])
-        assert probe.score(pixels[test], labels[test]) <= 0.5
+        assert probe.fit(pixels[train], labels[train]).score(pixels[test], labels[test]) <= 0.5

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import AutoProcessor, InternVLForConditionalGeneration
 
 from slr.model.tiny.build import CHECKPOINT, IMAGE_SIZE, MEAN, STD, TOKENS_PER_FRAME, build_tokenizer
-from slr.model.tiny.lessons import MOVEMENTS, attributes, curriculum, describe, draw_lesson, lexicon
+from slr.model.tiny.lessons import MOVEMENTS, attributes, curriculum, draw_lesson, lexicon
 from slr.model.tiny.seeing import CELLS, cell_truth, see
 from slr.model.tiny.telling import DESCRIBE, MOVE, NAME, Script, hidden_states
 from slr.prepare.signs import SYLLABLES, Side, names, signer_seed, signs
@@ -146,7 +146,7 @@ def test_pretraining_shares_nothing_with_data_sets():
     drawn = [draw_lesson(number, 1) for number in range(200)]
     assert not {lesson.signer for lesson in drawn} & ours
     assert {lesson.sign.side for lesson in drawn} == {Side.PRETRAINING}
-    told = {word for sign in curriculum() for word in describe(sign).split()}
+    told = {word for sign in curriculum() for word in str(sign).split()}
     assert not told & set(vocabulary(288))
 
 
@@ -194,7 +194,7 @@ def test_conversations_mark_answers_and_their_beginnings(processor):
     for i, sign in enumerate(drawn):
         text = processor.tokenizer.decode(talk.ids[i, column[row == i]])
         answers = set(text.removesuffix("<|im_end|>").split("<|im_end|>"))
-        assert answers == {describe(sign), sign.movement} | ({lexicon()[sign]} if sign in lexicon() else set())
+        assert answers == {str(sign), sign.movement} | ({lexicon()[sign]} if sign in lexicon() else set())
     begin_row, begin = talk.starts
     targets = set(zip(row.tolist(), column.tolist(), strict=True))
     for place in zip(begin_row.tolist(), begin.tolist(), strict=True):

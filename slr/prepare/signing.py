@@ -73,9 +73,9 @@ class Timing:
 
 def draw_timing(tempo: float, rng: np.random.Generator) -> Timing:
     """A performance's durations for a signer of this tempo (1 = average, more = faster)."""
-    before, after = rng.uniform(0.0, 0.34, 2)
+    before, after = rng.uniform(0.0, 0.28, 2)
     approach, retreat = rng.uniform(0.16, 0.26, 2) / tempo
-    return Timing(before, approach, rng.uniform(0.75, 1.0) / tempo, retreat, after)
+    return Timing(before, approach, rng.uniform(0.85, 1.1) / tempo, retreat, after)
 
 
 def along(path: str, t: float) -> Point:

@@ -54,6 +54,10 @@ class Sign:
     movement: str
     hands: int
 
+    def __str__(self) -> str:
+        """The sign in four words."""
+        return f"{self.handshape} {self.location} {self.movement} {'two' if self.hands == 2 else 'one'}"
+
     @property
     def path(self) -> str:
         """The path that the movement walks, in one direction or the other."""

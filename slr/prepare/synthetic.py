@@ -176,7 +176,7 @@ def _draw(job: Take) -> Clip:
         id=job.id,
         file=file,
         gloss=job.gloss,
-        source=f"drawn: {job.sign.handshape} {job.sign.location} {job.sign.movement}, {job.sign.hands} hands",
+        source=f"drawn: {job.sign}",
         source_sha256=facts.sha256,
         signer=signer_id(job.signer),
         official_part=None,

@@ -108,15 +108,6 @@ def attributes(sign: Sign) -> tuple[int, int, int, int]:
     )
 
 
-def describe(sign: Sign) -> str:
-    """A sign in four words.
-
-    >>> describe(Sign("vee", "chin", "up", 1))
-    'vee chin up one'
-    """
-    return f"{sign.handshape} {sign.location} {sign.movement} {'two' if sign.hands == 2 else 'one'}"
-
-
 def _draw_job(job: tuple[int, int]) -> Lesson:
     return draw_lesson(*job)
 

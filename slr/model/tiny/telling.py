@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
 from slr.model.tiny.build import TOKENS_PER_FRAME
-from slr.model.tiny.lessons import MOVEMENTS, SHAPES, Lesson, attributes, describe, draw_lessons, lexicon
+from slr.model.tiny.lessons import MOVEMENTS, SHAPES, Lesson, attributes, draw_lessons, lexicon
 from slr.model.tiny.seeing import curve_line, see, to_pixels, warm_cosine
 from slr.prepare.signs import HANDS, HANDSHAPES, LOCATIONS, Sign
 
@@ -191,7 +191,7 @@ def judge(
 
 def _turns(sign: Sign, rng: np.random.Generator) -> list[tuple[str, str, bool]]:
     turns = [
-        (DESCRIBE[rng.integers(len(DESCRIBE))], describe(sign), False),
+        (DESCRIBE[rng.integers(len(DESCRIBE))], str(sign), False),
         (MOVE[0], sign.movement, False),
     ]
     if sign in lexicon():
