@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -121,21 +122,19 @@ class _FullDisk(Exception):
 def _attempt(address: str, origin: str, part: _Part, manners: Manners, stop: threading.Event, redirects: int) -> None:
     scheme, name, port, target = web(address)
     connection = (_Secure if scheme == "https" else _Plain)(name, port, manners)
-    try:
+    with closing(connection):
         connection.request("GET", target, headers=_headers(address, part))
-        answer = connection.getresponse()
-        if answer.status not in (301, 302, 303, 307, 308):
-            _take(answer, origin, part, manners, stop)
-            return
-        place = urljoin(address, answer.headers.get("Location", ""))
-    finally:
-        connection.close()
+        with closing(connection.getresponse()) as answer:
+            if answer.status not in (301, 302, 303, 307, 308):
+                _take(answer, origin, part, manners, stop)
+                return
+            location = answer.headers.get("Location", "")
     if redirects == 0:
         raise Failure("bad_redirect", f"it leads on more than {MOST_REDIRECTS} times", passing=False)
     try:
-        _attempt(place, origin, part, manners, stop, redirects - 1)
-    except Refused as refused:
-        raise Failure("bad_redirect", f"it leads to what is not asked for: {refused.detail}", passing=False) from None
+        _attempt(urljoin(address, location), origin, part, manners, stop, redirects - 1)
+    except (Refused, ValueError) as refused:
+        raise Failure("bad_redirect", f"it leads to what is not asked for: {refused}", passing=False) from None
 
 
 def _finish(part: _Part, target: Path) -> None:
@@ -266,4 +265,9 @@ class _Secure(_Plain):
 
     def connect(self) -> None:
         super().connect()
-        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+        plain = self.sock
+        try:
+            self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise
