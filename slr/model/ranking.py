@@ -123,7 +123,7 @@ def _edge_log_probabilities(model: "Model", hidden: Tensor, trie: Trie, logit_by
 
 
 def _logits(head: Any, states: Tensor) -> Tensor:  # noqa: ANN401
-    """Hidden states (B, R, D) -> float32 (B, R, W), also under autocast: bf16 has steps of an eighth at 16, and ties."""
+    """Hidden states (B, R, D) -> float32 (B, R, W), also under autocast: bf16 has steps of an eighth at 16, so ties."""
     with torch.autocast(states.device.type, enabled=False):
         parts = [functional.linear(states.float(), weight.float()) for weight in head.weight.split(WORDS_AT_ONCE)]
     return torch.cat(parts, dim=-1)
