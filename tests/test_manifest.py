@@ -85,3 +85,24 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_whole(path, "new \ud800")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_links_are_not_followed(tmp_path):
+    (tmp_path / "data" / "clips").mkdir(parents=True)
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    write_manifest(tmp_path / "data" / "manifest.jsonl", [CLIP])
+    assert read_manifest(tmp_path / "data" / "manifest.jsonl") == [CLIP]
+    (tmp_path / "data" / "clips" / "a1.mp4").symlink_to(tmp_path / "secret.mp4")
+    with pytest.raises(UserError, match="found a link"):
+        read_manifest(tmp_path / "data" / "manifest.jsonl")
+    (tmp_path / "data" / "clips" / "a1.mp4").unlink()
+    (tmp_path / "data" / "clips").rmdir()
+    (tmp_path / "data" / "clips").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="found a link"):
+        read_manifest(tmp_path / "data" / "manifest.jsonl")
+
+
+def test_a_manifest_from_before_a_field_with_a_default_is_read(tmp_path):
+    row = {name: value for name, value in dataclasses.asdict(CLIP).items() if name != "segment"}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_manifest(tmp_path / "manifest.jsonl") == [CLIP]

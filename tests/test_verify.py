@@ -142,7 +142,7 @@ def odd(shared, tmp_path_factory):
     """Every odd video with what became of it and where its clip would be."""
     sources = sorted(path for path in (shared / "odd_videos").iterdir() if path.suffix != ".json")
     out = tmp_path_factory.mktemp("odd")
-    jobs = [Job(source, out / f"{source.name}.mp4") for source in sources]
+    jobs = [Job(source, out / f"{source.name}.mp4", least_frames=8) for source in sources]
     outcomes = dict(prepare_clips(jobs, workers=2))
     assert sorted(outcomes) == list(range(66))
     return [(job.source, outcomes[number], job.target) for number, job in enumerate(jobs)]

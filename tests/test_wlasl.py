@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -195,7 +196,16 @@ def test_the_command_as_it_is_typed(shared, tmp_path):
     assert found == {n: (listed[n]["gloss"], str(listed[n]["signer_id"]), listed[n]["split"]) for n in wanted}
     for clip in clips:
         assert checked(place / "data" / "wlasl" / "2000" / clip.file).frames == clip.frames
-    assert "WLASL100" in result.stdout
+    here = [listed[name]["split"] for name in wanted]
+    official = {"train": 14_289, "val": 3_916, "test": 2_878}
+    counts = [f"{here.count(part)} of {total:,}" for part, total in official.items()]
+    assert re.search(r"WLASL2000 +" + " +".join(counts), result.stdout)
+    assert re.search(r"all +21,083 +4 +21,079 ", result.stdout)
+    for part in official:
+        glosses = {listed[name]["gloss"] for name in wanted if listed[name]["split"] == part}
+        assert f"{2_000 - len(glosses):,} of 2,000 glosses without a {part} clip" in result.stdout
+    report = (place / "data" / "wlasl" / "2000" / "report.md").read_text()
+    assert len(re.findall(r"(?m)^\| [^|]+ \| \d+ \| \d+ \| \d+ \| [\d.]+ % \| \d+ \| \d+ \| \d+ \|$", report)) == 2_000
     assert len(read_rejected(place / "data" / "wlasl" / "2000" / "rejected.jsonl")) == 21_083 - 4
 
 

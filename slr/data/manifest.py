@@ -67,8 +67,13 @@ Row = typing.TypeVar("Row", Clip, Rejected)
 
 
 def read_manifest(path: Path) -> list[Clip]:
-    """The clips of a manifest in the file's order; raises UserError for a missing, malformed or ambiguous one."""
+    """The clips of a manifest in the file's order.
+
+    Raises:
+        UserError: it is missing, malformed or ambiguous, or a clip's file leads out of its folder through a link.
+    """
     clips = _read_rows(path, Clip)
+    _refuse_links(path.parent, clips)
     repeated = [name for name, count in Counter(clip.id for clip in clips).items() if count > 1]
     if repeated:
         raise UserError(f"expected unique clip ids in {path}, found {repeated[0]!r} more than once; prepare it again")
@@ -121,6 +126,17 @@ def _read_row(line: str, kind: type[Row], place: str) -> Row:
         if not isinstance(row[name], int | float if wanted is float else wanted):
             raise UserError(f"expected another type for {name} in {place}, found {row[name]!r}; prepare the data again")
     return kind(**row)
+
+
+def _refuse_links(folder: Path, clips: list[Clip]) -> None:
+    inside = {parent: (folder / parent).resolve().is_relative_to(folder.resolve()) for parent in _parents(clips)}
+    for clip in clips:
+        if not inside[PurePosixPath(clip.file).parent] or (folder / clip.file).is_symlink():
+            raise UserError(f"expected the file of clip {clip.id!r} in {folder}, found a link, which may lead anywhere")
+
+
+def _parents(clips: list[Clip]) -> set[PurePosixPath]:
+    return {PurePosixPath(clip.file).parent for clip in clips}
 
 
 def _leaves_folder(file: str) -> bool:

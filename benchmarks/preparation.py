@@ -1,0 +1,50 @@
+"""What preparing a clip costs, and what a second worker gives: `python benchmarks/preparation.py clips=FOLDER`.
+
+Cuts and verifies up to `count` videos of a folder with 1 worker and with 2, in turns, and prints seconds per clip of
+each stage and the quotient. Only meaningful where nothing else runs on at least two cores.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from slr import arguments
+from slr.errors import UserError, explained
+from slr.prepare.verify import Job, Prepared, prepare_clips, verify_clips
+
+USAGE = "python benchmarks/preparation.py clips=FOLDER_OF_MP4 [count=40] [rounds=2]"
+
+
+def main() -> None:
+    """Measure and print."""
+    words = arguments.parse(sys.argv[1:], {"clips": None, "count": "40", "rounds": "2"}, USAGE)
+    sources = sorted(Path(words["clips"]).glob("*.mp4"))[: arguments.whole_number("count", words["count"], 2)]
+    if not sources:
+        raise UserError(f"expected videos in {words['clips']}, found none; usage: {USAGE}")
+    print(f"{len(sources)} videos, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
+    best: dict[int, tuple[float, float]] = {}
+    for _ in range(arguments.whole_number("rounds", words["rounds"], 1)):
+        for workers in (1, 2):
+            cut, verify = measure(sources, workers)
+            print(f"{workers} worker(s): cut {cut / len(sources):.3f} s a clip, verify {verify / len(sources):.3f} s")
+            best[workers] = min(best.get(workers, (cut, verify)), (cut, verify), key=sum)
+    print(f"2 workers are {sum(best[1]) / sum(best[2]):.2f} times as fast as 1 (best rounds)")
+
+
+def measure(sources: Sequence[Path], workers: int) -> tuple[float, float]:
+    """Seconds to cut and to verify all, children's start included."""
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [Job(source, Path(folder) / source.name) for source in sources]
+        begun = time.monotonic()
+        outcomes = dict(prepare_clips(jobs, workers))
+        middle = time.monotonic()
+        made = [(jobs[n].target, one.facts) for n, one in sorted(outcomes.items()) if isinstance(one, Prepared)]
+        list(verify_clips(made, workers))
+        return middle - begun, time.monotonic() - middle
+
+
+if __name__ == "__main__":
+    explained(main)
