@@ -5,12 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from servers import Server
 
+from slr import commandline
 from slr.data.manifest import read_manifest, read_rejected
 from slr.errors import UserError
+from slr.prepare.download import Manners
 from slr.prepare.encode import write_clip
+from slr.prepare.index import hashes
 from slr.prepare.verify import checked
 from slr.prepare.wlasl import STAGES, Wish, prepare_wlasl
 
@@ -73,8 +78,6 @@ def test_ranges_are_cut_from_recordings(world):
     # 33 to 42 lacks two pictures of ten and is kept; 30 to 60 lacks most; 36 to 40 are too few.
     assert {name: clip.frames for name, clip in clips.items()} == {"1": 26, "2": 8, "4": 21}
     assert rejections(world) == {"3": "range_past_end", "5": "too_short", "6": "range_past_end"}
-    import av
-
     with av.open(str(world / "out" / clips["1"].file)) as container:
         shown = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
     assert shown == pytest.approx([20 + 5 * number + 1 for number in range(4, 30)], abs=2)
@@ -177,6 +180,79 @@ def test_refusals(world):
     with pytest.raises(UserError, match=r"expected WLASL_v0.3.json"):
         prepare(world, [("x", instance("1"))], index=str(world / "absent.json"))
     assert not (world / "out").exists()
+
+
+def test_an_index_from_an_address_is_checked_by_hash_and_fetched_once(world):
+    prepare(world, [("x", instance("1")), ("y", instance("2"))])
+    content = (world / "index.json").read_bytes()
+    polite = Manners(pause=0, attempts=1, allow_private=True)
+    with Server("plain", {"/index.json": content}) as server:
+        words = {"index": f"{server.address}/index.json", "clips": world / "videos", "manners": polite}
+        for wanted in (None, "0" * 40):  # neither what is published nor what is asked for
+            with pytest.raises(UserError, match="expected an index with the hash"):
+                prepare_wlasl(Wish(**words, index_hash=wanted), world / "downloads", world / "out", 1)
+        asked = len(server.asked)
+        for _ in range(2):
+            wish = Wish(**words, index_hash=hashes(content)[1])
+            assert len(read_manifest(prepare_wlasl(wish, world / "downloads", world / "out", 1))) == 2
+        assert len(server.asked) == asked + 1
+    with pytest.raises(UserError, match=r"set dataset\.index to a copy"):
+        prepare_wlasl(Wish(**words | {"index": f"{server.address}/other"}), world / "downloads", world / "out", 1)
+
+
+def test_what_the_folder_lacks_comes_from_the_network(world):
+    flash = world / "clip.swf"
+    with av.open(str(flash), "w") as container:
+        stream = container.add_stream("flv", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(30):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
+        container.mux(stream.encode(None))
+    with Server("plain", {"/a.swf": flash.read_bytes()}) as server:
+        address = f"{server.address}/a.swf"
+        rows = [
+            ("x", instance("1")),
+            ("y", instance("8", address, frame_start=3, frame_end=14)),
+            ("y", instance("9", address)),
+            ("x", instance("7", "file:///etc/passwd")),
+        ]
+        polite = Manners(pause=0, attempts=1, allow_private=True)
+        clips = read_manifest(prepare(world, rows, fetch=True, manners=polite))
+        assert [(clip.id, clip.frames, clip.source) for clip in clips] == [
+            ("1", 40, "1.mp4"),
+            ("8", 12, address),
+            ("9", 30, address),
+        ]
+        assert len(server.asked) == 1
+    assert rejections(world) == {"7": "address"}
+    assert [path.name.partition("-")[0] for path in (world / "downloads" / "files").iterdir()] == ["8"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("dataset.subset=50", "dataset.subset=50: expected one of 100, 300, 1000, 2000, core"),
+        ("dataset.local=raw", "dataset.local=raw: expected one of cut, source"),
+        ("dataset.crop=-1", "dataset.crop=-1"),
+        ("dataset.per_host=0", "dataset.per_host=0: expected at least 1"),
+        ("dataset.index_hash=abc", "dataset.index_hash=abc: expected a SHA-256"),
+        ("dataset.fetch=maybe", "dataset.fetch=maybe: "),
+    ],
+)
+def test_impossible_settings_are_one_line(word, message):
+    commandline.register()
+    with pytest.raises(UserError) as refusal:
+        commandline.configurations(["dataset=wlasl", word])
+    assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_address_of_an_index_reaches_the_configuration_as_typed():
+    commandline.register()
+    address = "https://example.org/WLASL_v0.3.json?a=1,2&b='x'"
+    words = commandline.quote_paths(["dataset=wlasl", f"dataset.index={address}", "dataset.subset=100"])
+    dataset = commandline.configurations(words)[0].dataset
+    assert (dataset.index, dataset.subset, dataset.place) == (address, "100", "wlasl/100")
 
 
 def test_the_command_as_it_is_typed(shared, tmp_path):
