@@ -15,9 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from slr import arguments
-from slr.data.fingerprint import FRAMES, MOTION_WITHIN, STILL_WITHIN, Fingerprint, distance, fingerprint, fingerprints
+from slr.data.fingerprint import MOTION_WITHIN, STILL_WITHIN, Fingerprint, distance, fingerprint, fingerprints
 from slr.data.manifest import Clip, read_manifest
-from slr.data.video import read, sample_positions
+from slr.data.video import read
 from slr.errors import explained
 from slr.prepare.encode import write_clip
 
@@ -60,7 +60,7 @@ def hashed(frames: Frames, crf: int) -> Fingerprint:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "copy.mp4"
         count = write_clip(path, frames, crf=crf)
-        return fingerprint(read(path, sample_positions(count, FRAMES, "uniform"), reader="pyav"))
+        return fingerprint(path, count, reader="pyav")
 
 
 def half(frames: Frames) -> Frames:
@@ -88,6 +88,7 @@ ALTERATIONS: dict[str, tuple[Callable[[Frames], Frames], int]] = {
     "cropped by 4 %": (cropped, 23),
     "1 frame less at each end": (lambda frames: frames[1:-1], 23),
     "3 frames less at each end": (lambda frames: frames[3:-3], 23),
+    "4 frames less at the start": (lambda frames: frames[4:], 23),
 }
 
 
