@@ -13,7 +13,8 @@ class Server:
 
     Manners: plain, unmarked (no ETag), drip (in small pieces), gone, forbidden, limited (429, then fine), broken
     (503 for ever), stall, stall_once, cut (the first two answers end in the middle), replaced (cut, and then it is
-    another file), page, stub, endless, slow (1 kB a second), refused (501), and redirect, to `place`.
+    another file), page, stub, endless, slow (1 kB a second), trickle (a head
+    that does not end), empty, refused (501), and redirect, to `place`.
     """
 
     def __init__(self, manner: str = "plain", files: dict[str, bytes] | None = None, place: str = "") -> None:
@@ -66,11 +67,15 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
             elif manner == "endless":
                 self._endless()
+            elif manner == "trickle":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+                while not server.over.wait(0.05):
+                    self.wfile.write(b"x")
             else:
                 self._content(manner, times)
 
         def _content(self, manner: str, times: int) -> None:
-            content = server.files.get(self.path, b"")
+            content = server.files.get(self.path, b"") if manner != "empty" else b""
             if manner == "page":
                 content = b"<!DOCTYPE html><html><body>" + self.path.encode() * 20
             elif manner == "stub":

@@ -57,6 +57,19 @@ def test_another_file_is_not_continued(tmp_path):
         assert get(server, tmp_path, 2) == CONTENT[::-1]
 
 
+def test_a_kill_between_two_files_mixes_nothing(tmp_path, monkeypatch):
+    def killed(*words):
+        raise KeyboardInterrupt
+
+    with Server("replaced", {"/a.mp4": CONTENT}) as server:
+        assert isinstance(get(server, tmp_path), Failure)
+        with monkeypatch.context() as patch:
+            patch.setattr("slr.prepare.download._copy", killed)
+            with pytest.raises(KeyboardInterrupt):
+                get(server, tmp_path)
+        assert get(server, tmp_path) == CONTENT[::-1]
+
+
 def test_a_part_of_another_address_is_not_continued(tmp_path):
     with Server("cut", {"/a.mp4": CONTENT}) as server, Server("plain", {"/a.mp4": CONTENT[::-1]}) as other:
         assert isinstance(get(server, tmp_path), Failure)
@@ -84,6 +97,8 @@ def test_a_file_that_was_whole_but_not_renamed_is_not_sent_again(tmp_path):
         ("cut", "cut_off", True),
         ("endless", "too_large", False),
         ("slow", "too_slow", True),
+        ("trickle", "timeout", True),
+        ("empty", "cut_off", True),
     ],
 )
 def test_what_fails_is_told_apart(tmp_path, manner, reason, passing):

@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -108,7 +108,7 @@ def download(address: str, target: Path, manners: Manners, stop: threading.Event
     except ssl.SSLCertVerificationError as error:
         raise Failure("certificate", f"its certificate is not valid: {error.verify_message}", passing=False) from None
     except TimeoutError:
-        raise Failure("timeout", f"nothing came for {manners.timeout:g} seconds", passing=True) from None
+        raise Failure("timeout", f"no answer, or nothing for {manners.timeout:g} seconds", passing=True) from None
     except (socket.gaierror, ConnectionRefusedError) as error:
         raise Failure("unreachable", f"no connection: {error.strerror}", passing=True) from None
     except (OSError, http.client.HTTPException, UnicodeError) as error:
@@ -122,19 +122,41 @@ class _FullDisk(Exception):
 def _attempt(address: str, origin: str, part: _Part, manners: Manners, stop: threading.Event, redirects: int) -> None:
     scheme, name, port, target = web(address)
     connection = (_Secure if scheme == "https" else _Plain)(name, port, manners)
-    with closing(connection):
-        connection.request("GET", target, headers=_headers(address, part))
-        with closing(connection.getresponse()) as answer:
-            if answer.status not in (301, 302, 303, 307, 308):
-                _take(answer, origin, part, manners, stop)
-                return
-            location = answer.headers.get("Location", "")
+    with closing(connection), closing(_head(connection, target, _headers(address, part), manners)) as answer:
+        if answer.status not in (301, 302, 303, 307, 308):
+            _take(answer, origin, part, manners, stop)
+            return
+        location = answer.headers.get("Location", "")
     if redirects == 0:
         raise Failure("bad_redirect", f"it leads on more than {MOST_REDIRECTS} times", passing=False)
     try:
         _attempt(urljoin(address, location), origin, part, manners, stop, redirects - 1)
     except (Refused, ValueError) as refused:
         raise Failure("bad_redirect", f"it leads to what is not asked for: {refused}", passing=False) from None
+
+
+def _head(
+    connection: http.client.HTTPConnection, target: str, headers: dict[str, str], manners: Manners
+) -> http.client.HTTPResponse:
+    """Ask, and read the answer's head, which may come a byte at a time but not for ever."""
+    late = threading.Event()
+    clock = threading.Timer(manners.timeout + manners.window, _hang_up, [connection, late])
+    clock.start()
+    try:
+        connection.request("GET", target, headers=headers)
+        answer = connection.getresponse()
+    finally:
+        clock.cancel()
+    if late.is_set():  # a head that ends in the middle reads like a short one
+        answer.close()
+        raise TimeoutError
+    return answer
+
+
+def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+    late.set()
+    with suppress(OSError, AttributeError):  # it may be over, or never have begun
+        connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _finish(part: _Part, target: Path) -> None:
@@ -171,6 +193,8 @@ def _take(answer: http.client.HTTPResponse, origin: str, part: _Part, manners: M
         raise Failure("cut_off", "it continued another file, or elsewhere than it was asked to", passing=True)
     if total is not None and total > manners.largest:
         raise Failure("too_large", f"it has {total} bytes, at most {manners.largest} are taken", passing=False)
+    if not continues:
+        part.path.unlink(missing_ok=True)  # before the note says that what is there is a part of another file
     _write_note(part, origin, answer, total)
     try:
         with part.path.open("ab" if continues else "wb") as file:
@@ -179,6 +203,8 @@ def _take(answer: http.client.HTTPResponse, origin: str, part: _Part, manners: M
         if error.errno is not None and error.filename == str(part.path):
             raise _FullDisk(str(error)) from None
         raise
+    if part.size == 0:
+        raise Failure("cut_off", "an answer came with nothing in it", passing=True)
     if total is not None and part.size != total:
         raise Failure("cut_off", f"the connection ended after {part.size} of {total} bytes", passing=True)
 
