@@ -1,6 +1,7 @@
 """Train a vision-language model to name signs: `python train.py experiment=demo`."""
 
 import dataclasses
+import os
 import sys
 import time
 import warnings
@@ -38,7 +39,7 @@ def train(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) ->
     print(machine.describe())
 
     clips = assemble.clips(config)
-    split = divide(clips, config.split)
+    split = divide(clips, config)
     vocabulary = sorted({clip.gloss for clip in clips})
     record(folder, config, split, vocabulary)
     print(describe(clips, split))
@@ -62,10 +63,16 @@ def train(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) ->
     return scores["val"]["top1"]
 
 
-def divide(clips: Sequence[Clip], split: schema.Split) -> Split:
-    """The clips divided as the configuration says."""
+def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
+    """The clips divided as the configuration says, near-duplicates known by their pictures."""
+    split = config.split
     shares = {part: getattr(split, part) for part in PARTS}
-    return make_split(clips, split.rule, split.seed, shares, coverage=split.coverage, drop_leaks=split.drop_leaks)
+    copies = []
+    if config.dataset.name != "synthetic":  # every drawn clip is a drawing of its own: docs/audit.md
+        from slr.data.fingerprint import look_for_copies
+
+        copies = look_for_copies(Path(config.data) / config.dataset.place, clips, os.cpu_count() or 1)
+    return make_split(clips, split.rule, split.seed, shares, copies, split.coverage, split.drop_leaks)
 
 
 def record(folder: RunFolder, config: schema.Config, split: Split, vocabulary: list[str]) -> None:
@@ -178,7 +185,7 @@ def check(config: schema.Config) -> None:
     if config.dataset.name == "wlasl" and not manifest.is_file():
         raise UserError(
             f"no prepared WLASL at {manifest.parent}; run: python prepare_data.py dataset=wlasl "
-            "dataset.index=WLASL_v0.3.json dataset.clips=FOLDER_OF_MP4"
+            f"dataset.subset={config.dataset.subset} (with dataset.clips=FOLDER if you have <video_id>.mp4)"
         )
     if config.hardware.device == "cuda":
         require_cuda()
@@ -188,7 +195,7 @@ def check(config: schema.Config) -> None:
     if config.dataset.name != "wlasl":
         prepare(config.dataset, Path(config.data))
     clips = read_manifest(manifest)
-    divide(clips, config.split)
+    divide(clips, config)
     print("starting …", file=sys.stderr)
     from slr import assemble  # seconds: torch, lightning, transformers, which the run needs anyway
 

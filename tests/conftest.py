@@ -1,6 +1,10 @@
 """What several test files share."""
 
 import os
+
+# Two workers share two cores, and OpenMP's threads wait for each other spinning: one thread each, in children too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest

@@ -169,7 +169,7 @@ def test_cells_hold_the_palms_that_are_in_the_picture():
 
 
 def test_a_token_sees_its_own_cell(model):
-    """Raster order, on which the dense target relies: with attention cut out, only its own cell moves a token."""
+    """Raster order, on which the dense target relies: pixel shuffle gathers the four patches of one cell."""
     shuffled = torch.arange(64).reshape(1, 8, 8, 1).expand(-1, -1, -1, 96).float()
     cells = model.model.pixel_shuffle(shuffled, scale_factor=0.5).reshape(TOKENS_PER_FRAME, -1)
     for cell, patches in enumerate(cells):

@@ -14,13 +14,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slr.data.manifest import read_manifest
+from slr.prepare.exclusive import exclusive
 from slr.run import open_run, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 AWKWARD = "o, it's = ä"  # what a folder may be called
-
-# Tests of one file run in one worker, so that a run is trained once.
-pytestmark = pytest.mark.xdist_group("train")
 
 
 def command(*words: str | Path) -> str:
@@ -41,15 +39,22 @@ def only_run(outputs: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("runs") / AWKWARD
+    """One folder for all workers of a session."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs" / AWKWARD
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def demo(workplace) -> tuple[Path, str]:
-    """The demo as the README starts it: the run's folder and what was printed."""
-    words = ["experiment=demo", f"outputs={workplace / 'demo'}", f"data={workplace / 'data'}"]
-    printed = command("train.py", *words)
-    return only_run(workplace / "demo"), printed
+    """The demo as the README starts it, trained once: the run's folder and what was printed."""
+    printed = workplace / "printed.txt"
+    with exclusive(workplace):
+        if not printed.exists():
+            words = ["experiment=demo", f"outputs={workplace / 'demo'}", f"data={workplace / 'data'}"]
+            printed.write_text(command("train.py", *words), encoding="utf-8")
+    return only_run(workplace / "demo"), printed.read_text(encoding="utf-8")
 
 
 def prepared(run: Path) -> Path:
