@@ -97,5 +97,8 @@ def decide(
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}[precision]
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    workers = min(workers, os.cpu_count() or 1)
+    cores = os.cpu_count() or 1
+    workers = min(workers, cores)
+    if device == "cpu":  # threads that share a core with a worker wait for one another spinning: several times slower
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - workers)))
     return Machine(device, precision, dtype, quantization, tf32, workers, frames_at_once, tuple(reasons))

@@ -19,6 +19,17 @@ def test_the_cpu_computes_in_32_bits_and_says_what_was_chosen():
     assert "\n" not in machine.describe()
 
 
+def test_threads_leave_a_core_to_each_worker(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    torch.set_num_threads(8)
+    on_cpu(workers=3)
+    assert torch.get_num_threads() == 5
+    on_cpu(workers=8)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)
+
+
 def test_four_bits_where_there_are_none():
     assert on_cpu(four_bit=False).quantization == "none"
     assert "cannot" in on_cpu(four_bit=False).describe()
