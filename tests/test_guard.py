@@ -97,7 +97,9 @@ def test_ctrl_c_ends_the_children(tmp_path):
     told = f"open({str(tmp_path / 'pids')!r}, 'w').write(str(__import__('os').getpid()) + '\\n')"
     calls = [(f"[{told}, {HANG}]",)]
     code = f"from slr.prepare.guard import Guard\nwith Guard(eval, 1) as guard: list(guard.run({calls!r}))"
-    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    # Whatever runs the tests may itself ignore Ctrl-C, which children inherit.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, preexec_fn=heed)
     child = int((tmp_path / "pids").read_text())
     parent.send_signal(signal.SIGINT)
     _, said = parent.communicate(timeout=60)
