@@ -15,7 +15,7 @@ from slr.prepare.signer import Signer
 from slr.prepare.signing import HEAD, REST, Moment, Point, Timing, dominant_hand, draw_timing
 from slr.prepare.signs import Sign
 
-DRAWING = 1
+DRAWING = 2
 """Version of the drawing; raised whenever a seed gives other pictures than before."""
 FPS = 25
 _FINER = 2

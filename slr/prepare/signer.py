@@ -41,12 +41,12 @@ def draw_signer(seed: int) -> Signer:
     """The signer of this seed, the same one each time; about one in eight is left-handed."""
     rng = np.random.default_rng([seed, 1])
     skin = _SKINS[rng.integers(len(_SKINS))]
-    clothes = _colour_apart_from(rng, skin, 100)
+    clothes = _colour_apart_from(rng, skin, 100, warm=0.35)
     return Signer(
         skin=skin,
         hair=_HAIRS[rng.integers(len(_HAIRS))],
         clothes=clothes,
-        wall=_colour_apart_from(rng, skin, 70),
+        wall=_colour_apart_from(rng, skin, 70, warm=0.65),
         hair_style=int(rng.integers(3)),
         short_sleeves=bool(rng.random() < 0.4),
         left_handed=bool(rng.random() < 0.125),
@@ -65,10 +65,16 @@ def draw_signer(seed: int) -> Signer:
     )
 
 
-def _colour_apart_from(rng: np.random.Generator, other: Colour, distance: float) -> Colour:
-    """A colour that the hand stands out from."""
+def _colour_apart_from(rng: np.random.Generator, other: Colour, distance: float, warm: float) -> Colour:
+    """A colour that the hand stands out from; of wood, sand or linen with probability `warm`.
+
+    Were skin alone warm, its hue would tell a linear model where the hands are.
+    """
     while True:
         vivid = rng.uniform(15, 245, 3)
         colour = vivid.mean() + rng.uniform(0.2, 0.7) * (vivid - vivid.mean())
+        if rng.random() < warm:
+            colour = np.array(_SKINS[rng.integers(len(_SKINS))]) * rng.uniform(0.5, 1.1) + rng.normal(0, 12, 3)
+            colour = np.clip(colour, 10, 250)
         if np.linalg.norm(colour - other) > distance and abs(colour.mean() - np.mean(other)) > distance / 3:
             return round(colour[0]), round(colour[1]), round(colour[2])
