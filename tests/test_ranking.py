@@ -10,7 +10,7 @@ from slr.model.inputs import load_inputs
 from slr.model.lora import add_lora
 from slr.model.ranking import LOGIT_BYTES, rank, sequence_log_probabilities
 from slr.model.trie import build_trie
-from slr.model.vlm import encode_frames, load_vlm
+from slr.model.vlm import checkpoint_layers, encode_frames, load_vlm
 
 FRAMES = 2
 PROMPTS = ["Which sign?", "", "Look at the hands of the person: which of the signs that you know is it?"]
@@ -132,6 +132,31 @@ def test_chunks_of_logits_change_nothing(model, inputs, pixels, glosses, logit_b
     chunked = rank(model, features, ids, mask, trie, logit_bytes)
     assert max(largest) <= max(logit_bytes, 4 * len(ids) * model.config.text_config.vocab_size)
     torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-5)  # eight digits of -80
+
+
+@pytest.mark.parametrize("nodes_at_once", [1, 7, 100])
+def test_chunks_of_the_trie_change_nothing(model, inputs, pixels, glosses, reference, nodes_at_once):
+    """Chunks begin in the middle of subtrees, whose ancestors are then computed again."""
+    ids, mask = left_padded(inputs, PROMPTS)
+    trie = build_trie(glosses)
+    assert any(repeated for _, repeated in trie.chunks(nodes_at_once))
+    check(rank(model, encode_frames(model, pixels), ids, mask, trie, nodes_at_once=nodes_at_once), reference)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_one_sequence_gives_what_the_cache_gives(inputs, pixels, glosses, reference, checkpointed):
+    """In training mode too, where layers are computed twice; a LoRA without dropout that does nothing yet."""
+    network = add_lora(
+        load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0), "language", 4, 8, 0, ["q_proj"]
+    )
+    if checkpointed:
+        checkpoint_layers(network)
+    ids, mask = left_padded(inputs, PROMPTS)
+    features = encode_frames(network, pixels)
+    scores = sequence_log_probabilities(network.train(), features, ids, mask, build_trie(glosses), 100_000)
+    check(scores.detach(), reference)
+    scores.sum().backward()
+    assert all(p.grad.isfinite().all() for n, p in network.named_parameters() if "lora_B" in n)
 
 
 def test_nothing_is_left_over_for_the_next_call(model, inputs, pixels, glosses):

@@ -1,6 +1,6 @@
 """The prefix tree of a vocabulary's tokens, laid out as arrays for one pass of the language model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,24 @@ class Trie:
     def glosses(self) -> int:
         """K, the number of sequences."""
         return len(self.path)
+
+    def chunks(self, limit: int) -> Iterator[tuple[np.ndarray, int]]:
+        """All nodes in order, `limit` at a time, each time with every ancestor of theirs.
+
+        In depth-first order the ancestors of a stretch lie in it or above its first node.
+
+        Args:
+            limit: new nodes in a chunk, at least 1.
+
+        Yields:
+            Nodes, int64 (n,), ascending; and how many of them stand at the beginning and were in an earlier chunk.
+
+        >>> [(nodes.tolist(), repeated) for nodes, repeated in build_trie([[5, 6, 0], [5, 7, 0], [8, 0]]).chunks(2)]
+        [([0, 1], 0), ([0, 2, 3], 1)]
+        """
+        for first in range(0, len(self.token), limit):
+            above = np.flatnonzero(self.ancestors[first, :first])
+            yield np.concatenate([above, np.arange(first, min(first + limit, len(self.token)))]), len(above)
 
 
 def build_trie(sequences: Sequence[Sequence[int]], glosses: Sequence[str] | None = None) -> Trie:
