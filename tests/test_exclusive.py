@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from slr.prepare.exclusive import exclusive
+from slr.exclusive import exclusive
 
-WAIT = "import sys, pathlib\nfrom slr.prepare.exclusive import exclusive\n"
+WAIT = "import sys, pathlib\nfrom slr.exclusive import exclusive\n"
 WAIT += "with exclusive(pathlib.Path(sys.argv[1])): print((pathlib.Path(sys.argv[1]) / 'word').read_text(), flush=True)"
-CRASH = "import sys, os, pathlib\nfrom slr.prepare.exclusive import exclusive\n"
+CRASH = "import sys, os, pathlib\nfrom slr.exclusive import exclusive\n"
 CRASH += "with exclusive(pathlib.Path(sys.argv[1])): os._exit(0)"
 
 

@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slr.data.manifest import read_manifest
-from slr.prepare.exclusive import exclusive
+from slr.exclusive import exclusive
 from slr.run import open_run, read_json
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from slr.errors import UserError
+from slr.exclusive import exclusive
 from slr.prepare import address as addresses
 from slr.prepare.download import Failure, Manners, download
-from slr.prepare.exclusive import exclusive
 from slr.prepare.ledger import Ledger, Outcome, read_ledger
 from slr.prepare.progress import shown
 

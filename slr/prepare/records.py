@@ -9,8 +9,8 @@ from typing import Any
 
 from slr.data.manifest import Clip, Rejected, read_manifest, read_rejected, write_manifest, write_rejected
 from slr.errors import UserError
+from slr.exclusive import exclusive
 from slr.prepare import address
-from slr.prepare.exclusive import exclusive
 from slr.prepare.labels import Record
 from slr.prepare.ledger import Ledger, Outcome, read_ledger
 from slr.prepare.progress import shown

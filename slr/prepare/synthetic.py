@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from slr.data.manifest import Clip, read_manifest, write_manifest, write_rejected
 from slr.errors import UserError
+from slr.exclusive import exclusive
 from slr.files import write_whole
 from slr.prepare.encode import write_clip
-from slr.prepare.exclusive import exclusive
 from slr.prepare.performance import DRAWING, FPS, Performance
 from slr.prepare.signer import draw_signer
 from slr.prepare.signs import Side, Sign, names, signer_seed, signs

@@ -20,7 +20,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     with (folder / ".lock").open("ab") as file:
         if not _locked(file.fileno(), wait=False):
-            print(f"Waiting for another process that prepares {folder}", file=sys.stderr, flush=True)
+            print(f"Waiting for another process that writes to {folder}", file=sys.stderr, flush=True)
             while not _locked(file.fileno(), wait=True):
                 pass
         yield
