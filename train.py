@@ -57,7 +57,7 @@ def train(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) ->
     write_json(
         folder.result,
         {"status": "done", "overrides": list(overrides), **scores, "seconds": time.monotonic() - started}
-        | provenance(config, [clip.sha256 for clip in clips], split.hash),
+        | provenance(config, assemble.manifest(config), split.hash),
     )
     print(f"run: {folder.root}")
     return scores["val"]["top1"]

@@ -38,16 +38,21 @@ def prepared(config: schema.Config) -> Path:
     return Path(config.data) / config.dataset.place
 
 
+def manifest(config: schema.Config) -> Path:
+    """The list of the run's prepared clips."""
+    return prepared(config) / "manifest.jsonl"
+
+
 def clips(config: schema.Config) -> list[Clip]:
     """The prepared clips of the run's data set.
 
     Raises:
         UserError: it is not prepared.
     """
-    manifest = prepared(config) / "manifest.jsonl"
-    if not manifest.is_file():
-        raise UserError(f"no prepared clips at {manifest.parent}; prepare_data.py makes them")
-    return read_manifest(manifest)
+    listed = manifest(config)
+    if not listed.is_file():
+        raise UserError(f"no prepared clips at {listed.parent}; prepare_data.py makes them")
+    return read_manifest(listed)
 
 
 def inputs(config: schema.Config) -> Inputs:

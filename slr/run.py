@@ -4,14 +4,13 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slr import schema
 from slr.errors import UserError
-from slr.files import write_whole
+from slr.files import sha256, write_whole
 
 PACKAGES = ("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core", "av", "numpy")
 READERS = ("decord", "decord2")  # one of them is there
@@ -109,12 +108,12 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def provenance(config: schema.Config, clips: Sequence[str], split: str) -> dict[str, Any]:
+def provenance(config: schema.Config, manifest: Path, split: str) -> dict[str, Any]:
     """What a number depends on: versions, and hashes of code, configuration, data and split.
 
     Args:
         config: of the run.
-        clips: SHA-256 of every prepared clip.
+        manifest: the file that lists the prepared clips.
         split: the split's own hash.
     """
     return {
@@ -124,7 +123,7 @@ def provenance(config: schema.Config, clips: Sequence[str], split: str) -> dict[
         "hashes": {
             "code": _code(),
             "config": digest(schema.to_plain(config)),
-            "data": digest(sorted(clips)),
+            "data": sha256(manifest),
             "split": split,
         },
     }

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -53,11 +54,13 @@ def test_digest_ignores_the_order_of_keys_and_nothing_else():
     assert digest({"a": 1, "b": 2}) != digest({"a": 2, "b": 1})
 
 
-def test_provenance_changes_with_configuration_and_data(config):
-    one = provenance(config, ["x"], "s")
+def test_provenance_changes_with_configuration_and_data(config, tmp_path):
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("x")
+    one = provenance(config, manifest, "s")
     assert json.dumps(one)
-    assert one["hashes"] == provenance(config, ["x"], "s")["hashes"]
-    assert one["hashes"]["data"] != provenance(config, ["y"], "s")["hashes"]["data"]
+    assert one["hashes"] == provenance(config, manifest, "s")["hashes"]
+    assert one["hashes"]["data"] == hashlib.sha256(b"x").hexdigest()
     config.frames = 4
-    assert one["hashes"]["config"] != provenance(config, ["x"], "s")["hashes"]["config"]
+    assert one["hashes"]["config"] != provenance(config, manifest, "s")["hashes"]["config"]
     assert one["versions"]["torch"]

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -146,6 +147,11 @@ def test_file_round_trip_and_a_changed_data_set_is_refused(tmp_path):
     assert read_split(tmp_path / "split.json", clips) == split
     with pytest.raises(UserError, match="divided other clips"):
         read_split(tmp_path / "split.json", clips[1:])
+    for change in ({"gloss": "x"}, {"signer": "x"}, {"prompt": "x"}, {"frames": 1}, {"sha256": "x"}):
+        with pytest.raises(UserError, match="divided other clips"):
+            read_split(tmp_path / "split.json", [dataclasses.replace(clips[0], **change), *clips[1:]])
+    moved = [dataclasses.replace(one, source="elsewhere.mp4") for one in clips]
+    assert read_split(tmp_path / "split.json", moved) == split
     with pytest.raises(UserError, match="expected the split of a run"):
         read_split(tmp_path / "none.json", clips)
 

@@ -177,7 +177,10 @@ def _generator(seed: int, label: str) -> np.random.Generator:
 
 
 def _hash(rule: str, seed: int, clips: list[Clip], parts: dict[str, str]) -> str:
-    rows = [[clip.id, parts.get(clip.id), clip.gloss, clip.sha256] for clip in clips]
+    """Of all that a run's numbers depend on; not of where a clip came from."""
+    rows = [
+        [clip.id, parts.get(clip.id), clip.gloss, clip.signer, clip.prompt, clip.frames, clip.sha256] for clip in clips
+    ]
     return hashlib.sha256(json.dumps([rule, seed, rows], ensure_ascii=False).encode()).hexdigest()
 
 

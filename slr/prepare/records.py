@@ -10,12 +10,13 @@ from typing import Any
 from slr.data.manifest import Clip, Rejected, read_manifest, read_rejected, write_manifest, write_rejected
 from slr.errors import UserError
 from slr.exclusive import exclusive
+from slr.files import sha256
 from slr.prepare import address
 from slr.prepare.labels import Record
 from slr.prepare.ledger import Ledger, Outcome, read_ledger
 from slr.prepare.progress import shown
 from slr.prepare.untrusted import WHOLE, Unfit
-from slr.prepare.verify import Facts, Job, Limits, Prepared, prepare_clips, sha256, verify_clips
+from slr.prepare.verify import Facts, Job, Limits, Prepared, prepare_clips, verify_clips
 
 VERSION = 2  # of what preparation makes of a file; a new number makes every clip anew
 STAGES = ("cut", "verify", "manifest")

@@ -1,6 +1,5 @@
 """Untrusted video files → clips that are decoded in full before anybody trusts them."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from slr.data import video
 from slr.errors import UserError
+from slr.files import sha256
 from slr.prepare.encode import FPS, write_clip
 from slr.prepare.guard import Ended, Guard, Limits
 from slr.prepare.untrusted import WHOLE, Cut, Unfit, read_untrusted
@@ -60,12 +60,6 @@ def checked(path: Path) -> Facts:
         frames = sum(1 for _ in container.decode(stream))
         fps = float(stream.average_rate or 0)
         return Facts(frames, fps, stream.width, stream.height, sha256(path))
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prepare_clips(
