@@ -123,7 +123,10 @@ def show_settings(logger: "TensorBoardLogger", config: schema.Config) -> None:
     """Put the run among TensorBoard's HParams, judged by the validation metrics that it will log."""
     from torch.utils.tensorboard.summary import hparams
 
-    for summary in hparams(flat(schema.to_plain(config)), {"val/top1": 0.0, "val/top5": 0.0, "val/loss": 0.0}):
+    settings = flat(schema.to_plain(config))
+    for place in (*schema.PATH_KEYS, "sweep"):  # they say nothing of the run, and would come first
+        settings.pop(place.replace(".", "/"), None)
+    for summary in hparams(settings, {"val/top1": 0.0, "val/top5": 0.0, "val/loss": 0.0}):
         logger.experiment.file_writer.add_summary(summary)
 
 

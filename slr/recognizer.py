@@ -24,6 +24,8 @@ from slr.model.inputs import Inputs
 from slr.model.ranking import rank
 from slr.model.trie import build_trie
 
+SHOWN = 90  # characters of the prompt's end in TensorBoard's picture; what is before them are the frames' places
+
 
 class Recognizer(L.LightningModule):
     """A vision-language model that names signs.
@@ -133,7 +135,8 @@ class Recognizer(L.LightningModule):
         for tokens, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
             asked = tokens[(mask == 1) & (labels == IGNORED) & (tokens != self.inputs.image_token_id)]
             told = labels[labels != IGNORED]
-            captions.append(f"{self.inputs.decode(told.tolist())}   after   {self.inputs.decode(asked.tolist())}")
+            question = " ".join(self.inputs.decode(asked.tolist()).split())
+            captions.append(f"{self.inputs.decode(told.tolist())}   after   … {question[-SHOWN:]}")
         if isinstance(self.logger, TensorBoardLogger):
             self.logger.experiment.add_image("train/batch", draw_batch(batch["frames"], captions))
 

@@ -23,9 +23,7 @@ def draw_batch(frames: Tensor, captions: Sequence[str], side: int = 112, most: i
     rows = []
     for clip, caption in zip(frames[:most], captions[:most], strict=True):
         row = Image.new("RGB", (max(side * len(clip), 8 * side), side + 16), "white")
-        ImageDraw.Draw(row).text(
-            (2, 2), caption.replace("\n", "⏎").encode("latin-1", "replace").decode("latin-1"), "black"
-        )
+        ImageDraw.Draw(row).text((2, 2), caption, "black")
         for number, frame in enumerate(clip):
             picture = Image.fromarray(frame.permute(1, 2, 0).cpu().numpy()).resize((side, side))
             row.paste(picture, (number * side, 16))
