@@ -103,6 +103,7 @@ def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machin
         weight_decay=config.optimizer.weight_decay,
         warmup_steps=config.optimizer.warmup_steps,
         clip_norm=config.optimizer.clip_norm,
+        objective=config.objective.name,
         label_smoothing=config.objective.label_smoothing,
         micro_batch=machine.micro_batch(config.batch, config.frames),
     )

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.nn import functional
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
@@ -21,7 +22,7 @@ from slr.errors import UserError
 from slr.metrics import RankingMetrics
 from slr.model import lora, vlm
 from slr.model.inputs import Inputs
-from slr.model.ranking import rank
+from slr.model.ranking import LOGIT_BYTES, rank, sequence_log_probabilities
 from slr.model.trie import build_trie
 
 SHOWN = 90  # characters of the prompt's end in TensorBoard's picture; what is before them are the frames' places
@@ -42,7 +43,9 @@ class Recognizer(L.LightningModule):
         weight_decay: AdamW's, decoupled (Loshchilov and Hutter, 2019).
         warmup_steps: optimiser steps; a tenth of the run at most.
         clip_norm: largest norm of the gradient.
-        label_smoothing: share of the target spread over all tokens, in [0, 1).
+        objective: `token`, the mean cross-entropy of the answer's tokens over all words; or `closed_set`, the
+            cross-entropy of the gloss over the vocabulary, whose logits are the exact log-probabilities that rank.
+        label_smoothing: share of the target spread over all words or, in `closed_set`, over all glosses, in [0, 1).
         micro_batch: clips computed at once in training.
     """
 
@@ -55,6 +58,7 @@ class Recognizer(L.LightningModule):
         weight_decay: float,
         warmup_steps: int,
         clip_norm: float,
+        objective: str,
         label_smoothing: float,
         micro_batch: int,
     ) -> None:
@@ -71,6 +75,7 @@ class Recognizer(L.LightningModule):
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.clip_norm = clip_norm
+        self.objective = objective
         self.label_smoothing = label_smoothing
         self.micro_batch = micro_batch
         self.metrics = RankingMetrics()
@@ -92,19 +97,25 @@ class Recognizer(L.LightningModule):
     def rank(self, batch: Batch) -> Tensor:
         """Exact log-probability of every gloss for every clip: float32 (B, K)."""
         with torch.no_grad():
-            features = self._features(batch["frames"])
+            features = self._features(batch, slice(None))
             return rank(self.network, features, batch["input_ids"], batch["attention_mask"], self.trie)
 
     def clip_losses(self, batch: Batch, rows: slice) -> Tensor:
-        """The loss of some clips of a batch: float32 (b,), each the mean over its answer's tokens."""
-        features = self._features(batch["frames"][rows])
-        hidden = vlm.hidden_states(self.network, features, batch["input_ids"][rows], batch["attention_mask"][rows])
+        """The objective's loss for some clips of a batch: float32 (b,), in nats."""
+        features = self._features(batch, rows)
+        tokens, mask = batch["input_ids"][rows], batch["attention_mask"][rows]
+        if self.objective == "closed_set":
+            scores = sequence_log_probabilities(self.network, features, tokens, mask, self.trie, LOGIT_BYTES)
+            return closed_set_loss(scores, batch["gloss"][rows], self.label_smoothing)
+        hidden = vlm.hidden_states(self.network, features, tokens, mask)
         return vlm.answer_loss(self.network, hidden, batch["labels"][rows], self.label_smoothing)
 
-    def _features(self, frames: Tensor) -> Tensor:
+    def _features(self, batch: Batch, rows: slice) -> Tensor:
+        """Projected features (b, V, D) of some clips: cached ones as they come, else from their frames."""
         dtype = vlm.bare(self.network).model.vision_tower.dtype
-        pixels = self.inputs.normalise(frames, dtype)  # (B, T, 3, h, w)
-        return vlm.encode_frames(self.network, pixels)  # (B, T*tokens, D)
+        if "features" in batch:
+            return batch["features"][rows].to(dtype)
+        return vlm.encode_frames(self.network, self.inputs.normalise(batch["frames"][rows], dtype))
 
     def backward_batch(self, batch: Batch) -> Tensor:
         """Add the gradient of the batch's mean loss, micro-batch by micro-batch; returns the mean loss, float32 ()."""
@@ -134,7 +145,7 @@ class Recognizer(L.LightningModule):
         captions = []
         for tokens, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
             asked = tokens[(mask == 1) & (labels == IGNORED) & (tokens != self.inputs.image_token_id)]
-            told = labels[labels != IGNORED]
+            told = labels[labels != IGNORED]  # none where the objective ranks
             question = " ".join(self.inputs.decode(asked.tolist()).split())
             captions.append(f"{self.inputs.decode(told.tolist())}   after   … {question[-SHOWN:]}")
         if isinstance(self.logger, TensorBoardLogger):
@@ -167,11 +178,14 @@ class Recognizer(L.LightningModule):
         """Rank, and count."""
         log_probability = self.rank(batch)
         self.metrics.update(log_probability, batch["gloss"])
-        own = log_probability.gather(1, batch["gloss"][:, None])[:, 0]
-        self.val_loss.update(-own / self.answer_lengths.to(own.device)[batch["gloss"]])
+        if self.objective == "closed_set":
+            self.val_loss.update(closed_set_loss(log_probability, batch["gloss"], 0.0))
+        else:
+            own = log_probability.gather(1, batch["gloss"][:, None])[:, 0]
+            self.val_loss.update(-own / self.answer_lengths.to(own.device)[batch["gloss"]])
 
     def on_validation_epoch_end(self) -> None:
-        """Log every metric, top-1's interval, and the loss: the mean over clips of that over the answer's tokens."""
+        """Log every metric, top-1's interval, and the mean over clips of the objective's loss, without smoothing."""
         figures = self.metrics.compute()
         values = {name: figure.value for name, figure in figures.items()}
         values |= {"top1_low": figures["top1"].low, "top1_high": figures["top1"].high, "n": figures["top1"].n}
@@ -183,7 +197,9 @@ class Recognizer(L.LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's type is a union of eleven
         """AdamW over the adapter; the schedule steps with the optimiser."""
         trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        optimizer = AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
+        # One kernel for all tensors; not where gradients are scaled, since it unscales them behind the clipping's back.
+        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
+        optimizer = AdamW(trained, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = min(self.warmup_steps, steps // 10)
         if warmup < self.warmup_steps:
@@ -215,6 +231,21 @@ class Recognizer(L.LightningModule):
             raise UserError(f"expected a checkpoint of the same glosses at {path}, found others; use the run's own")
         lora.load_adapter_state(self.network, adapter)
         return metrics
+
+
+def closed_set_loss(log_probability: Tensor, gloss: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy of each clip's gloss over the vocabulary, float32 (B,), in nats.
+
+    Args:
+        log_probability: float32 (B, K) from the trie; the softmax over K is of these, as in `probability`.
+        gloss: int64 (B,), the true gloss in [0, K).
+        smoothing: share of the target spread evenly over the K glosses, in [0, 1).
+
+    >>> one = torch.log(torch.tensor([[0.3, 0.1]]))  # of the rest, the model says other words
+    >>> round(float(closed_set_loss(one, torch.tensor([0]), 0.0).exp()), 3)  # 0.4 / 0.3
+    1.333
+    """
+    return functional.cross_entropy(log_probability, gloss, reduction="none", label_smoothing=smoothing)
 
 
 def schedule(step: int, warmup: int, steps: int) -> float:

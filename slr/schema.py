@@ -218,7 +218,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        one_of("objective.name", self.name, ("token",))
+        one_of("objective.name", self.name, ("token", "closed_set"))
         between("objective.label_smoothing", self.label_smoothing, 0, 1)
 
 

@@ -1,5 +1,7 @@
 """The LightningModule on the tiny model: gradients, census, checkpoints. What a whole run does is in test_train."""
 
+import dataclasses
+
 import lightning as L
 import numpy as np
 import pytest
@@ -25,11 +27,11 @@ def inputs():
     return load_inputs("tiny", None)
 
 
-def make(inputs, micro_batch=8, quantization="none", dropout=0.0):
+def make(inputs, micro_batch=8, quantization="none", dropout=0.0, objective="token"):
     network = vlm.load_vlm("tiny", None, "pretrained", quantization, torch.float32, "cpu", 0)
     torch.manual_seed(0)
     network = lora.add_lora(network, "language", 4, 8, dropout, TARGETS)
-    return Recognizer(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, 0.1, micro_batch)
+    return Recognizer(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, objective, 0.1, micro_batch)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,36 @@ def test_the_gradient_is_that_of_the_mean_over_clips_of_each_alone(inputs, sampl
     for name, parameter in reference.network.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("clips", [8, 5])
+def test_closed_set_gradients_are_brute_forces_whatever_the_micro_batch(inputs, samples, clips):
+    """Against transformers' own forward of every clip with every gloss, summed, and torch's cross-entropy over them."""
+    batch = collate_ranking(samples[:clips], inputs.pad_id)
+    reference = make(inputs)
+    gradients(reference, collate_training(samples[:1], inputs.pad_id))  # moves lora_B alike
+    reference.zero_grad()
+    rows = []
+    for sample in samples[:clips]:
+        scores = []
+        for gloss in GLOSSES:
+            one = collate_training([dataclasses.replace(sample, answer=inputs.answer_ids(gloss))], inputs.pad_id)
+            pixels = inputs.normalise(one["frames"], torch.float32).flatten(0, 1)
+            output = vlm.bare(reference.network)(
+                pixel_values=pixels,
+                input_ids=one["input_ids"],
+                attention_mask=one["attention_mask"],
+                labels=one["labels"],
+            )
+            scores.append(-output.loss * len(inputs.answer_ids(gloss)))
+        rows.append(torch.stack(scores))
+    expected = torch.nn.functional.cross_entropy(torch.stack(rows), batch["gloss"], label_smoothing=0.1)
+    expected.backward()
+    truth = {n: p.grad for n, p in reference.network.named_parameters() if p.requires_grad}
+    for micro_batch in (1, 3, clips):
+        loss, ours = gradients(make(inputs, micro_batch=micro_batch, objective="closed_set"), batch)
+        assert float(loss) == pytest.approx(float(expected.detach()), abs=1e-5)
+        assert distance(ours, truth) <= 1e-4
 
 
 def fit(recognizer, samples, folder, epochs=1):
@@ -253,7 +285,7 @@ def test_a_gradient_that_overflows_stops_the_run(inputs, samples, tmp_path):
 def test_two_glosses_with_one_spelling_are_refused(inputs):
     network = vlm.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
     with pytest.raises(UserError, match="same tokens"):
-        Recognizer(network, inputs, ["a", "b", "a"], 1e-3, 0.01, 2, 1.0, 0.1, 1)
+        Recognizer(network, inputs, ["a", "b", "a"], 1e-3, 0.01, 2, 1.0, "token", 0.1, 1)
 
 
 def test_the_schedule_equals_transformers_cosine_but_for_its_first_step():
