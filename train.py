@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lightning import Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
+    from slr.data.datamodule import ClipData
     from slr.hardware import Machine
     from slr.recognizer import Recognizer
 
@@ -44,16 +45,15 @@ def train(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) ->
     record(folder, config, split, vocabulary)
     print(describe(clips, split))
 
-    inputs = assemble.inputs(config)
     parts = {part: split.select(clips, part) for part in PARTS}
-    data = assemble.data(config, assemble.prepared(config), parts, vocabulary, machine, inputs)
-    recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
-    print(recognizer.describe())
-    if config.lora.scope != "none":
-        trainer = build_trainer(config, folder, machine)
-        trainer.fit(recognizer, data)
-
-    scores = finish(config, folder, recognizer, machine, parts)
+    with assemble.memory_told(config, machine):
+        inputs = assemble.inputs(config)
+        data = assemble.data(config, assemble.prepared(config), parts, vocabulary, machine, inputs)
+        recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
+        print(recognizer.describe())
+        if config.lora.scope != "none":
+            fit(config, folder, machine, recognizer, data)
+        scores = finish(config, folder, recognizer, machine, parts)
     write_json(
         folder.result,
         {"status": "done", "overrides": list(overrides), **scores, "seconds": time.monotonic() - started}
@@ -61,6 +61,22 @@ def train(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) ->
     )
     print(f"run: {folder.root}")
     return scores["val"]["top1"]
+
+
+def fit(
+    config: schema.Config, folder: RunFolder, machine: "Machine", recognizer: "Recognizer", data: "ClipData"
+) -> None:
+    """Train, in as large micro-batches as memory allows; say what was planned before and measured after."""
+    from slr import assemble
+    from slr.hardware import memory_peak
+    from slr.memory import shown
+
+    plan = assemble.plan(config, machine, recognizer, data.parts["train"])
+    recognizer.micro_batch = plan.micro_batch
+    print(plan.describe())
+    build_trainer(config, folder, machine).fit(recognizer, data)
+    if peak := memory_peak(machine.device):
+        print(f"memory: {shown(peak)} at the peak, {shown(plan.peak)} estimated")
 
 
 def divide(clips: Sequence[Clip], config: schema.Config) -> Split:

@@ -5,13 +5,14 @@ Training, evaluation and `slr.load` build the same machine, network and data fro
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
-from slr import hardware, schema
+from slr import hardware, memory, schema
 from slr.data.augment import ColorJitter
-from slr.data.datamodule import ClipData
+from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip, read_manifest
 from slr.errors import UserError
 from slr.hardware import Machine
@@ -105,8 +106,50 @@ def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machin
         clip_norm=config.optimizer.clip_norm,
         objective=config.objective.name,
         label_smoothing=config.objective.label_smoothing,
-        micro_batch=machine.micro_batch(config.batch, config.frames),
+        micro_batch=1,  # until `plan` has said how many fit
     )
+
+
+def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips: Sequence[Clip]) -> memory.Plan:
+    """How many clips a training step computes at once, from the memory that there is now that the weights are in it.
+
+    Args:
+        clips: of the training part, whose longest prompt counts.
+
+    Raises:
+        UserError: not one clip fits.
+    """
+    words = recognizer.inputs
+    longest = max(len(words.prompt_ids(clip.prompt or config.model.prompt, config.frames)) for clip in clips)
+    answer = (
+        len(recognizer.trie.token) if config.objective.name == "closed_set" else int(recognizer.answer_lengths.max())
+    )
+    shape = vlm.shape(recognizer.network)
+    work = memory.Work(
+        frames=config.frames,
+        tokens=longest + answer,
+        number=4 if machine.precision == "32-true" else 2,
+        rank=config.lora.r,
+        checkpointed=config.gradient_checkpointing,
+        cached=config.cache.name == "features",
+    )
+    taken = hardware.memory_taken(machine.device)
+    return memory.plan(
+        budget=machine.memory or taken + hardware.memory_free(machine.device),
+        baseline=taken,
+        trainable=sum(p.numel() for p in recognizer.network.parameters() if p.requires_grad),
+        shape=shape,
+        work=work,
+        batch=config.batch,
+        micro_batch=machine.micro_batch,
+        disk=len(clips) * config.frames * words.tokens_per_frame * shape.hidden * 2,
+    )
+
+
+def memory_told(config: schema.Config, machine: Machine) -> AbstractContextManager[None]:
+    """Within it, an end for want of memory names the settings of this run that would help."""
+    cached = config.cache.name == "features"
+    return hardware.memory_told(machine.device, memory.knobs(config.frames, config.gradient_checkpointing, cached))
 
 
 def data(
@@ -120,15 +163,16 @@ def data(
     """Batches of the clips of a prepared folder."""
     return ClipData(
         parts=parts,
-        folder=folder,
+        frames_from=Decoded(folder, inputs),
         vocabulary=vocabulary,
         inputs=inputs,
         prompt=config.model.prompt,
         frames=config.frames,
         sampling=config.sampling,
         jitter=ColorJitter(**dataclasses.asdict(config.jitter)),
+        answers=config.objective.name == "token",
         batch=config.batch,
-        ranking_batch=machine.micro_batch(config.batch, config.frames),
+        ranking_batch=machine.ranking_batch(config.batch, config.frames),
         workers=machine.workers,
         pin_memory=machine.device == "cuda",
         seed=config.seed,

@@ -1,11 +1,16 @@
 """What this machine can do, decided once and said in one line."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from slr.errors import UserError
+from slr.memory import parse
 
 
 @dataclass(frozen=True)
@@ -19,17 +24,19 @@ class Machine:
     tf32: bool
     workers: int
     frames_at_once: int
+    memory: int | None  # bytes that a run may use, where that was said
+    micro_batch: int | None  # clips of a training step computed at once, where that was said
     reasons: tuple[str, ...]  # why, where something was chosen here
 
     def describe(self) -> str:
         """One line: device, numbers, quantisation, workers, and the reasons."""
         name = torch.cuda.get_device_name() if self.device == "cuda" else f"{torch.get_num_threads()} threads"
         words = [f"{self.device} ({name})", self.precision, f"quantisation {self.quantization}"]
-        words += [f"{self.workers} workers", f"{self.frames_at_once} frames at once"]
+        words += [f"{self.workers} workers", f"ranking {self.frames_at_once} frames at once"]
         return "hardware: " + ", ".join(words) + "".join(f"; {reason}" for reason in self.reasons)
 
-    def micro_batch(self, batch: int, frames: int) -> int:
-        """Clips computed at once: as many as fit, at least one, at most the batch."""
+    def ranking_batch(self, batch: int, frames: int) -> int:
+        """Clips ranked at once, at least one, at most the batch; a setting, so that every ranking has equal digits."""
         return max(1, min(batch, self.frames_at_once // frames))
 
 
@@ -61,6 +68,8 @@ def decide(
     four_bit: bool,
     workers: int,
     frames_at_once: int,
+    memory: str | None,
+    micro_batch: int | None,
     quantization: str,
 ) -> Machine:
     """Settle what the configuration leaves open.
@@ -71,7 +80,9 @@ def decide(
         tf32: matrix products in TensorFloat-32.
         four_bit: whether NF4 runs on this kind of hardware.
         workers: processes that decode, at most; no more than processors.
-        frames_at_once: frames of one micro-batch.
+        frames_at_once: frames of clips that are ranked together.
+        memory: what a run may use, such as 8GB; None is what is free when it starts.
+        micro_batch: clips of a training step computed together; None is as many as fit.
         quantization: `auto` is nf4 where `four_bit`, else none.
 
     Raises:
@@ -101,4 +112,47 @@ def decide(
     workers = min(workers, cores)
     if device == "cpu":  # threads that share a core with a worker wait for one another spinning: several times slower
         torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - workers)))
-    return Machine(device, precision, dtype, quantization, tf32, workers, frames_at_once, tuple(reasons))
+    given = None if memory is None else parse(memory)
+    return Machine(
+        device, precision, dtype, quantization, tf32, workers, frames_at_once, given, micro_batch, tuple(reasons)
+    )
+
+
+def memory_taken(device: str) -> int:
+    """Bytes that this process holds now: of the card's memory, or on the CPU resident."""
+    return torch.cuda.memory_allocated() if device == "cuda" else psutil.Process().memory_info().rss
+
+
+def memory_free(device: str) -> int:
+    """Bytes that could still be had."""
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+
+
+def memory_peak(device: str) -> int | None:
+    """The most bytes that this process has held at once, as far as the system tells."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform != "linux":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def memory_told(device: str, knobs: str) -> Iterator[None]:
+    """Say what to turn where the block runs out of memory.
+
+    Raises:
+        UserError: in place of torch's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # The CPU's allocator has no exception of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator: can't allocate" not in str(error):
+            raise
+        raise UserError(
+            f"{device} ran out of memory ({str(error).strip().splitlines()[0][:200]}); set hardware.micro_batch=1, or "
+            f"hardware.memory to less than there is; or {knobs}"
+        ) from error

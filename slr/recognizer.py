@@ -113,9 +113,11 @@ class Recognizer(L.LightningModule):
     def _features(self, batch: Batch, rows: slice) -> Tensor:
         """Projected features (b, V, D) of some clips: cached ones as they come, else from their frames."""
         dtype = vlm.bare(self.network).model.vision_tower.dtype
+        if "frames" in batch:
+            return vlm.encode_frames(self.network, self.inputs.normalise(batch["frames"][rows], dtype))
         if "features" in batch:
             return batch["features"][rows].to(dtype)
-        return vlm.encode_frames(self.network, self.inputs.normalise(batch["frames"][rows], dtype))
+        raise ValueError(f"expected a batch with frames or features, found {sorted(batch)}")
 
     def backward_batch(self, batch: Batch) -> Tensor:
         """Add the gradient of the batch's mean loss, micro-batch by micro-batch; returns the mean loss, float32 ()."""
@@ -142,14 +144,16 @@ class Recognizer(L.LightningModule):
 
     def _show(self, batch: Batch) -> None:
         """Put the batch into TensorBoard as the model gets it: frames, prompt and the labels that count."""
+        if not isinstance(self.logger, TensorBoardLogger):
+            return
+        frames = batch["frames"] if "frames" in batch else cast(Any, self.trainer).datamodule.frames_of(batch["clip"])
         captions = []
         for tokens, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
             asked = tokens[(mask == 1) & (labels == IGNORED) & (tokens != self.inputs.image_token_id)]
             told = labels[labels != IGNORED]  # none where the objective ranks
             question = " ".join(self.inputs.decode(asked.tolist()).split())
             captions.append(f"{self.inputs.decode(told.tolist())}   after   … {question[-SHOWN:]}")
-        if isinstance(self.logger, TensorBoardLogger):
-            self.logger.experiment.add_image("train/batch", draw_batch(batch["frames"], captions))
+        self.logger.experiment.add_image("train/batch", draw_batch(frames, captions))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Census, then clip. Gradients are unscaled here in 16-bit too."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slr import memory
 from slr.errors import UserError
 
 Path_ = str  # a field of this type holds a path: typed as it is in the shell, made absolute before it is read
@@ -54,7 +55,9 @@ class Hardware:
     tf32: bool | None  # matrix products in TensorFloat-32
     four_bit: bool | None  # whether NF4 runs here
     workers: int | None  # processes that decode clips
-    frames_at_once: int | None  # frames of one micro-batch that fit in memory
+    frames_at_once: int | None  # frames of clips that are ranked together
+    memory: str | None  # what a run may use, such as 8GB; null: what is free when it starts
+    micro_batch: int | None  # clips of a training step that are computed together; null: as many as fit
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -64,6 +67,10 @@ class Hardware:
             at_least("hardware.workers", self.workers, 0)
         if self.frames_at_once is not None:
             at_least("hardware.frames_at_once", self.frames_at_once, 1)
+        if self.memory is not None:
+            memory.parse(self.memory)
+        if self.micro_batch is not None:
+            at_least("hardware.micro_batch", self.micro_batch, 1)
 
 
 @dataclass
@@ -223,6 +230,23 @@ class Objective:
 
 
 @dataclass
+class Cache:
+    """What is computed once and kept, under `data`."""
+
+    name: str
+    views: int  # random samplings of a training clip that are kept; an epoch sees one of them
+    format: str  # of `frames`: jpeg, or raw
+    dtype: str  # of `features`: float32, bf16, or int8 with a scale for each token
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        one_of("cache.name", self.name, ("none", "frames", "features"))
+        at_least("cache.views", self.views, 1)
+        one_of("cache.format", self.format, ("jpeg", "raw"))
+        one_of("cache.dtype", self.dtype, ("float32", "bf16", "int8"))
+
+
+@dataclass
 class Jitter:
     """Strengths of the colour jitter, one draw per clip: factors in [1-x, 1+x], hue in turns of the wheel."""
 
@@ -319,6 +343,7 @@ class Config:
     model: Model
     lora: Lora
     objective: Objective
+    cache: Cache
     trainer: Trainer
 
     def __post_init__(self) -> None:

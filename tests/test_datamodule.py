@@ -7,7 +7,7 @@ import torch
 from slr.data import video
 from slr.data.augment import ColorJitter
 from slr.data.collate import IGNORED
-from slr.data.datamodule import ClipData, EpochBatches
+from slr.data.datamodule import ClipData, Decoded, EpochBatches
 from slr.data.manifest import Clip
 from slr.model.inputs import load_inputs
 from slr.prepare.encode import write_clip
@@ -49,22 +49,25 @@ def clips(prompts=None):
     ]
 
 
-def make(folder, workers=0, jitter=STILL, batch=3, sampling="segment", seed=0, prompts=None):
+def make(folder, workers=0, jitter=STILL, batch=3, sampling="segment", seed=0, prompts=None, **others):
     rows = clips(prompts)
+    inputs = load_inputs("tiny", None)
     return ClipData(
         parts={"train": rows, "val": rows[:4], "test": rows[4:]},
-        folder=folder,
+        frames_from=Decoded(folder, inputs),
         vocabulary=GLOSSES,
-        inputs=load_inputs("tiny", None),
+        inputs=inputs,
         prompt="Name the sign.",
         frames=4,
         sampling=sampling,
         jitter=jitter,
+        answers=True,
         batch=batch,
         ranking_batch=3,
         workers=workers,
         pin_memory=False,
         seed=seed,
+        **others,
     )
 
 

@@ -2,9 +2,17 @@ import pytest
 import torch
 
 from slr.errors import UserError
-from slr.hardware import Machine, decide, pick, require
+from slr.hardware import Machine, decide, memory_free, memory_peak, memory_taken, memory_told, pick, require
 
-WORDS = {"precision": "auto", "tf32": False, "four_bit": True, "workers": 64, "frames_at_once": 16}
+WORDS = {
+    "precision": "auto",
+    "tf32": False,
+    "four_bit": True,
+    "workers": 64,
+    "frames_at_once": 16,
+    "memory": None,
+    "micro_batch": None,
+}
 
 
 def on_cpu(**changes) -> Machine:
@@ -55,8 +63,8 @@ def test_tf32_is_set_both_ways():
 @pytest.mark.parametrize(
     ("batch", "frames", "expected"), [(16, 8, 2), (16, 1, 16), (16, 4, 4), (16, 32, 1), (1, 1, 1), (3, 2, 3)]
 )
-def test_micro_batches_fit(batch, frames, expected):
-    assert on_cpu().micro_batch(batch, frames) == expected
+def test_clips_ranked_together(batch, frames, expected):
+    assert on_cpu().ranking_batch(batch, frames) == expected
 
 
 def test_devices_that_are_not_here_are_refused():
@@ -68,3 +76,23 @@ def test_devices_that_are_not_here_are_refused():
         assert pick() == "cpu"
         with pytest.raises(UserError, match="found none"):
             require("cuda")
+
+
+def test_running_out_of_memory_names_what_to_turn():
+    with (
+        pytest.raises(UserError, match=r"cpu ran out of memory .*try cache=features") as caught,
+        memory_told("cpu", "try cache=features"),
+    ):
+        torch.empty(2**60, dtype=torch.uint8)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="shape"), memory_told("cpu", ""):
+        torch.zeros(2) @ torch.zeros(3, 3)
+
+
+def test_memory_is_measured():
+    before = memory_taken("cpu")
+    held = torch.ones(50_000_000)
+    assert memory_taken("cpu") - before > 0.9 * held.nbytes
+    assert memory_free("cpu") > 0
+    peak = memory_peak("cpu")
+    assert peak is None or peak >= 0.99 * memory_taken("cpu")  # the kernel counts the two at different times

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from slr.data.augment import ColorJitter
 from slr.data.collate import Sample, collate_ranking, collate_training
-from slr.data.datamodule import ClipData
+from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip
 from slr.errors import UserError
 from slr.model import lora, vlm
@@ -235,13 +235,14 @@ def test_order_and_frames_change_from_epoch_to_epoch_under_lightning(inputs, tmp
         clips.append(Clip(f"{number}", f"clips/{number}.mp4", "a", 30, 25, 32, 32, "", "", "", None, None, None))
     data = ClipData(
         parts={"train": clips, "val": clips[:1]},
-        folder=tmp_path,
+        frames_from=Decoded(tmp_path, inputs),
         vocabulary=["a", "b"],
         inputs=inputs,
         prompt="Which?",
         frames=2,
         sampling="segment",
         jitter=ColorJitter(0, 0, 0, 0),
+        answers=True,
         batch=3,
         ranking_batch=3,
         workers=1,

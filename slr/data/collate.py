@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -35,17 +35,22 @@ class Sample:
 
     clip: str
     gloss: int  # position in the vocabulary
-    frames: Tensor  # uint8 (T, 3, H, W)
     prompt: list[int]
     answer: list[int]
+    frames: Tensor | None = None  # uint8 (T, 3, H, W)
+    features: Tensor | None = None  # (V, D) in place of frames, where a cache has them
 
 
 class Batch(TypedDict):
-    """B clips. L is the longest sequence; prompts are padded on the left, prompts with answers on the right."""
+    """B clips. L is the longest sequence; prompts are padded on the left, prompts with answers on the right.
+
+    It has `frames`, or `features` in their place.
+    """
 
     clip: list[str]
     gloss: Tensor  # int64 (B,)
-    frames: Tensor  # uint8 (B, T, 3, H, W)
+    frames: NotRequired[Tensor]  # uint8 (B, T, 3, H, W)
+    features: NotRequired[Tensor]  # (B, V, D)
     input_ids: Tensor  # int64 (B, L)
     attention_mask: Tensor  # int64 (B, L), 1 where there is a token
     labels: Tensor  # int64 (B, L), IGNORED except at the answer and its end token
@@ -75,11 +80,15 @@ def collate_ranking(samples: Sequence[Sample], pad_id: int) -> Batch:
 
 def _blank(samples: Sequence[Sample], length: int, pad_id: int) -> Batch:
     shape = (len(samples), length)
-    return Batch(
+    batch = Batch(
         clip=[sample.clip for sample in samples],
         gloss=torch.tensor([sample.gloss for sample in samples]),
-        frames=torch.stack([sample.frames for sample in samples]),
         input_ids=torch.full(shape, pad_id),
         attention_mask=torch.zeros(shape, dtype=torch.int64),
         labels=torch.full(shape, IGNORED),
     )
+    if frames := [sample.frames for sample in samples if sample.frames is not None]:
+        batch["frames"] = torch.stack(frames)
+    if features := [sample.features for sample in samples if sample.features is not None]:
+        batch["features"] = torch.stack(features)
+    return batch

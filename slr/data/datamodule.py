@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from slr.data import video
@@ -19,13 +21,52 @@ from slr.data.manifest import Clip
 Key = tuple[int, int]  # (epoch, position in the part)
 
 
+class Frames(Protocol):
+    """Where frames come from."""
+
+    def __call__(self, clip: Clip, positions: np.ndarray) -> Tensor:
+        """Some frames of a clip as the model wants them: uint8 (T, 3, h, w)."""
+        ...
+
+
+class Features(Protocol):
+    """Where features come from that were computed before."""
+
+    def __call__(self, key: str) -> Tensor:
+        """What was kept under a key of `ClipDataset.feature_key`: (V, D)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Frames from the prepared clips themselves.
+
+    Attributes:
+        folder: the prepared data set's, which `Clip.file` is relative to.
+        inputs: whose resizing the model wants.
+    """
+
+    folder: Path
+    inputs: Inputs
+
+    def __call__(self, clip: Clip, positions: np.ndarray) -> Tensor:
+        """Decode and resize: uint8 (T, 3, h, w)."""
+        return self.inputs.resize(video.read(self.folder / clip.file, positions))
+
+
 class ClipDataset(Dataset[Sample]):
-    """Clips as samples. What is random depends on (seed, epoch, clip id) alone: not on workers, not on order."""
+    """Clips as samples. What is random depends on (seed, epoch, clip id) alone: not on workers, not on order.
+
+    With `views`, the positions of an epoch's frames are those of view `epoch % views`, which depend on the clip alone,
+    so that every run finds them in a cache. Colours stay new each epoch, except under cached features.
+    """
 
     def __init__(
         self,
         clips: Sequence[Clip],
-        folder: Path,
+        frames_from: Frames,
+        features_from: Features | None,
+        views: int | None,
         vocabulary: Sequence[str],
         inputs: Inputs,
         prompt: str,
@@ -36,7 +77,9 @@ class ClipDataset(Dataset[Sample]):
     ) -> None:
         """See `ClipData`; `jitter=None` leaves colours alone."""
         self.clips = list(clips)
-        self.folder = folder
+        self.frames_from = frames_from
+        self.features_from = features_from
+        self.views = views
         self.position = {gloss: number for number, gloss in enumerate(vocabulary)}
         self.inputs = inputs
         self.prompt = prompt
@@ -51,18 +94,41 @@ class ClipDataset(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         epoch, number = key
         clip = self.clips[number]
-        rng = generator(self.seed, epoch, clip.id)
-        positions = video.sample_positions(clip.frames, self.frames, self.sampling, rng)
-        frames = self.inputs.resize(video.read(self.folder / clip.file, positions))
-        if self.jitter is not None:
-            frames = self.jitter(frames, rng)
+        from_cache = self.features_from is not None
         return Sample(
             clip=clip.id,
             gloss=self.position[clip.gloss],
-            frames=frames,
             prompt=self.inputs.prompt_ids(clip.prompt or self.prompt, self.frames),
             answer=self.inputs.answer_ids(clip.gloss),
+            frames=None if from_cache else self.seen(clip, epoch),
+            features=self.features_from(self.feature_key(clip, epoch)) if self.features_from else None,
         )
+
+    def keys(self) -> list[Key]:
+        """One key for each thing that a training may see of its clips, for a cache to be filled with."""
+        views = self.views if self.views and (self.sampling != "uniform" or self.jitter is not None) else 1
+        return [(view, number) for number in range(len(self.clips)) for view in range(views)]
+
+    def positions(self, clip: Clip, epoch: int) -> np.ndarray:
+        """Which frames of a clip are seen in an epoch: int64 (T,)."""
+        rng = generator(*self._turn(epoch), clip.id)
+        return video.sample_positions(clip.frames, self.frames, self.sampling, rng)
+
+    def seen(self, clip: Clip, epoch: int) -> Tensor:
+        """The frames of a clip in an epoch, in that epoch's colours: uint8 (T, 3, h, w)."""
+        frames = self.frames_from(clip, self.positions(clip, epoch))
+        if self.jitter is None:
+            return frames
+        turn = self._turn(epoch) if self.features_from is not None else (self.seed, epoch)
+        return self.jitter(frames, generator(*turn, f"{clip.id} colours"))
+
+    def feature_key(self, clip: Clip, epoch: int) -> str:
+        """What the features of a clip in an epoch depend on, of all that is the data's."""
+        colours = None if self.jitter is None else (self.jitter, clip.id, *self._turn(epoch))
+        return f"{clip.sha256} {self.positions(clip, epoch).tolist()} {colours}"
+
+    def _turn(self, epoch: int) -> tuple[int, int]:
+        return (self.seed, epoch) if self.views is None else (0, epoch % self.views)
 
 
 def generator(seed: int, epoch: int, label: str) -> np.random.Generator:
@@ -115,13 +181,16 @@ class ClipData(L.LightningDataModule):
 
     Args:
         parts: part -> its clips; train, val and test.
-        folder: the prepared data set's folder, which `Clip.file` is relative to.
+        frames_from: the prepared clips, or a cache of their frames.
+        features_from: a cache of what the vision tower makes of the frames of the train and val parts, if there is one.
+        views: how many random samplings of a training clip there are, where something is cached; None is one an epoch.
         vocabulary: the ordered glosses.
         inputs: what turns words and pictures into tensors for the model.
         prompt: the question, where a clip has none of its own.
         frames: T, frames per clip.
         sampling: of the training part, `uniform` or `segment`; the others are always `uniform`.
         jitter: of the training part.
+        answers: whether training batches hold the answers; an objective that ranks takes prompts alone.
         batch: clips per training batch, which is one optimiser step.
         ranking_batch: clips ranked at once.
         workers: processes that decode; 0 decodes in this one.
@@ -132,21 +201,27 @@ class ClipData(L.LightningDataModule):
     def __init__(
         self,
         parts: dict[str, list[Clip]],
-        folder: Path,
+        frames_from: Frames,
         vocabulary: Sequence[str],
         inputs: Inputs,
         prompt: str,
         frames: int,
         sampling: str,
         jitter: ColorJitter,
+        answers: bool,
         batch: int,
         ranking_batch: int,
         workers: int,
         pin_memory: bool,
         seed: int,
+        views: int | None = None,
+        features_from: Features | None = None,
     ) -> None:
         super().__init__()
         self.parts = parts
+        self.answers = answers
+        self.views = views
+        self.features_from = features_from
         self.inputs = inputs
         self.batch = batch
         self.ranking_batch = ranking_batch
@@ -154,31 +229,53 @@ class ClipData(L.LightningDataModule):
         self.pin_memory = pin_memory
         self.seed = seed
         self._dataset = partial(
-            ClipDataset, folder=folder, vocabulary=vocabulary, inputs=inputs, prompt=prompt, frames=frames, seed=seed
+            ClipDataset,
+            frames_from=frames_from,
+            vocabulary=vocabulary,
+            inputs=inputs,
+            prompt=prompt,
+            frames=frames,
+            seed=seed,
         )
         self.sampling = sampling
         self.jitter = jitter
 
     def training_set(self) -> ClipDataset:
-        """The training part as samples, sampled and jittered anew each epoch."""
-        return self._dataset(self.parts["train"], sampling=self.sampling, jitter=self.jitter)
+        """The training part as samples, sampled and jittered anew each epoch, or each of `views`."""
+        return self._dataset(
+            self.parts["train"],
+            sampling=self.sampling,
+            jitter=self.jitter,
+            views=self.views,
+            features_from=self.features_from,
+        )
+
+    def ranking_set(self, clips: Sequence[Clip], features_from: Features | None = None) -> ClipDataset:
+        """Clips as samples that are always the same."""
+        return self._dataset(clips, sampling="uniform", jitter=None, views=None, features_from=features_from)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of `batch` clips in a new order each epoch."""
         dataset = self.training_set()
         sampler = EpochBatches(len(dataset), self.batch, self.seed)
-        return self._loader(dataset, sampler, collate_training)
+        return self._loader(dataset, sampler, collate_training if self.answers else collate_ranking)
 
-    def ranking_dataloader(self, clips: Sequence[Clip]) -> DataLoader:
+    def ranking_dataloader(self, clips: Sequence[Clip], features_from: Features | None = None) -> DataLoader:
         """Batches of `ranking_batch` clips in the order given, without augmentation."""
-        dataset = self._dataset(clips, sampling="uniform", jitter=None)
+        dataset = self.ranking_set(clips, features_from)
         keys = [(0, number) for number in range(len(dataset))]
         batches = [keys[start : start + self.ranking_batch] for start in range(0, len(keys), self.ranking_batch)]
         return self._loader(dataset, batches, collate_ranking)
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the val part for ranking."""
-        return self.ranking_dataloader(self.parts["val"])
+        return self.ranking_dataloader(self.parts["val"], self.features_from)
+
+    def frames_of(self, names: Sequence[str]) -> Tensor:
+        """What training clips look like in the first epoch, where batches hold features: uint8 (B, T, 3, h, w)."""
+        dataset = self.training_set()
+        clips = {clip.id: clip for clip in dataset.clips}
+        return torch.stack([dataset.seen(clips[name], 0) for name in names])
 
     def _loader(
         self,

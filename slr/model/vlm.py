@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from slr.errors import UserError
+from slr.memory import Shape
 from slr.model.checkpoint import locate
 
 if TYPE_CHECKING:
@@ -122,6 +123,24 @@ def bare(model: "Model") -> "InternVLForConditionalGeneration":
     """The transformers model inside its adapter's wrapping, or as it is. LoRA acts inside its layers either way."""
     outer: Any = model
     return outer.get_base_model() if hasattr(outer, "get_base_model") else outer
+
+
+def shape(model: "Model") -> Shape:
+    """The sizes that the model's memory depends on."""
+    config: Any = bare(model).config
+    text, vision = config.text_config, config.vision_config
+    height, width = (size // patch for size, patch in zip(vision.image_size, vision.patch_size, strict=True))
+    return Shape(
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        mlp=text.intermediate_size,
+        queries=text.num_attention_heads * text.head_dim,
+        keys=text.num_key_value_heads * text.head_dim,
+        words=text.vocab_size,
+        vision_hidden=vision.hidden_size,
+        vision_mlp=vision.intermediate_size,
+        patches=height * width + 1,
+    )
 
 
 def checkpoint_layers(model: "Model") -> None:
