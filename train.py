@@ -74,6 +74,7 @@ def fit(
     plan = assemble.plan(config, machine, recognizer, data.parts["train"])
     recognizer.micro_batch = plan.micro_batch
     print(plan.describe())
+    assemble.fill_cache(config, machine, recognizer, data)
     build_trainer(config, folder, machine).fit(recognizer, data)
     if peak := memory_peak(machine.device):
         print(f"memory: {shown(peak)} at the peak, {shown(plan.peak)} estimated")

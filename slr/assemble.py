@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from slr import hardware, memory, schema
+from slr import features, hardware, memory, schema
 from slr.data.augment import ColorJitter
 from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip, read_manifest
+from slr.data.pack import Pack
 from slr.errors import UserError
 from slr.hardware import Machine
 from slr.model import lora, vlm
@@ -146,6 +147,30 @@ def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips:
     )
 
 
+def fill_cache(config: schema.Config, machine: Machine, recognizer: Recognizer, data: ClipData) -> None:
+    """Compute what `cache` asks for and is not there yet, and have `data` take it from there."""
+    if config.cache.name == "features":
+        data.features_from = cache = _feature_cache(config, machine, recognizer)
+        features.fill(
+            cache,
+            [data.training_set(), data.ranking_set(data.parts["val"], cache)],
+            compute=recognizer.encode,
+            precision=machine.autocast,
+            batch=data.ranking_batch,
+            workers=machine.workers,
+        )
+        recognizer.train()  # Lightning warns of a tower that was left in evaluation mode
+
+
+def _feature_cache(config: schema.Config, machine: Machine, recognizer: Recognizer) -> features.FeatureCache:
+    inputs, core = recognizer.inputs, vlm.bare(recognizer.network).model
+    settings = [inputs.image_size, inputs.mean, inputs.std, machine.device, machine.precision, config.cache.dtype]
+    weights = [*core.vision_tower.state_dict().values(), *core.multi_modal_projector.state_dict().values()]
+    folder = Path(config.data) / "cache" / f"features-{features.recipe(weights, settings)}"
+    tokens = config.frames * inputs.tokens_per_frame
+    return features.FeatureCache(Pack(folder), tokens, vlm.shape(recognizer.network).hidden, config.cache.dtype)
+
+
 def memory_told(config: schema.Config, machine: Machine) -> AbstractContextManager[None]:
     """Within it, an end for want of memory names the settings of this run that would help."""
     cached = config.cache.name == "features"
@@ -169,11 +194,12 @@ def data(
         prompt=config.model.prompt,
         frames=config.frames,
         sampling=config.sampling,
-        jitter=ColorJitter(**dataclasses.asdict(config.jitter)),
+        jitter=ColorJitter(**strengths) if any((strengths := dataclasses.asdict(config.jitter)).values()) else None,
         answers=config.objective.name == "token",
         batch=config.batch,
         ranking_batch=machine.ranking_batch(config.batch, config.frames),
         workers=machine.workers,
         pin_memory=machine.device == "cuda",
         seed=config.seed,
+        views=None if config.cache.name == "none" else config.cache.views,
     )

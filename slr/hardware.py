@@ -35,6 +35,10 @@ class Machine:
         words += [f"{self.workers} workers", f"ranking {self.frames_at_once} frames at once"]
         return "hardware: " + ", ".join(words) + "".join(f"; {reason}" for reason in self.reasons)
 
+    def autocast(self) -> torch.autocast:
+        """The precision of the run's arithmetic, as Lightning has it in training."""
+        return torch.autocast(self.device, self.dtype, enabled=self.precision != "32-true")
+
     def ranking_batch(self, batch: int, frames: int) -> int:
         """Clips ranked at once, at least one, at most the batch; a setting, so that every ranking has equal digits."""
         return max(1, min(batch, self.frames_at_once // frames))

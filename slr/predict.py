@@ -53,7 +53,7 @@ def log_probabilities(
     """Rank every clip of `loader`: float32 (n, K), in the loader's order; `title` heads a progress bar."""
     recognizer.to(machine.device).eval()
     rows = []
-    with torch.autocast(machine.device, machine.dtype, enabled=machine.precision != "32-true"):
+    with machine.autocast():
         for batch in tqdm(loader, desc=title, unit="batch", disable=title is None, dynamic_ncols=True):
             moved = recognizer.transfer_batch_to_device(batch, torch.device(machine.device), 0)
             rows.append(recognizer.rank(moved).cpu())

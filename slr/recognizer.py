@@ -112,12 +112,16 @@ class Recognizer(L.LightningModule):
 
     def _features(self, batch: Batch, rows: slice) -> Tensor:
         """Projected features (b, V, D) of some clips: cached ones as they come, else from their frames."""
-        dtype = vlm.bare(self.network).model.vision_tower.dtype
         if "frames" in batch:
-            return vlm.encode_frames(self.network, self.inputs.normalise(batch["frames"][rows], dtype))
+            return self.encode(batch["frames"][rows])
         if "features" in batch:
-            return batch["features"][rows].to(dtype)
+            return batch["features"][rows].to(vlm.bare(self.network).model.vision_tower.dtype)
         raise ValueError(f"expected a batch with frames or features, found {sorted(batch)}")
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames uint8 (B, T, 3, h, w) -> projected features (B, V, D), on the network's device, without graph."""
+        tower = vlm.bare(self.network).model.vision_tower
+        return vlm.encode_frames(self.network, self.inputs.normalise(frames.to(tower.device), tower.dtype))
 
     def backward_batch(self, batch: Batch) -> Tensor:
         """Add the gradient of the batch's mean loss, micro-batch by micro-batch; returns the mean loss, float32 ()."""
