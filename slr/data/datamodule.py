@@ -15,18 +15,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from slr.data import video
 from slr.data.augment import ColorJitter
+from slr.data.cache import Frames, Wanted
 from slr.data.collate import Batch, Inputs, Sample, collate_ranking, collate_training
 from slr.data.manifest import Clip
 
 Key = tuple[int, int]  # (epoch, position in the part)
-
-
-class Frames(Protocol):
-    """Where frames come from."""
-
-    def __call__(self, clip: Clip, positions: np.ndarray) -> Tensor:
-        """Some frames of a clip as the model wants them: uint8 (T, 3, h, w)."""
-        ...
 
 
 class Features(Protocol):
@@ -189,7 +182,7 @@ class ClipData(L.LightningDataModule):
         prompt: the question, where a clip has none of its own.
         frames: T, frames per clip.
         sampling: of the training part, `uniform` or `segment`; the others are always `uniform`.
-        jitter: of the training part.
+        jitter: of the training part; None leaves colours alone.
         answers: whether training batches hold the answers; an objective that ranks takes prompts alone.
         batch: clips per training batch, which is one optimiser step.
         ranking_batch: clips ranked at once.
@@ -207,7 +200,7 @@ class ClipData(L.LightningDataModule):
         prompt: str,
         frames: int,
         sampling: str,
-        jitter: ColorJitter,
+        jitter: ColorJitter | None,
         answers: bool,
         batch: int,
         ranking_batch: int,
@@ -221,6 +214,7 @@ class ClipData(L.LightningDataModule):
         self.parts = parts
         self.answers = answers
         self.views = views
+        self.frames_from = frames_from
         self.features_from = features_from
         self.inputs = inputs
         self.batch = batch
@@ -230,7 +224,6 @@ class ClipData(L.LightningDataModule):
         self.seed = seed
         self._dataset = partial(
             ClipDataset,
-            frames_from=frames_from,
             vocabulary=vocabulary,
             inputs=inputs,
             prompt=prompt,
@@ -247,12 +240,28 @@ class ClipData(L.LightningDataModule):
             sampling=self.sampling,
             jitter=self.jitter,
             views=self.views,
+            frames_from=self.frames_from,
             features_from=self.features_from,
         )
 
     def ranking_set(self, clips: Sequence[Clip], features_from: Features | None = None) -> ClipDataset:
         """Clips as samples that are always the same."""
-        return self._dataset(clips, sampling="uniform", jitter=None, views=None, features_from=features_from)
+        return self._dataset(
+            clips,
+            sampling="uniform",
+            jitter=None,
+            views=None,
+            frames_from=self.frames_from,
+            features_from=features_from,
+        )
+
+    def frames_wanted(self) -> list[Wanted]:
+        """Every frame that fitting reads: of the training part in all views, and of the val part."""
+        wanted: list[Wanted] = []
+        for part in (self.training_set(), self.ranking_set(self.parts["val"])):
+            keys = part.keys()
+            wanted += [(part.clips[number], part.positions(part.clips[number], view)) for view, number in keys]
+        return wanted
 
     def train_dataloader(self) -> DataLoader:
         """Batches of `batch` clips in a new order each epoch."""

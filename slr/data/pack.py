@@ -103,7 +103,7 @@ class Writer:
         self._committed_end = self._data.end
         self._committed_at = time.monotonic()
 
-    def append(self, key: str, record: bytes) -> None:
+    def append(self, key: str, record: bytes | NDArray[np.uint8]) -> None:
         """Add one record; readers that open the folder find it at once, or a few seconds later.
 
         Raises:
@@ -111,10 +111,10 @@ class Writer:
             UserError: it cannot be written; what was whole is kept.
         """
         name, start = bytes(_digests([key])[0]), self._data.end
-        if name in self._known or not record:
+        if name in self._known or not len(record):
             raise ValueError(f"expected a new key and at least one byte, found {key!r} with {len(record)}")
         with _explained(self.folder):
-            self._data.append(record)
+            self._data.append(bytes(record))
         self._pending.append((name, start, len(record)))
         self._known.add(name)
         waiting = self._data.end - self._committed_end
