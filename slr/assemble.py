@@ -4,6 +4,7 @@ Training, evaluation and `slr.load` build the same machine, network and data fro
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 
 from slr import features, hardware, memory, schema
+from slr.data import cache
 from slr.data.augment import ColorJitter
 from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip, read_manifest
@@ -149,11 +151,16 @@ def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips:
 
 def fill_cache(config: schema.Config, machine: Machine, recognizer: Recognizer, data: ClipData) -> None:
     """Compute what `cache` asks for and is not there yet, and have `data` take it from there."""
+    if config.cache.name == "frames":
+        kept = cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
+        everything = os.cpu_count() or 1  # nothing trains meanwhile
+        cache.fill(kept, data.frames_from, data.frames_wanted(), workers=everything)
+        data.frames_from = kept
     if config.cache.name == "features":
-        data.features_from = cache = _feature_cache(config, machine, recognizer)
+        data.features_from = lookup = _feature_cache(config, machine, recognizer)
         features.fill(
-            cache,
-            [data.training_set(), data.ranking_set(data.parts["val"], cache)],
+            lookup,
+            [data.training_set(), data.ranking_set(data.parts["val"], lookup)],
             compute=recognizer.encode,
             precision=machine.autocast,
             batch=data.ranking_batch,
@@ -201,5 +208,6 @@ def data(
         workers=machine.workers,
         pin_memory=machine.device == "cuda",
         seed=config.seed,
-        views=None if config.cache.name == "none" else config.cache.views,
+        # Not more views than epochs: nobody would see them.
+        views=None if config.cache.name == "none" else min(config.cache.views, config.epochs),
     )
