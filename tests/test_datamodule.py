@@ -6,6 +6,7 @@ import torch
 
 from slr.data import video
 from slr.data.augment import ColorJitter
+from slr.data.cache import FrameCache, fill
 from slr.data.collate import IGNORED
 from slr.data.datamodule import ClipData, Decoded, EpochBatches
 from slr.data.manifest import Clip
@@ -167,3 +168,80 @@ def test_the_last_batch_is_smaller_and_lightning_finds_the_epoch():
     assert len(batches) == 3
     batches.sampler.set_epoch(5)
     assert {key[0] for batch in batches for key in batch} == {5}
+
+
+def cached(folder, root, format="raw", **changes):
+    """As `make`, from a frame cache that has been filled with all that training and validation read."""
+    data = make(folder, **changes)
+    cache = FrameCache(root, data.inputs, format)
+    fill(cache, data.frames_from, data.frames_wanted(), 0)
+    data.frames_from = cache
+    return data
+
+
+def frames_by_clip(batches):
+    return {name: frames for batch in batches for name, frames in zip(batch["clip"], batch["frames"], strict=True)}
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "segment"])
+def test_cached_frames_are_those_of_the_videos(folder, tmp_path, sampling):
+    """Views are drawn as seed 0 draws its epochs, so that with as many views nothing at all differs."""
+    jitter = ColorJitter(0.3, 0.3, 0.3, 0.1)
+    anew = make(folder, jitter=jitter, sampling=sampling)
+    kept = cached(folder, tmp_path, jitter=jitter, sampling=sampling, views=3)
+    for number in range(3):
+        for one, other in zip(epoch(anew, number), epoch(kept, number), strict=True):
+            assert one["clip"] == other["clip"]
+            assert torch.equal(one["frames"], other["frames"])
+    assert all(
+        torch.equal(one["frames"], other["frames"])
+        for one, other in zip(anew.val_dataloader(), kept.val_dataloader(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("format", ["jpeg", "raw"])
+def test_workers_change_nothing_with_a_cache(folder, tmp_path, format):
+    jitter = ColorJitter(0.3, 0.3, 0.3, 0.1)
+    runs = [epoch(cached(folder, tmp_path, format, workers=count, jitter=jitter, views=2), 5) for count in (0, 1, 2)]
+    for batches in zip(*runs, strict=True):
+        assert all(one["clip"] == batches[0]["clip"] for one in batches)
+        assert all(torch.equal(one["frames"], batches[0]["frames"]) for one in batches)
+
+
+def test_views_repeat_and_are_every_seeds_while_order_and_colours_are_new(folder, tmp_path):
+    def still(number, seed):
+        return frames_by_clip(epoch(cached(folder, tmp_path, views=2, seed=seed), number))
+
+    first, second = still(0, 1), still(1, 1)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    for number, seed in ((2, 1), (4, 1), (0, 2), (6, 3)):
+        assert all(torch.equal(frames, first[name]) for name, frames in still(number, seed).items())
+    assert len(FrameCache(tmp_path, load_inputs("tiny", None), "raw").pack) <= 7 * 3 * 4  # two views, and uniform
+
+    colourful = cached(folder, tmp_path, views=2, seed=1, jitter=ColorJitter(0.3, 0.3, 0.3, 0.1))
+    epochs = [epoch(colourful, number) for number in (0, 2)]
+    assert not any(
+        torch.equal(frames, frames_by_clip(epochs[1])[name]) for name, frames in frames_by_clip(epochs[0]).items()
+    )
+    orders = [[name for batch in epoch(colourful, number) for name in batch["clip"]] for number in (0, 2, 4)]
+    assert len(set(map(tuple, orders))) > 1
+
+
+def test_colours_do_not_move_the_positions(folder):
+    """They are drawn apart, so that one of them can repeat without the other."""
+    plain, colourful = make(folder), make(folder, jitter=ColorJitter(0.3, 0.3, 0.3, 0.1))
+    for clip in clips():
+        one, other = (data.training_set().positions(clip, 3) for data in (plain, colourful))
+        assert one.tolist() == other.tolist()
+
+
+def test_what_fitting_wants_is_every_view_of_train_and_the_middles_of_val(folder):
+    data = make(folder, views=3)
+    wanted = Counter(clip.id for clip, _ in data.frames_wanted())
+    assert wanted == {"0": 4, "1": 4, "2": 4, "3": 4, "4": 3, "5": 3, "6": 3}
+    read = {
+        (clip.id, tuple(data.training_set().positions(clip, number).tolist()))
+        for number in range(9)
+        for clip in data.parts["train"]
+    }
+    assert read <= {(clip.id, tuple(positions.tolist())) for clip, positions in data.frames_wanted()}
