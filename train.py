@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from slr import commandline, schema
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import PARTS, Split, describe, make_split, write_split
 from slr.errors import UserError, explained
-from slr.run import RunFolder, provenance, write_json
+from slr.run import RunFolder, provenance, recorded, write_json
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -32,41 +31,37 @@ if TYPE_CHECKING:
 
 def train(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) -> float:
     """One run, from its configuration to its evaluation; returns the validation top-1 that a sweep ranks by."""
-    started = time.monotonic()
     from slr import assemble
 
-    config = settle(config)
-    machine = assemble.machine(config)
-    print(machine.describe())
+    with recorded(folder, overrides) as result:
+        config = settle(config)
+        machine = assemble.machine(config)
+        print(machine.describe())
 
-    clips = assemble.clips(config)
-    split = divide(clips, config)
-    vocabulary = sorted({clip.gloss for clip in clips})
-    record(folder, config, split, vocabulary)
-    print(describe(clips, split))
+        clips = assemble.clips(config)
+        split = divide(clips, config)
+        vocabulary = sorted({clip.gloss for clip in clips})
+        record(folder, config, split, vocabulary)
+        print(describe(clips, split))
+        result |= provenance(config, assemble.manifest(config), split.hash)
 
-    parts = {part: split.select(clips, part) for part in PARTS}
-    with assemble.memory_told(config, machine):
-        inputs = assemble.inputs(config)
-        data = assemble.data(config, assemble.prepared(config), parts, vocabulary, machine, inputs)
-        recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
-        print(recognizer.describe())
-        if config.lora.scope != "none":
-            fit(config, folder, machine, recognizer, data)
-        scores = finish(config, folder, recognizer, machine, parts)
-    write_json(
-        folder.result,
-        {"status": "done", "overrides": list(overrides), **scores, "seconds": time.monotonic() - started}
-        | provenance(config, assemble.manifest(config), split.hash),
-    )
+        parts = {part: split.select(clips, part) for part in PARTS}
+        with assemble.memory_told(config, machine):
+            inputs = assemble.inputs(config)
+            data = assemble.data(config, assemble.prepared(config), parts, vocabulary, machine, inputs)
+            recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
+            print(recognizer.describe())
+            if config.lora.scope != "none":
+                result["memory"] = fit(config, folder, machine, recognizer, data)
+            result |= finish(config, folder, recognizer, machine, parts)
     print(f"run: {folder.root}")
-    return scores["val"]["top1"]
+    return result["val"]["top1"]
 
 
 def fit(
     config: schema.Config, folder: RunFolder, machine: "Machine", recognizer: "Recognizer", data: "ClipData"
-) -> None:
-    """Train, in as large micro-batches as memory allows; say what was planned before and measured after."""
+) -> dict[str, int | None]:
+    """Train, in as large micro-batches as memory allows; the bytes at the peak, `estimated` before and `measured`."""
     from slr import assemble
     from slr.hardware import memory_peak
     from slr.memory import shown
@@ -76,8 +71,10 @@ def fit(
     print(plan.describe())
     assemble.fill_cache(config, machine, recognizer, data)
     build_trainer(config, folder, machine).fit(recognizer, data)
-    if peak := memory_peak(machine.device):
+    peak = memory_peak(machine.device)
+    if peak is not None:
         print(f"memory: {shown(peak)} at the peak, {shown(plan.peak)} estimated")
+    return {"estimated": plan.peak, "measured": peak}
 
 
 def divide(clips: Sequence[Clip], config: schema.Config) -> Split:

@@ -4,6 +4,10 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from slr.errors import UserError
 from slr.files import sha256, write_whole
 
 PACKAGES = ("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core", "av", "numpy")
+TERMINATED = 143  # exit code of a program that SIGTERM ended
 READERS = ("decord", "decord2")  # one of them is there
 
 
@@ -101,6 +106,48 @@ def write_json(path: Path, value: object, indent: int | None = 1) -> None:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
+
+
+@contextmanager
+def recorded(folder: RunFolder, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Keep `result.json` true from a run's beginning to its end, however it ends.
+
+    Its `status` is running, done, failed (with the error's last line) or stopped, by Ctrl-C or by SIGTERM, with which
+    schedulers end a job. Only a run that was killed outright, or lost its machine, stays at running.
+
+    Args:
+        folder: of the run.
+        overrides: what was typed.
+
+    Yields:
+        What the file will hold; the block adds to it.
+
+    Raises:
+        SystemExit: 130 after Ctrl-C, 143 after SIGTERM, as a shell knows them.
+    """
+    started = time.monotonic()
+    result: dict[str, Any] = {"status": "running", "overrides": list(overrides)}
+    write_json(folder.result, result)
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield result
+        result["status"] = "done"
+    except (KeyboardInterrupt, SystemExit) as error:
+        result["status"] = "stopped"
+        # Lightning 2.6 makes SystemExit(1) of Ctrl-C.
+        raise SystemExit(TERMINATED if isinstance(error, SystemExit) and error.code == TERMINATED else 130) from None
+    except BaseException as error:
+        lines = str(error).strip().splitlines() or [""]
+        result |= {"status": "failed", "error": f"{type(error).__name__}: {lines[-1]}"}
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        write_json(folder.result, result | {"seconds": time.monotonic() - started})
+
+
+def _terminated(number: int, frame: object) -> None:
+    """Instead of Lightning's handling, which ends a terminated run with exit code 0."""
+    raise SystemExit(TERMINATED)
 
 
 def digest(value: object) -> str:

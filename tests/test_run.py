@@ -1,11 +1,12 @@
 import hashlib
 import json
+import signal
 
 import pytest
 
 from slr import commandline, schema
 from slr.errors import UserError
-from slr.run import RunFolder, digest, open_run, provenance, read_json, write_json
+from slr.run import RunFolder, digest, open_run, provenance, read_json, recorded, write_json
 
 commandline.register()
 
@@ -64,3 +65,33 @@ def test_provenance_changes_with_configuration_and_data(config, tmp_path):
     config.frames = 4
     assert one["hashes"]["config"] != provenance(config, manifest, "s")["hashes"]["config"]
     assert one["versions"]["torch"]
+
+
+def test_a_result_says_how_a_run_ended(tmp_path):
+    folder = RunFolder(tmp_path)
+    status = lambda: read_json(folder.result)["status"]  # noqa: E731
+    with recorded(folder, ["frames=8"]) as result:
+        assert status() == "running"
+        result["top1"] = 0.5
+    assert status() == "done"
+    assert read_json(folder.result)["top1"] == 0.5
+    assert read_json(folder.result)["overrides"] == ["frames=8"]
+    assert read_json(folder.result)["seconds"] >= 0
+
+    with pytest.raises(ValueError, match="two"), recorded(folder, []):
+        raise ValueError("one\ntwo")
+    assert status() == "failed"
+    assert read_json(folder.result)["error"] == "ValueError: two"
+
+    for ending, code in ((KeyboardInterrupt(), 130), (SystemExit(1), 130), (SystemExit(143), 143)):
+        with pytest.raises(SystemExit) as stopped, recorded(folder, []):
+            raise ending
+        assert (status(), stopped.value.code) == ("stopped", code)
+
+
+def test_sigterm_is_a_stop(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped, recorded(RunFolder(tmp_path), []):
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
