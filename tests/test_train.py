@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -186,6 +187,31 @@ def test_a_sweep_runs_every_job(workplace):
     assert all(set(run.name) <= allowed for run in runs)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_says_so(workplace, number, code):
+    outputs = workplace / f"stopped by {number}"
+    words = ["experiment=demo", "dataset.signs=4", "dataset.signers=8", "epochs=1000", "early_stopping.patience=1000"]
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a shell's background jobs ignore Ctrl-C
+    run = subprocess.Popen(
+        [sys.executable, "train.py", *words, f"outputs={outputs}", f"data={workplace / 'data'}"],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=heed,
+    )
+    with run:
+        said = b""
+        while b"Epoch 2" not in said:
+            said += os.read(run.stdout.fileno(), 4096)
+            assert run.poll() is None, said[-2000:]
+        assert read_json(only_run(outputs) / "result.json")["status"] == "running"
+        run.send_signal(number)
+        run.communicate()
+    assert run.returncode == code
+    assert read_json(only_run(outputs) / "result.json")["status"] == "stopped"
+
+
 def test_without_an_adapter_the_model_is_evaluated_as_it_is(workplace):
     words = ["experiment=demo", "lora=none", "dataset.signs=4", "dataset.signers=8"]
     command("train.py", *words, f"data={workplace / 'data'}", f"outputs={workplace / 'zero'}")
@@ -195,6 +221,26 @@ def test_without_an_adapter_the_model_is_evaluated_as_it_is(workplace):
     before = (run / "evaluation" / "evaluation_results.json").read_text()
     command("evaluate.py", f"run={run}")
     assert (run / "evaluation" / "evaluation_results.json").read_text() == before
+
+
+@pytest.mark.parametrize("cache", ["frames", "features"])
+def test_caches_and_the_closed_set_objective_go_all_the_way(workplace, cache):
+    """A second run finds everything in the cache, whatever its seed and its objective."""
+    small = ["experiment=demo", "dataset.signs=4", "dataset.signers=8", "epochs=2", f"cache={cache}", "cache.views=2"]
+    small += [f"data={workplace / cache}", f"outputs={workplace / f'{cache} runs'}"]
+    command("train.py", *small, "objective=closed_set")
+    [first] = (workplace / f"{cache} runs").rglob("result.json")
+    [kept] = (workplace / cache / "cache").rglob("data.bin")
+    before = kept.read_bytes()
+    printed = command("train.py", *small, "seed=5")
+    assert kept.read_bytes() == before
+    assert "at the peak" in printed
+    evaluation = first.parent / "evaluation" / "evaluation_results.json"
+    numbers = evaluation.read_text()
+    command("evaluate.py", f"run={first.parent}")
+    assert evaluation.read_text() == numbers
+    events = EventAccumulator(str(first.parent), size_guidance={"images": 0}).Reload()
+    assert events.Tags()["images"] == ["train/batch"]
 
 
 def test_real_clips_go_all_the_way(shared, workplace):
