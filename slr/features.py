@@ -81,8 +81,8 @@ def encode(features: Tensor, dtype: str) -> Tensor:
 def decode(record: Tensor, tokens: int, width: int, dtype: str) -> Tensor:
     """What `encode` wrote, (tokens, width): float32, or bfloat16 for `bf16` and `int8`.
 
-    >>> decode(encode(torch.tensor([[1.0, -2.0], [0.5, 0.0]]), "int8"), 2, 2, "int8").tolist()
-    [[1.0, -2.0], [0.5, 0.0]]
+    >>> decode(encode(torch.tensor([[127.0, -2.0], [0.5, 0.0]]), "int8"), 2, 2, "int8").tolist()
+    [[127.0, -2.0], [0.5, 0.0]]
     """
     if dtype != "int8":
         return record.view(torch.float32 if dtype == "float32" else torch.bfloat16).view(tokens, width)

@@ -109,11 +109,11 @@ def _read_rows(path: Path, kind: type[Row]) -> list[Row]:
         raise UserError(
             f"expected a manifest at {path}, found none that can be read ({error}); prepare the data"
         ) from None
-    return [_read_row(line, kind, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line]
+    types = typing.get_type_hints(kind)  # once, since it takes as long as reading a row
+    return [_read_row(line, kind, types, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line]
 
 
-def _read_row(line: str, kind: type[Row], place: str) -> Row:
-    types = typing.get_type_hints(kind)
+def _read_row(line: str, kind: type[Row], types: dict[str, typing.Any], place: str) -> Row:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
