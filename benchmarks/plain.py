@@ -147,8 +147,10 @@ def train(
             **_checkpointing(checkpointing),
         )
         together = Together(clips.processor.tokenizer.pad_token_id)
-        Trainer(network, settings, together, train_dataset=clips, callbacks=[clock]).train()
-    network.__dict__.pop("forward", None)  # accelerate wraps it for mixed precision, once more with every Trainer
+        try:
+            Trainer(network, settings, together, train_dataset=clips, callbacks=[clock]).train()
+        finally:
+            network.__dict__.pop("forward", None)  # accelerate wraps it for mixed precision, once more every time
     return clock.ends
 
 

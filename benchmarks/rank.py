@@ -85,9 +85,10 @@ def main() -> None:
     index = Path(typed.words["index"]) if typed.words["index"] else None
     told = typed.words["clips"] or ("1" if typed.quick else "1,8")
     counts = [arguments.whole_number("clips", one, 1) for one in told.split(",")]
-    rows = []
+    rows, trie = [], build(bench.inputs, USUAL, index)
     for clips in counts:
-        rows += compare(bench.of(clips), build(bench.inputs, USUAL, index), rounds, calls, 1e9 * about["matrix_gflops"])
+        rows += compare(bench.of(clips), trie, rounds, calls, 1e9 * about["matrix_gflops"])
+    rows.append(no_gloss(bench.of(1), trie))
     if not typed.quick:
         rows += curve(bench.of(counts[0]), index, rounds, calls)
     measure.show(rows, typed.json, about | {"model": typed.words["model"]})
@@ -167,7 +168,7 @@ def compare(bench: Bench, trie: "Trie", rounds: int, calls: int, rate: float) ->
     }
     found = measure_all(bench, ways, rounds, calls)
     floor = measure.operations(partial(within, bench, partial(prefill, bench))) / rate
-    return [*times(found, clips, longest, floor), *memories(found, clips, bench), no_gloss(bench, trie, longest)]
+    return [*times(found, clips, longest, floor), *memories(found, clips, bench)]
 
 
 def times(found: dict[str, Cost], clips: int, longest: int, floor: float) -> list[Row]:
@@ -200,9 +201,9 @@ def unit_of_memory(bench: Bench) -> str:
     return "MiB in all" if bench.device.type == "cuda" else "MiB more"
 
 
-def no_gloss(bench: Bench, trie: "Trie", longest: int) -> Row:
+def no_gloss(bench: Bench, trie: "Trie") -> Row:
     """How many of a clip's five beams spell no gloss; ours always names glosses. The network has not learned them."""
-    answers = within(bench.of(1), lambda: plain(bench.of(1), longest)).tolist()
+    answers = within(bench, partial(plain, bench, trie.path.shape[1])).tolist()
     known = {tuple(int(trie.edge_token[e]) for e in path if e < len(trie.edge_token)) for path in trie.path}
     end = bench.inputs.end_id
     strange = sum((*answer[: answer.index(end)], end) not in known if end in answer else True for answer in answers)
