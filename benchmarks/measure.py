@@ -130,13 +130,13 @@ def now(device: torch.device) -> float:
 
 
 def cost(work: Callable[[], object], device: torch.device, calls: int) -> Cost:
-    """Seconds of one of `calls` calls, and the peak of them all."""
+    """Seconds of one of `calls` calls, and the peak of another, in which memory that was given back is fetched anew."""
     with watched(device) as peak:
-        started = now(device)
-        for _ in range(calls):
-            work()
-        seconds = (now(device) - started) / calls
-    return Cost(seconds, peak.bytes)
+        work()
+    started = now(device)
+    for _ in range(calls):
+        work()
+    return Cost((now(device) - started) / calls, peak.bytes)
 
 
 def in_turns(contestants: Mapping[str, Callable[[], Cost]], rounds: int) -> dict[str, Cost]:
