@@ -76,6 +76,25 @@ def test_a_node_sees_itself_and_its_way_up_only():
         assert trie.depth[node] == len(way) - 1
 
 
+@pytest.mark.parametrize(("limit", "at_once"), [(1, 1), (7, 7), (7, 30), (50, 100), (1000, 1000)])
+def test_stretches_hold_every_node_once_as_new_with_its_whole_way_up(limit, at_once):
+    trie = build_trie(random_sequences(120, 6))
+    found = []
+    for part in trie.stretches(limit, at_once):
+        assert len(part.new) <= at_once
+        nodes = part.nodes.flatten()
+        found += nodes[part.new].tolist()
+        for place in part.new:
+            stretch, row = divmod(int(place), part.nodes.shape[1])
+            way, above = [], int(nodes[place])
+            while above >= 0:
+                way.append(above)
+                above = int(trie.parent[above])
+            assert sorted(part.nodes[stretch][part.seen[stretch, row]].tolist()) == sorted(way)  # none twice
+        assert max(np.bincount(part.new // part.nodes.shape[1])) <= limit
+    assert found == list(range(len(trie.token)))
+
+
 def test_edges_are_in_row_order():
     trie = build_trie(random_sequences(120, 5))
     assert (np.diff(trie.edge_row) >= 0).all()

@@ -2,11 +2,15 @@
 
 The nodes of the trie are fed as one sequence behind the cached prompt. Each sees the prompt and its own ancestors only,
 and stands at the position that it would have if its gloss alone followed the prompt, so it computes what that gloss
-alone would (tree attention, SpecInfer, arXiv 2305.09781).
+alone would (tree attention, SpecInfer, arXiv 2305.09781). Where there are more nodes than the prompt has tokens, they
+are cut into stretches that do not see one another, as further rows of the batch: else attention would spend most of its
+time on nodes that the mask then hides.
 
-Axes: B clips, V features of a clip, L tokens of the prompt, K glosses, N trie nodes, E trie edges, D hidden width.
+Axes: B clips, V features of a clip, L tokens of the prompt, K glosses, N trie nodes, S stretches of n nodes, E trie
+edges, D hidden width.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 LOGIT_BYTES = 256 * 2**20
 NODES_AT_ONCE = 512  # so that what attention needs does not grow with the vocabulary
+LEAST_STRETCH = 64  # nodes; many short stretches cost more than what they spare
 WORDS_AT_ONCE = 2**14  # whose weights are made float32 together
 
 
@@ -47,7 +52,7 @@ def rank(
         attention_mask: (B, L), 0 where padding is.
         trie: of the K glosses, from `build_trie`.
         logit_bytes: how much memory float32 logits may take at once, at the least those of one row for B clips.
-        nodes_at_once: how many trie nodes follow the cached prompt together, besides the ancestors of the first.
+        nodes_at_once: how many trie nodes follow the cached prompt together, besides the ancestors of each stretch.
 
     Raises:
         ValueError: padding on the right, or a model in training mode, where dropout would make the ranking random.
@@ -88,25 +93,42 @@ def _cached_states(
 ) -> Tensor:
     """Hidden states (B, 1 + N, D) that predict a token: the prompt's last, then one for each trie node."""
     language: Any = bare(model).model.language_model
+    clips, length = prompt_ids.shape
     prompt = language(
         inputs_embeds=embed(model, features, prompt_ids),
         attention_mask=attention_mask,
         position_ids=positions(attention_mask),
         use_cache=True,
     )
-    cache, found = prompt.past_key_values, [prompt.last_hidden_state[:, -1:]]
-    for nodes, repeated in trie.chunks(nodes_at_once):
-        embedded, places, seen = _nodes(model, attention_mask, trie, nodes)
+    word = "cache" if "cache" in prompt else "past_key_values"  # renamed in transformers 5.24
+    found = [prompt.last_hidden_state[:, -1:]]
+    for layer in prompt[word].layers:  # else it would keep the nodes, and know nothing of stretches
+        layer.update = partial(_after, layer.keys, layer.values)
+    limit = min(nodes_at_once, max(length, LEAST_STRETCH))
+    for stretches in trie.stretches(limit, nodes_at_once):
+        embedded, places, seen = _nodes(model, attention_mask, trie, stretches.nodes, stretches.seen)
         states = language(
-            inputs_embeds=embedded,
-            attention_mask=_added(seen, embedded.dtype),
-            position_ids=places,
-            past_key_values=cache,
+            inputs_embeds=embedded.flatten(0, 1),
+            attention_mask=seen.flatten(0, 1),
+            position_ids=places.flatten(0, 1),
+            **{word: prompt[word]},
             use_cache=True,
         ).last_hidden_state
-        found.append(states[:, repeated:])
-        cache.crop(-len(nodes))
+        found.append(states.reshape(clips, -1, states.shape[-1])[:, torch.from_numpy(stretches.new).to(states.device)])
     return torch.cat(found, dim=1)
+
+
+def _after(
+    prompt_keys: Tensor, prompt_values: Tensor, keys: Tensor, values: Tensor, *_: object, **__: object
+) -> tuple[Tensor, Tensor]:
+    """What a layer of the cache gives attention: the prompt's keys and values, then the new ones, which it forgets."""
+    return _behind(prompt_keys, keys), _behind(prompt_values, values)
+
+
+def _behind(prompt: Tensor, new: Tensor) -> Tensor:
+    """(B, heads, L, d) and (B x S, heads, n, d) -> (B x S, heads, L + n, d): each stretch behind its clip's prompt."""
+    beside = new.unflatten(0, (len(prompt), -1))
+    return torch.cat([prompt.unsqueeze(1).expand(-1, beside.shape[1], -1, -1, -1), beside], dim=3).flatten(0, 1)
 
 
 def _uncached_states(
@@ -115,14 +137,18 @@ def _uncached_states(
     """As `_cached_states`, from one pass over prompt and trie."""
     language: Any = bare(model).model.language_model
     clips, length = prompt_ids.shape
-    embedded, places, seen = _nodes(model, attention_mask, trie, np.arange(len(trie.token)))
+    every = np.arange(len(trie.token))[np.newaxis]
+    embedded, places, nodes_see = (
+        part.squeeze(1) for part in _nodes(model, attention_mask, trie, every, trie.ancestors[np.newaxis])
+    )
     earlier = torch.ones(length, length, dtype=torch.bool, device=prompt_ids.device).tril()
-    prompt = (earlier & attention_mask.bool().unsqueeze(1)).unsqueeze(1)  # (B, 1, L, L)
-    nothing = prompt.new_zeros(clips, 1, length, seen.shape[2])  # a prompt sees no node
-    whole = torch.cat([torch.cat([prompt, nothing], dim=3), seen], dim=2)
+    seen = (earlier & attention_mask.bool().unsqueeze(1)).unsqueeze(1)  # (B, 1, L, L)
+    lowest = torch.finfo(embedded.dtype).min
+    prompts_see = embedded.new_full((clips, 1, length, nodes_see.shape[3]), lowest)  # of the nodes none
+    prompts_see[..., :length].masked_fill_(seen, 0)
     states = language(
         inputs_embeds=torch.cat([embed(model, features, prompt_ids), embedded], dim=1),
-        attention_mask=_added(whole, embedded.dtype),
+        attention_mask=torch.cat([prompts_see, nodes_see], dim=2),
         position_ids=torch.cat([positions(attention_mask), places], dim=1),
         use_cache=False,
     ).last_hidden_state
@@ -130,29 +156,25 @@ def _uncached_states(
 
 
 def _nodes(
-    model: "Model", attention_mask: Tensor, trie: Trie, nodes: NDArray[np.int64]
+    model: "Model", attention_mask: Tensor, trie: Trie, nodes: NDArray[np.int64], seen: NDArray[np.bool_]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Some n nodes behind each prompt: embedded (B, n, D), positions (B, n), what they see bool (B, 1, n, L + n)."""
+    """Nodes (S, n), seeing one another as `seen` (S, n, n) says, behind each prompt.
+
+    Returns:
+        They, embedded: (B, S, n, D); their positions (B, S, n); and what is added to attention's scores, the same for
+        all heads, (B, S, 1, n, L + n): 0 where a node sees a token or node, else the lowest number.
+    """
     clips, length = attention_mask.shape
-    token, depth, ancestors = (
-        torch.from_numpy(array).to(attention_mask.device)
-        for array in (trie.token[nodes], trie.depth[nodes], trie.ancestors[np.ix_(nodes, nodes)])
+    token, depth, among = (
+        torch.from_numpy(array).to(attention_mask.device) for array in (trie.token[nodes], trie.depth[nodes], seen)
     )
-    embedded = bare(model).model.get_input_embeddings()(token).expand(clips, -1, -1)
-    places = attention_mask.long().sum(1, keepdim=True) + depth
-    seen = torch.cat(
-        [
-            attention_mask.bool().view(clips, 1, 1, length).expand(-1, -1, len(nodes), -1),
-            ancestors.expand(clips, 1, -1, -1),
-        ],
-        dim=-1,
-    )
-    return embedded, places, seen
-
-
-def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores, the same for all heads: 0 where `seen`, else the lowest number."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+    embedded = bare(model).model.get_input_embeddings()(token).expand(clips, -1, -1, -1)
+    places = attention_mask.long().sum(1).view(clips, 1, 1) + depth
+    added = embedded.new_zeros(clips, *seen.shape[:2], length + seen.shape[2])
+    lowest = torch.finfo(added.dtype).min
+    added[..., :length].masked_fill_(attention_mask.view(clips, 1, 1, length) == 0, lowest)
+    added[..., length:].masked_fill_(~among, lowest)
+    return embedded, places, added.unsqueeze(2)
 
 
 def _edge_log_probabilities(model: "Model", hidden: Tensor, trie: Trie, logit_bytes: int) -> Tensor:
@@ -176,12 +198,11 @@ def _edge_log_probabilities(model: "Model", hidden: Tensor, trie: Trie, logit_by
 
 def _predicted(head: Any, states: Tensor, row: Tensor, token: Tensor) -> Tensor:  # noqa: ANN401
     """Log-probability (B, e) of `token[i]` after hidden state `row[i]` of (B, R, D)."""
-    logits = _logits(head, states)
-    return logits[:, row, token] - logits.logsumexp(-1)[:, row]
+    return _logits(head, states).log_softmax(-1)[:, row, token]
 
 
 def _logits(head: Any, states: Tensor) -> Tensor:  # noqa: ANN401
     """Hidden states (B, R, D) -> float32 (B, R, W), also under autocast: bf16 has steps of an eighth at 16, so ties."""
     with torch.autocast(states.device.type, enabled=False):
         parts = [functional.linear(states.float(), weight.float()) for weight in head.weight.split(WORDS_AT_ONCE)]
-    return torch.cat(parts, dim=-1)
+    return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]

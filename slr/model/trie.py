@@ -9,6 +9,22 @@ from slr.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Stretches:
+    """Some S stretches of a trie's nodes side by side, each with the ancestors that its nodes have above it.
+
+    Attributes:
+        nodes: int64 (S, n), ascending; the shorter stretches are filled up with 0.
+        seen: bool (S, n, n), True at [s, i, j] where the node in place j is the one in place i or above it; what fills
+            up sees nothing and is seen by nothing.
+        new: int64, ascending; the places of S x n that hold the nodes which no earlier stretch had, in their order.
+    """
+
+    nodes: np.ndarray
+    seen: np.ndarray
+    new: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Trie:
     """Inner nodes of the prefix tree of K token sequences, and where each sequence reads its log-probabilities.
 
@@ -56,6 +72,36 @@ class Trie:
         for first in range(0, len(self.token), limit):
             above = np.flatnonzero(self.ancestors[first, :first])
             yield np.concatenate([above, np.arange(first, min(first + limit, len(self.token)))]), len(above)
+
+    def stretches(self, limit: int, at_once: int) -> Iterator[Stretches]:
+        """The chunks, nearly equal, side by side.
+
+        Args:
+            limit: new nodes in one stretch, at least 1.
+            at_once: new nodes in all that stand side by side, at least `limit`.
+
+        >>> [two] = build_trie([[5, 6, 0], [5, 7, 0], [8, 0]]).stretches(2, 4)
+        >>> two.nodes.tolist(), two.new.tolist()
+        ([[0, 1, 0], [0, 2, 3]], [0, 1, 4, 5])
+        """
+        if not len(self.token):
+            return
+        number = -(-len(self.token) // limit)
+        even = -(-len(self.token) // number)
+        chunks = list(self.chunks(even))
+        for first in range(0, len(chunks), at_once // even):
+            yield self._beside(chunks[first : first + at_once // even])
+
+    def _beside(self, chunks: Sequence[tuple[np.ndarray, int]]) -> Stretches:
+        longest = max(len(nodes) for nodes, _ in chunks)
+        side = np.zeros((len(chunks), longest), dtype=np.int64)
+        seen = np.zeros((len(chunks), longest, longest), dtype=bool)
+        new = []
+        for number, (nodes, repeated) in enumerate(chunks):
+            side[number, : len(nodes)] = nodes
+            seen[number, : len(nodes), : len(nodes)] = self.ancestors[np.ix_(nodes, nodes)]
+            new.append(number * longest + np.arange(repeated, len(nodes)))
+        return Stretches(side, seen, np.concatenate(new))
 
 
 def build_trie(sequences: Sequence[Sequence[int]], glosses: Sequence[str] | None = None) -> Trie:
