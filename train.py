@@ -3,78 +3,115 @@
 import dataclasses
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from prepare_data import prepare
-from slr import commandline, schema
+from slr import checkpoints, commandline, curves, schema
 from slr.data.manifest import Clip, read_manifest
-from slr.data.split import PARTS, Split, describe, make_split, write_split
+from slr.data.split import PARTS, Split, describe, make_split, read_split, write_split
 from slr.errors import UserError, explained
-from slr.run import RunFolder, provenance, recorded, write_json
+from slr.exclusive import occupied
+from slr.run import Record, RunFolder, open_run, provenance, read_json, recorded, write_json
+from slr.stopping import Stopping, listening
+from slr.transcript import transcribed
 
 if TYPE_CHECKING:
-    from lightning import Trainer
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     from slr.data.datamodule import ClipData
     from slr.hardware import Machine
     from slr.recognizer import Recognizer
 
 
-def train(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) -> float:
-    """One run, from its configuration to its evaluation; returns the validation top-1 that a sweep ranks by."""
+def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) -> float:
+    """Begin a run in its folder, or go on where it ended; returns the validation top-1 that a sweep ranks by.
+
+    Raises:
+        UserError: another process is at it, or the folder has a run of other settings.
+    """
+    with occupied(folder.root), transcribed(folder.transcript), listening() as stopping:
+        if folder.is_begun:
+            refuse_other(config, folder)
+        if folder.result.is_file() and (found := read_json(folder.result)).get("status") in ("done", "pruned"):
+            print(f"{found['status']} already: {folder.root}")
+            return score(found)
+        with recorded(folder, overrides, stopping) as record:
+            train(config, folder, record, stopping)
+        print(f"run: {folder.root}")
+        return score(record.content)
+
+
+def train(config: schema.Config, folder: RunFolder, record: Record, stopping: Stopping) -> None:
+    """One run, from its configuration to its evaluation."""
     from slr import assemble
 
-    with recorded(folder, overrides) as result:
-        config = settle(config)
-        machine = assemble.machine(config)
-        print(machine.describe())
+    config = settle(config)
+    machine = assemble.machine(config)
+    print(machine.describe())
+    clips = assemble.clips(config)
+    split, vocabulary = divided(config, folder, clips)
+    print(describe(clips, split))
+    record.tell(provenance(config, assemble.manifest(config), split.hash))
 
-        clips = assemble.clips(config)
-        split = divide(clips, config)
-        vocabulary = sorted({clip.gloss for clip in clips})
-        record(folder, config, split, vocabulary)
-        print(describe(clips, split))
-        result |= provenance(config, assemble.manifest(config), split.hash)
-
-        parts = {part: split.select(clips, part) for part in PARTS}
-        with assemble.memory_told(config, machine):
-            inputs = assemble.inputs(config)
-            data = assemble.data(config, assemble.prepared(config), parts, vocabulary, machine, inputs)
-            recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
-            print(recognizer.describe())
-            if config.lora.scope != "none":
-                result["memory"] = fit(config, folder, machine, recognizer, data)
-            result |= finish(config, folder, recognizer, machine, parts)
-    print(f"run: {folder.root}")
-    return result["val"]["top1"]
+    parts = {part: split.select(clips, part) for part in PARTS}
+    with assemble.memory_told(config, machine):
+        inputs = assemble.inputs(config)
+        data = assemble.data(config, assemble.prepared(config), parts, vocabulary, machine, inputs)
+        recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
+        print(recognizer.describe())
+        if config.lora.scope != "none":
+            fit(config, folder, machine, recognizer, data, record, stopping)
+        finish(config, folder, recognizer, machine, parts, record)
 
 
 def fit(
-    config: schema.Config, folder: RunFolder, machine: "Machine", recognizer: "Recognizer", data: "ClipData"
-) -> dict[str, int | None]:
-    """Train, in as large micro-batches as memory allows; the bytes at the peak, `estimated` before and `measured`."""
+    config: schema.Config,
+    folder: RunFolder,
+    machine: "Machine",
+    recognizer: "Recognizer",
+    data: "ClipData",
+    record: Record,
+    stopping: Stopping,
+) -> None:
+    """Train, in as large micro-batches as memory allows, from the newest checkpoint if there is one."""
     from slr import assemble
     from slr.hardware import memory_peak
     from slr.memory import shown
+    from slr.recognizer import place_of
 
     plan = assemble.plan(config, machine, recognizer, data.parts["train"])
     recognizer.micro_batch = plan.micro_batch
     print(plan.describe())
+    # A resumed run must not cut its steps otherwise because other memory is free.
+    config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, micro_batch=plan.micro_batch))
+    write_json(folder.config, schema.to_plain(config))
     assemble.fill_cache(config, machine, recognizer, data)
-    build_trainer(config, folder, machine).fit(recognizer, data)
+    saved = checkpoints.newest(folder.checkpoints)
+    place = place_of(saved)
+    data.steps_behind = place.step
+    if saved:
+        print(f"going on behind step {place.step}")
+    trainer = assemble.trainer(config, folder, machine, stopping, lambda at: record.tell({"progress": at}), place)
+    trainer.fit(recognizer, data, ckpt_path=saved, weights_only=True)
+    stopping.deferred = False
     peak = memory_peak(machine.device)
     if peak is not None:
         print(f"memory: {shown(peak)} at the peak, {shown(plan.peak)} estimated")
-    return {"estimated": plan.peak, "measured": peak}
+    record.tell({"memory": {"estimated": plan.peak, "measured": peak}})
+
+
+def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> tuple[Split, list[str]]:
+    """The run's split and vocabulary: made and written down, or what was written down when it began."""
+    if folder.is_begun:
+        return read_split(folder.split, clips), read_json(folder.vocabulary)
+    split = divide(clips, config)
+    vocabulary = sorted({clip.gloss for clip in clips})
+    record_beginning(folder, config, split, vocabulary)
+    return split, vocabulary
 
 
 def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
@@ -89,70 +126,31 @@ def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
     return make_split(clips, split.rule, split.seed, shares, copies, split.coverage, split.drop_leaks)
 
 
-def record(folder: RunFolder, config: schema.Config, split: Split, vocabulary: list[str]) -> None:
+def record_beginning(folder: RunFolder, config: schema.Config, split: Split, vocabulary: list[str]) -> None:
     """Write what evaluate, resume and `slr.load` need, before anything can fail."""
     write_json(folder.config, schema.to_plain(config))
     write_json(folder.vocabulary, vocabulary)
     write_split(folder.split, split)
 
 
-def build_trainer(config: schema.Config, folder: RunFolder, machine: "Machine") -> "Trainer":
-    """Lightning's loop, with early stopping, two checkpoints and TensorBoard."""
-    import logging
+def refuse_other(config: schema.Config, folder: RunFolder) -> None:
+    """Refuse to go on with a run of other settings.
 
-    from lightning import Trainer
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it would say is said above
-    warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.15
-    warnings.filterwarnings("ignore", ".*does not have many workers")  # hardware.workers was chosen
-    keep = {"dirpath": folder.checkpoints, "enable_version_counter": False}
-    mode = {True: "min", False: "max"}
-    best, patience = config.checkpoint.monitor, config.early_stopping
-    logger = TensorBoardLogger(folder.root, name="", version="", default_hp_metric=False)
-    show_settings(logger, config)
-    trainer = Trainer(
-        accelerator=machine.device,
-        devices=config.trainer.devices,
-        precision=machine.precision,  # pyright: ignore[reportArgumentType]
-        max_epochs=config.epochs,
-        logger=logger,
-        callbacks=[
-            ModelCheckpoint(filename="best", monitor=best, mode=mode[best == "val/loss"], **keep),
-            ModelCheckpoint(filename="last", **keep),
-            EarlyStopping(patience.monitor, mode=mode[patience.monitor == "val/loss"], patience=patience.patience),
-            TQDMProgressBar(),
-        ],
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,  # the census says more
-    )
-    if trainer.strategy.root_device.type != machine.device:
-        raise UserError(f"hardware={machine.device}: Lightning would train on {trainer.strategy.root_device} instead")
-    return trainer
+    Raises:
+        UserError: names the settings.
+    """
+    other = schema.from_plain(read_json(folder.config), folder.config)
+    differing = schema.differences(other, config)
+    if differing:
+        raise UserError(
+            f"{folder.root} holds a run of other settings ({'; '.join(differing[:4])}); give this one another folder, "
+            "with sweep=NAME in a sweep"
+        )
 
 
-def show_settings(logger: "TensorBoardLogger", config: schema.Config) -> None:
-    """Put the run among TensorBoard's HParams, judged by the validation metrics that it will log."""
-    from torch.utils.tensorboard.summary import hparams
-
-    settings = flat(schema.to_plain(config))
-    for place in (*schema.PATH_KEYS, "sweep"):  # they say nothing of the run, and would come first
-        settings.pop(place.replace(".", "/"), None)
-    for summary in hparams(settings, {"val/top1": 0.0, "val/top5": 0.0, "val/loss": 0.0}):
-        logger.experiment.file_writer.add_summary(summary)
-
-
-def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, bool | str | float]:
-    """Nested settings as `group/key`, with lists and None as text: what TensorBoard can show."""
-    rows: dict[str, bool | str | float] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            rows |= flat(value, f"{prefix}{key}/")
-        else:
-            rows[prefix + key] = value if isinstance(value, bool | str | int | float) else str(value)
-    return rows
+def score(result: dict[str, Any]) -> float:
+    """What a sweep ranks by: the validation top-1."""
+    return float(result["val"]["top1"])
 
 
 def finish(
@@ -161,11 +159,12 @@ def finish(
     recognizer: "Recognizer",
     machine: "Machine",
     parts: dict[str, list[Clip]],
-) -> dict[str, Any]:
+    record: Record,
+) -> None:
     """Put the best checkpoint back, export its adapter, rank the test part, and write and print what that gave.
 
-    Returns:
-        `val`: the metrics that chose the checkpoint, without training those of the model as it is. `test`: the summary.
+    The record learns `val`, the metrics that chose the checkpoint (without training, those of the model as it is), and
+    `test`, the summary.
     """
     from slr import predict
     from slr.model import lora
@@ -186,7 +185,11 @@ def finish(
     results = rank("test")
     write_json(folder.evaluation / "evaluation_results.json", results, indent=None)
     print(table(results["summary"]))
-    return {"val": val, "test": results["summary"]}
+    test = results["summary"]
+    record.tell({"val": val, "test": test})
+    step = record.content.get("progress", {}).get("step", 0)
+    curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
+    checkpoints.tidy(folder.checkpoints, config.checkpoint.keep)
 
 
 def check(config: schema.Config) -> None:
@@ -240,17 +243,25 @@ def job(config: DictConfig) -> float:
     """What Hydra calls once for each run."""
     context = HydraConfig.get()
     folder = RunFolder(Path(context.runtime.output_dir))
+    return explained(lambda: run(commandline.to_typed(config), folder, list(context.overrides.task)))
 
-    def run() -> float:
-        return train(commandline.to_typed(config), folder, list(context.overrides.task))
 
-    # In a sweep, Hydra must see the error itself: an exit would end the jobs that wait.
-    return run() if context.mode == RunMode.MULTIRUN else explained(run)
+def resume(words: Sequence[str]) -> None:
+    """Go on with one run in its own folder, from its own configuration."""
+    path, changes = commandline.resumption(words)
+    folder, config, _ = open_run(path)
+    changed, told = commandline.changed(config, changes)
+    for line in told:
+        print(line)
+    write_json(folder.config, schema.to_plain(changed))
+    run(changed, folder, read_json(folder.result).get("overrides", []))
 
 
 def main() -> None:
     """Check everything that was typed, then hand over to Hydra."""
     commandline.register()
+    if any(word.startswith("resume=") for word in sys.argv[1:]):
+        return resume(sys.argv[1:])
     words = commandline.quote_paths(sys.argv[1:])
     if not commandline.asks_only(words):
         for config in commandline.configurations(words):

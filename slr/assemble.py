@@ -5,13 +5,14 @@ Training, evaluation and `slr.load` build the same machine, network and data fro
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slr import features, hardware, memory, schema
+from slr import curves, features, hardware, memory, schema
 from slr.data import cache
 from slr.data.augment import ColorJitter
 from slr.data.datamodule import ClipData, Decoded
@@ -22,7 +23,12 @@ from slr.hardware import Machine
 from slr.model import lora, vlm
 from slr.model.inputs import Inputs, load_inputs
 from slr.model.trie import build_trie
-from slr.recognizer import Recognizer
+from slr.recognizer import Place, Recognizer
+from slr.run import RunFolder
+from slr.stopping import Stopping
+
+if TYPE_CHECKING:
+    from slr.training import Trainer
 
 
 def machine(config: schema.Config, device: str | None = None) -> Machine:
@@ -110,6 +116,7 @@ def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machin
         objective=config.objective.name,
         label_smoothing=config.objective.label_smoothing,
         micro_batch=1,  # until `plan` has said how many fit
+        seed=config.seed,
     )
 
 
@@ -211,3 +218,34 @@ def data(
         # Not more views than epochs: nobody would see them.
         views=None if config.cache.name == "none" else min(config.cache.views, config.epochs),
     )
+
+
+def trainer(
+    config: schema.Config,
+    folder: RunFolder,
+    machine: Machine,
+    stopping: Stopping,
+    tell: Callable[[Mapping[str, Any]], None],
+    place: Place,
+) -> "Trainer":
+    """Lightning's loop with what it keeps in the run's folder, whose curves are cut back to where it begins.
+
+    Args:
+        config, folder, machine: of the run.
+        stopping: what a signal has asked for.
+        tell: called with the training's progress whenever that has been saved.
+        place: in the training, where this process begins.
+    """
+    from slr import training
+
+    curves.cut_back(folder.root, place.step, place.validated)
+    logger = training.TensorBoardLogger(folder.root, name="", version="", default_hp_metric=False)
+    if place.step == 0:
+        settings = schema.to_plain(config)
+        for key in (*schema.PATH_KEYS, "sweep"):  # they say nothing of the run, and would come first
+            group, _, name = key.rpartition(".")
+            (settings[group] if group else settings).pop(name, None)
+        curves.show_settings(logger.experiment, settings)
+    keeper = training.Keeper(folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell)
+    patience = training.early_stopping(config.early_stopping.monitor, config.early_stopping.patience)
+    return training.build_trainer(machine, config.trainer.devices, config.epochs, logger, keeper, patience)

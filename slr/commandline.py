@@ -100,6 +100,60 @@ def _quote_path(argument: str) -> str:
     return f"{key}='{value.replace('${', chr(92) + '${')}'"
 
 
+RESUME = "python train.py resume=FOLDER [hardware=cpu|cuda] [hardware.KEY=VALUE] [epochs=N]"
+
+
+def resumption(words: Sequence[str]) -> tuple[Path, list[str]]:
+    """The folder of a run to go on with, and the words that change how.
+
+    Raises:
+        UserError: a word for a setting that a run keeps.
+
+    >>> resumption(["resume=outputs/a=1, b", "epochs=5"])
+    (PosixPath('outputs/a=1, b'), ['epochs=5'])
+    """
+    folder = next(word for word in words if word.startswith("resume=")).partition("=")[2]
+    changes = [word for word in words if not word.startswith("resume=")]
+    for word in changes:
+        key, equals, _ = word.partition("=")
+        if not equals or not (key in ("epochs", "hardware") or key.startswith("hardware.")):
+            raise UserError(
+                f"{word}: a resumed run keeps its settings, all but hardware and epochs; start a new run for others "
+                f"(usage: {RESUME})"
+            )
+    if not folder:
+        raise UserError(f"resume=: expected the folder of a run; usage: {RESUME}")
+    return Path(folder), changes
+
+
+def changed(config: schema.Config, words: Sequence[str]) -> tuple[schema.Config, list[str]]:
+    """A run's configuration with other hardware or epochs, and a line for each of what that changes.
+
+    Raises:
+        UserError: as `configurations`.
+    """
+    if not words:
+        return config, []
+    fresh = configurations([word for word in words if word.startswith("hardware")])[0].hardware  # checks the words
+    other = any(word.startswith("hardware=") for word in words)
+    hardware = dataclasses.asdict(fresh if other else config.hardware)
+    for word in words:
+        group, dot, key = word.partition("=")[0].partition(".")
+        if group == "hardware" and dot:
+            hardware[key] = getattr(fresh, key)
+    epochs = configurations([word for word in words if word.startswith("epochs=")] or [f"epochs={config.epochs}"])[
+        0
+    ].epochs
+    after = dataclasses.replace(config, hardware=schema.Hardware(**hardware), epochs=epochs)
+    before, now = (dataclasses.asdict(one.hardware) for one in (config, after))
+    lines = [
+        f"hardware.{key}: {before[key]} -> {now[key]}; last digits may differ" for key in now if before[key] != now[key]
+    ]
+    if epochs != config.epochs:
+        lines.append(f"epochs: {config.epochs} -> {epochs}; the learning rate follows the new length from here on")
+    return after, lines
+
+
 SWEEP = ("-m", "--multirun")
 ASKING = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
 

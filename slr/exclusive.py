@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""One process at a time in a folder, told by locks of the operating system, which end with their processes."""
 
 import os
 import sys
@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from slr.errors import UserError
+
 if os.name == "nt":
     import msvcrt
 else:
     import fcntl
+
+OCCUPIED = ".occupied"  # the file whose lock tells that a run is alive
 
 
 @contextmanager
@@ -33,6 +37,45 @@ def _locked(descriptor: int, wait: bool) -> bool:
             msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+class Busy(UserError):
+    """Another process works in a folder."""
+
+
+@contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Be the one process of a run's folder until the block ends. The folder is made.
+
+    The lock is this process's alone: workers that it forks do not keep it when it is killed.
+
+    Raises:
+        Busy: another process is in there, alive.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / OCCUPIED).open("ab") as file:
+        if not _owned(file.fileno()):
+            raise Busy(f"{folder}: expected no other process there, found one that trains; wait for it, or end it")
+        yield
+
+
+def is_occupied(folder: Path) -> bool:
+    """Whether another process is alive in a run's folder."""
+    if not (folder / OCCUPIED).is_file():
+        return False
+    with (folder / OCCUPIED).open("ab") as file:
+        return not _owned(file.fileno())
+
+
+def _owned(descriptor: int) -> bool:
+    """Take a lock that belongs to the process; one by `flock` belongs to the open file, and so to forked children."""
+    if os.name == "nt":
+        return _locked(descriptor, wait=False)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -47,6 +49,8 @@ class Recognizer(L.LightningModule):
             cross-entropy of the gloss over the vocabulary, whose logits are the exact log-probabilities that rank.
         label_smoothing: share of the target spread over all words or, in `closed_set`, over all glosses, in [0, 1).
         micro_batch: clips computed at once in training.
+        seed: of the adapter's dropout. Each step draws from (seed, step) alone, so that no state of a generator has to
+            be kept for a training to go on exactly.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Recognizer(L.LightningModule):
         objective: str,
         label_smoothing: float,
         micro_batch: int,
+        seed: int,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -78,6 +83,7 @@ class Recognizer(L.LightningModule):
         self.objective = objective
         self.label_smoothing = label_smoothing
         self.micro_batch = micro_batch
+        self.seed = seed
         self.metrics = RankingMetrics()
         self.val_loss = MeanMetric()
         self.pending_census = {"lora_B": True, "lora_A": True}
@@ -135,6 +141,7 @@ class Recognizer(L.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> None:
         """One optimiser step."""
+        torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank))
         if self.global_step == 0:
             self._show(batch)
         # One of each, where Lightning's types allow several.
@@ -241,6 +248,27 @@ class Recognizer(L.LightningModule):
         return metrics
 
 
+@dataclass(frozen=True)
+class Place:
+    """A place in a training.
+
+    Attributes:
+        step: optimiser steps that lie behind.
+        validated: whether the validation of the last epoch that ended lies behind too.
+    """
+
+    step: int = 0
+    validated: bool = True
+
+
+def place_of(checkpoint: Path | None) -> Place:
+    """Where a checkpoint was saved; the beginning where there is none."""
+    if checkpoint is None:
+        return Place()
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return Place(content["global_step"], content["validated"])
+
+
 def closed_set_loss(log_probability: Tensor, gloss: Tensor, smoothing: float) -> Tensor:
     """Cross-entropy of each clip's gloss over the vocabulary, float32 (B,), in nats.
 
@@ -254,6 +282,15 @@ def closed_set_loss(log_probability: Tensor, gloss: Tensor, smoothing: float) ->
     1.333
     """
     return functional.cross_entropy(log_probability, gloss, reduction="none", label_smoothing=smoothing)
+
+
+def step_seed(seed: int, step: int, process: int) -> int:
+    """A seed of 64 bits for what is random in one step of one process.
+
+    >>> step_seed(0, 1, 0) == step_seed(0, 1, 0), step_seed(0, 1, 0) == step_seed(1, 0, 0)
+    (True, False)
+    """
+    return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0])
 
 
 def schedule(step: int, warmup: int, steps: int) -> float:

@@ -4,9 +4,8 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 
 from slr import schema
 from slr.errors import UserError
+from slr.exclusive import is_occupied
 from slr.files import sha256, write_whole
+from slr.stopping import Stopping
 
 PACKAGES = ("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core", "av", "numpy")
-TERMINATED = 143  # exit code of a program that SIGTERM ended
 READERS = ("decord", "decord2")  # one of them is there
 
 
@@ -48,8 +48,13 @@ class RunFolder:
         return self.root / "result.json"
 
     @property
+    def transcript(self) -> Path:
+        """What the run has said."""
+        return self.root / "log.txt"
+
+    @property
     def checkpoints(self) -> Path:
-        """`best.ckpt` and `last.ckpt`."""
+        """`best.ckpt`, `last.ckpt` and the one before it; see `slr.checkpoints`."""
         return self.root / "checkpoints"
 
     @property
@@ -61,6 +66,11 @@ class RunFolder:
     def evaluation(self) -> Path:
         """What `evaluate.py` writes."""
         return self.root / "evaluation"
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run has written down here what it is."""
+        return all(file.is_file() for file in (self.config, self.vocabulary, self.split))
 
     def checkpoint(self, choice: str) -> Path:
         """The checkpoint that `best`, `last` or a path names.
@@ -108,46 +118,65 @@ def write_json(path: Path, value: object, indent: int | None = 1) -> None:
     write_whole(path, text)
 
 
+class Record:
+    """`result.json` of a run, true while it goes on.
+
+    Attributes:
+        content: what the file holds: `status` (running, done, pruned, failed or stopped), `seconds` of all processes
+            that have worked on the run, `overrides`, and what has been told.
+    """
+
+    def __init__(self, folder: RunFolder, overrides: Sequence[str]) -> None:
+        self._path = folder.result
+        self._started = time.monotonic()
+        before = read_json(folder.result) if folder.result.is_file() else {}
+        self._seconds = float(before.get("seconds", 0.0))
+        self.content: dict[str, Any] = {"status": "running", "overrides": list(overrides)}
+        self.tell({"progress": before["progress"]} if "progress" in before else {})
+
+    def tell(self, facts: Mapping[str, Any]) -> None:
+        """Add facts to the file."""
+        self.content |= facts
+        self.content["seconds"] = self._seconds + time.monotonic() - self._started
+        write_json(self._path, self.content)
+
+
 @contextmanager
-def recorded(folder: RunFolder, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
+def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) -> Iterator[Record]:
     """Keep `result.json` true from a run's beginning to its end, however it ends.
 
-    Its `status` is running, done, failed (with the error's last line) or stopped, by Ctrl-C or by SIGTERM, with which
-    schedulers end a job. Only a run that was killed outright, or lost its machine, stays at running.
+    Its `status` becomes done unless the block says otherwise, failed (with the error's last line), or stopped, by
+    Ctrl-C or by SIGTERM, with which schedulers end a job. Only a run that was killed outright, or lost its machine,
+    stays at running: `status_of` tells it from one that is alive.
 
     Args:
         folder: of the run.
         overrides: what was typed.
-
-    Yields:
-        What the file will hold; the block adds to it.
+        stopping: whether a signal has asked for the end.
 
     Raises:
         SystemExit: 130 after Ctrl-C, 143 after SIGTERM, as a shell knows them.
     """
-    started = time.monotonic()
-    result: dict[str, Any] = {"status": "running", "overrides": list(overrides)}
-    write_json(folder.result, result)
-    before = signal.signal(signal.SIGTERM, _terminated)
+    record = Record(folder, overrides)
     try:
-        yield result
-        result["status"] = "done"
-    except (KeyboardInterrupt, SystemExit) as error:
-        result["status"] = "stopped"
-        # Lightning 2.6 makes SystemExit(1) of Ctrl-C.
-        raise SystemExit(TERMINATED if isinstance(error, SystemExit) and error.code == TERMINATED else 130) from None
+        yield record
+        if record.content["status"] == "running":
+            record.tell({"status": "done"})
     except BaseException as error:
+        if stopping.code is not None or isinstance(error, KeyboardInterrupt):
+            record.tell({"status": "stopped"})
+            raise SystemExit(stopping.code or 130) from None
         lines = str(error).strip().splitlines() or [""]
-        result |= {"status": "failed", "error": f"{type(error).__name__}: {lines[-1]}"}
+        record.tell({"status": "failed", "error": f"{type(error).__name__}: {lines[-1]}"})
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        write_json(folder.result, result | {"seconds": time.monotonic() - started})
 
 
-def _terminated(number: int, frame: object) -> None:
-    """Instead of Lightning's handling, which ends a terminated run with exit code 0."""
-    raise SystemExit(TERMINATED)
+def status_of(folder: RunFolder) -> str:
+    """How it stands with a run: running, done, pruned, failed, stopped, killed, or missing where there is none."""
+    if not folder.result.is_file():
+        return "missing"
+    status = read_json(folder.result)["status"]
+    return "killed" if status == "running" and not is_occupied(folder.root) else status
 
 
 def digest(value: object) -> str:

@@ -299,13 +299,17 @@ class EarlyStopping:
 
 @dataclass
 class Checkpoint:
-    """Which epoch is the best one."""
+    """Which epoch is the best one, and what of a training is saved."""
 
     monitor: str
+    every: float  # minutes between two saved states, at most
+    keep: str  # of a finished run: both the best and the last state, or the best alone
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         one_of("checkpoint.monitor", self.monitor, MONITORS)
+        at_least("checkpoint.every", self.every, 0)
+        one_of("checkpoint.keep", self.keep, ("both", "best"))
 
 
 @dataclass
@@ -378,6 +382,26 @@ def _required(hint: object) -> object:
 def to_plain(config: Config) -> dict[str, Any]:
     """The configuration as nested dictionaries of plain values, ready for JSON."""
     return dataclasses.asdict(config)
+
+
+# What decides no number of a run: the machine, the places of files, what is kept of it.
+ASIDE = ("hardware", "trainer", "outputs", "data", "sweep", "checkpoint.every", "checkpoint.keep")
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What of a configuration decides a run's numbers: `key` or `group.key` -> value."""
+    rows: dict[str, Any] = {}
+    for key, value in to_plain(config).items():
+        inner = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
+        rows |= {name: part for name, part in inner.items() if key not in ASIDE and name not in ASIDE}
+    return rows
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Where two configurations would give different numbers, as `key: this -> that`."""
+    before, after = identity(one), identity(other)
+    keys = [*before, *(key for key in after if key not in before)]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
 def from_plain(plain: dict[str, Any], source: Path) -> Config:

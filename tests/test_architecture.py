@@ -39,7 +39,10 @@ FORBIDDEN = {
     "slr.model": ["slr.data", "slr.recognizer", "slr.run", "slr.report", "slr.assemble", "slr.metrics"],
     "slr.prepare": ["slr.model", "slr.recognizer", "slr.run", "slr.report", "slr.assemble", "slr.data.datamodule"],
     "slr.report": ["slr.model", "slr.recognizer", "slr.prepare", "slr.assemble", "slr.data.datamodule"],
+    "slr.compare": ["slr.model", "slr.data", "slr.recognizer", "slr.prepare", "slr.assemble", "slr.metrics", "torch"],
     "slr.run": ["slr.model", "slr.data", "slr.recognizer", "slr.prepare", "slr.report", "slr.assemble", "torch"],
+    "slr.training": ["slr.prepare", "slr.report", "slr.assemble", "slr.data", "slr.model"],
+    "slr.checkpoints": ["torch", "slr.run", "slr.training"],
     "slr.recognizer": ["slr.prepare", "slr.run", "slr.report", "slr.assemble", "slr.data.datamodule"],
     "slr.metrics": ["slr.model", "slr.data", "slr.prepare", "slr.recognizer"],
     "slr.schema": ["slr.model", "slr.data", "slr.prepare", "torch", "hydra", "omegaconf"],
@@ -64,11 +67,12 @@ def test_arrows_run_one_way(room):
 OWNERS = {
     "hydra": ["slr.commandline"],
     "omegaconf": ["slr.commandline"],
-    "lightning": ["slr.data.datamodule", "slr.recognizer"],
+    "lightning": ["slr.data.datamodule", "slr.recognizer", "slr.training"],
     "transformers": ["slr.model"],
     "peft": ["slr.model"],
     "bitsandbytes": ["slr.model"],
     "decord": ["slr.data.video"],
+    "matplotlib": ["slr.report.scatter"],
     "torchvision": [],
 }
 

@@ -31,7 +31,7 @@ def make(inputs, micro_batch=8, quantization="none", dropout=0.0, objective="tok
     network = vlm.load_vlm("tiny", None, "pretrained", quantization, torch.float32, "cpu", 0)
     torch.manual_seed(0)
     network = lora.add_lora(network, "language", 4, 8, dropout, TARGETS)
-    return Recognizer(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, objective, 0.1, micro_batch)
+    return Recognizer(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, objective, 0.1, micro_batch, 0)
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +286,7 @@ def test_a_gradient_that_overflows_stops_the_run(inputs, samples, tmp_path):
 def test_two_glosses_with_one_spelling_are_refused(inputs):
     network = vlm.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
     with pytest.raises(UserError, match="same tokens"):
-        Recognizer(network, inputs, ["a", "b", "a"], 1e-3, 0.01, 2, 1.0, "token", 0.1, 1)
+        Recognizer(network, inputs, ["a", "b", "a"], 1e-3, 0.01, 2, 1.0, "token", 0.1, 1, 0)
 
 
 def test_the_schedule_equals_transformers_cosine_but_for_its_first_step():

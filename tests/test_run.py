@@ -1,14 +1,20 @@
 import hashlib
 import json
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from slr import commandline, schema
 from slr.errors import UserError
-from slr.run import RunFolder, digest, open_run, provenance, read_json, recorded, write_json
+from slr.exclusive import Busy, occupied
+from slr.run import RunFolder, digest, open_run, provenance, read_json, recorded, status_of, write_json
+from slr.stopping import Stopping, listening
 
 commandline.register()
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -70,28 +76,67 @@ def test_provenance_changes_with_configuration_and_data(config, tmp_path):
 def test_a_result_says_how_a_run_ended(tmp_path):
     folder = RunFolder(tmp_path)
     status = lambda: read_json(folder.result)["status"]  # noqa: E731
-    with recorded(folder, ["frames=8"]) as result:
+    with recorded(folder, ["frames=8"], Stopping()) as record:
         assert status() == "running"
-        result["top1"] = 0.5
+        record.tell({"top1": 0.5})
+        assert read_json(folder.result)["top1"] == 0.5
     assert status() == "done"
-    assert read_json(folder.result)["top1"] == 0.5
     assert read_json(folder.result)["overrides"] == ["frames=8"]
-    assert read_json(folder.result)["seconds"] >= 0
+    before = read_json(folder.result)["seconds"]
+    assert before >= 0
 
-    with pytest.raises(ValueError, match="two"), recorded(folder, []):
+    with pytest.raises(ValueError, match="two"), recorded(folder, [], Stopping()):
         raise ValueError("one\ntwo")
     assert status() == "failed"
     assert read_json(folder.result)["error"] == "ValueError: two"
+    assert read_json(folder.result)["seconds"] >= before  # of all processes that have worked on it
 
-    for ending, code in ((KeyboardInterrupt(), 130), (SystemExit(1), 130), (SystemExit(143), 143)):
-        with pytest.raises(SystemExit) as stopped, recorded(folder, []):
-            raise ending
-        assert (status(), stopped.value.code) == ("stopped", code)
+    with pytest.raises(SystemExit) as left, recorded(folder, [], Stopping()):
+        raise SystemExit(3)
+    assert (status(), left.value.code) == ("failed", 3)
+    assert read_json(folder.result)["error"] == "SystemExit: 3"
+    with pytest.raises(SystemExit) as stopped, recorded(folder, [], Stopping()):
+        raise KeyboardInterrupt
+    assert (status(), stopped.value.code) == ("stopped", 130)
+    with recorded(folder, [], Stopping()) as record:
+        record.tell({"status": "pruned"})
+    assert status() == "pruned"
 
 
-def test_sigterm_is_a_stop(tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as stopped, recorded(RunFolder(tmp_path), []):
-        signal.raise_signal(signal.SIGTERM)
-    assert stopped.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_stop_at_once_or_when_a_step_has_ended(tmp_path, number, code, capsys):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped, listening() as stopping, recorded(RunFolder(tmp_path), [], stopping):
+        signal.raise_signal(number)
+    assert stopped.value.code == code
+    assert read_json(RunFolder(tmp_path).result)["status"] == "stopped"
+    assert signal.getsignal(number) is before
+
+    with listening() as stopping:
+        stopping.deferred = True
+        signal.raise_signal(number)
+        assert stopping.code == code
+        assert "once more stops at once" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            signal.raise_signal(number)
+
+
+def test_a_run_that_says_running_and_has_no_process_was_killed(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert status_of(folder) == "missing"
+    write_json(folder.result, {"status": "running"})
+    assert status_of(folder) == "killed"
+    code = "import sys; from pathlib import Path; from slr.exclusive import occupied; p = Path(sys.argv[1])\n"
+    code += "with occupied(p): print('in', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    with other:
+        assert other.stdout.readline() == b"in\n"
+        assert status_of(folder) == "running"
+        with pytest.raises(Busy, match="expected no other process"), occupied(tmp_path):
+            pass
+        other.kill()
+    assert status_of(folder) == "killed"
+    with occupied(tmp_path):
+        pass

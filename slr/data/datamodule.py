@@ -138,6 +138,12 @@ class EpochBatches(Sampler[list[Key]]):
         self.batch = batch
         self.seed = seed
         self.epoch = 0
+        self.behind = (0, 0)  # an epoch, and how many of its batches lie behind a resumed training
+
+    def start_at(self, step: int) -> None:
+        """Begin behind so many batches of the whole training, in the middle of an epoch where that is."""
+        self.behind = divmod(step, len(self))
+        self.epoch = self.behind[0]
 
     @property
     def sampler(self) -> "EpochBatches":
@@ -153,7 +159,8 @@ class EpochBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = generator(self.seed, self.epoch, "order").permutation(self.count)
-        for start in range(0, self.count, self.batch):
+        skipped = self.behind[1] if self.epoch == self.behind[0] else 0
+        for start in range(skipped * self.batch, self.count, self.batch):
             yield [(self.epoch, number) for number in order[start : start + self.batch].tolist()]
 
 
@@ -189,6 +196,9 @@ class ClipData(L.LightningDataModule):
         workers: processes that decode; 0 decodes in this one.
         pin_memory: whether batches go to a GPU.
         seed: of order and augmentation.
+
+    Attributes:
+        steps_behind: optimiser steps that a training which goes on has behind it.
     """
 
     def __init__(
@@ -222,6 +232,7 @@ class ClipData(L.LightningDataModule):
         self.workers = workers
         self.pin_memory = pin_memory
         self.seed = seed
+        self.steps_behind = 0
         self._dataset = partial(
             ClipDataset,
             vocabulary=vocabulary,
@@ -264,9 +275,10 @@ class ClipData(L.LightningDataModule):
         return wanted
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of `batch` clips in a new order each epoch."""
+        """Batches of `batch` clips in a new order each epoch, behind those of `steps_behind`."""
         dataset = self.training_set()
         sampler = EpochBatches(len(dataset), self.batch, self.seed)
+        sampler.start_at(self.steps_behind)  # workers take first batches before Lightning says which epoch it is
         return self._loader(dataset, sampler, collate_training if self.answers else collate_ranking)
 
     def ranking_dataloader(self, clips: Sequence[Clip], features_from: Features | None = None) -> DataLoader:

@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM: at once where nothing is lost by it, at the next step where a training can save itself first."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}  # exit codes by which a shell and schedulers know them
+
+
+class Stopping:
+    """Whether somebody asked this process to end.
+
+    Attributes:
+        code: the exit code to end with, or None while nobody asked.
+        deferred: whether what runs looks at `code` itself and ends when it has saved; a second request is never
+            deferred.
+    """
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        self.deferred = False
+
+    def listen(self) -> None:
+        """Handle the signals from now on; again, where a library has put itself in between."""
+        if threading.current_thread() is threading.main_thread():
+            for number in CODES:
+                signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: object) -> None:
+        asked_before = self.code is not None
+        self.code = CODES[signal.Signals(number)]
+        if asked_before or not self.deferred:
+            raise SystemExit(self.code)
+        print("\nstopping as soon as this step is saved; once more stops at once", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def listening() -> Iterator[Stopping]:
+    """Within it, signals are heard; behind it, handled as they were before."""
+    before = {number: signal.getsignal(number) for number in CODES}
+    stopping = Stopping()
+    stopping.listen()
+    try:
+        yield stopping
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

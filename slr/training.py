@@ -1,0 +1,211 @@
+"""Lightning's loop around a recognizer: what is saved and when, how a training ends early, and how it goes on.
+
+Everything random depends on the seed and on the number of the step, and batches on the epoch and its number, so a
+state is exact wherever between two steps it is saved, and its place follows from the number of steps alone.
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from slr import checkpoints
+from slr.errors import UserError
+from slr.stopping import Stopping
+
+if TYPE_CHECKING:
+    from slr.hardware import Machine
+
+LOSS = "val/loss"  # the one monitor that is better when it is smaller
+
+
+class Keeper(Checkpoint):
+    """Saves a training's state so that it can end at any moment, and ends it where somebody asks.
+
+    States are saved when `every` minutes have gone by, around each validation, and when the process is asked to end.
+    They are installed whole (`slr.checkpoints`), curves are written out before.
+
+    Args:
+        folder: of the checkpoints.
+        monitor: the validation metric that the best one follows.
+        every: minutes between two states, at most, as far as single steps allow.
+        stopping: what a signal has asked for.
+        tell: called with how far the training is, whenever that has been saved.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        monitor: str,
+        every: float,
+        stopping: Stopping,
+        tell: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self.folder = folder
+        self.monitor = monitor
+        self.every = every
+        self.stopping = stopping
+        self.tell = tell
+        self.best: float | None = None
+        self.saved = time.monotonic()
+        self.validated = True  # whether the last step's epoch has its validation behind it, where one is due
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Handle signals once more: Lightning has put its own handlers in between."""
+        self.stopping.listen()
+        self.stopping.deferred = True
+        self.saved = time.monotonic()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Save where it is time: here all curves of the step before are written, and nothing of the next is."""
+        asked = self._asked(trainer)
+        if asked or self._is_due(trainer):
+            self._save(trainer, best=False)
+        if asked:
+            raise SystemExit(asked)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save before a validation, which may be long, so that one that is cut short costs itself alone."""
+        self.validated = False
+        self._save(trainer, best=False)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """End where that was asked for; the state was saved when the validation began."""
+        if asked := self._asked(trainer):
+            raise SystemExit(asked)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, as the best one where it is."""
+        self.validated = True
+        score = float(trainer.callback_metrics[self.monitor])
+        better = self.best is None or (score < self.best if self.monitor == LOSS else score > self.best)
+        if better:
+            self.best = score
+        self._save(trainer, best=better)
+        pl_module.print(_epoch(trainer) + (", the best so far" if better else ""))
+        if asked := self._asked(trainer):
+            raise SystemExit(asked)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next process must know."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know it."""
+        self.best = state_dict["best"]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write the place in the training as Lightning reads it, and whether early stopping has ended it."""
+        checkpoint["ended"] = trainer.should_stop
+        checkpoint["validated"] = self.validated
+        place(checkpoint["loops"]["fit_loop"], trainer.global_step, int(trainer.num_training_batches), self.validated)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Stay ended where early stopping has ended the training: Lightning itself would train one epoch more."""
+        trainer.should_stop = checkpoint["ended"]
+
+    def _asked(self, trainer: Trainer) -> int | None:
+        return self.stopping.code
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        return time.monotonic() - self.saved >= 60 * self.every
+
+    def _save(self, trainer: Trainer, best: bool) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # a killed process writes nothing out any more
+        trainer.save_checkpoint(self.folder / checkpoints.PART)
+        checkpoints.install(self.folder, best)
+        steps = int(trainer.estimated_stepping_batches)
+        self.tell({"step": trainer.global_step, "steps": steps, self.monitor: self.best})
+        self.saved = time.monotonic()
+
+
+def _epoch(trainer: Trainer) -> str:
+    """An epoch's end, in a line."""
+    shown = ("train/loss", "val/loss", "val/top1", "val/mrr")
+    figures = [
+        f"{name} {float(trainer.callback_metrics[name]):.3f}" for name in shown if name in trainer.callback_metrics
+    ]
+    return f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {', '.join(figures)}"
+
+
+def place(loop: dict[str, Any], step: int, batches: int, validated: bool) -> None:
+    """Put a place in a training into the state of Lightning's fit loop, as its restart logic understands it.
+
+    Lightning's own counts depend on the hook that saves, and some hooks' states do not lead back to where they were
+    (Lightning issue 18780).
+
+    Args:
+        loop: `fit_loop` of a checkpoint's loops, changed here.
+        step: optimiser steps that lie behind, each of one batch.
+        batches: of an epoch.
+        validated: whether the validation that follows an epoch's last step lies behind too.
+    """
+    epochs, rest = divmod(step, batches)
+    waits = step > 0 and rest == 0 and not validated  # for the validation that ends an epoch
+    if waits:
+        epochs, rest = epochs - 1, batches
+    begun = epochs + (rest > 0)
+    epoch = {"ready": begun, "started": begun, "processed": epochs, "completed": epochs}
+    loop["epoch_progress"] = {"total": dict(epoch), "current": dict(epoch)}
+    keys = ("ready", "started", "processed", "completed")
+    loop["epoch_loop.batch_progress"] = {
+        "total": dict.fromkeys(keys, step),
+        "current": dict.fromkeys(keys, rest),
+        "is_last_batch": waits,
+    }
+    # A validation batch that has begun and not ended makes Lightning validate first, from the first batch on.
+    batch = {"ready": int(waits), "started": int(waits), "processed": 0, "completed": 0}
+    loop["epoch_loop.val_loop.batch_progress"] = {"total": batch, "current": dict(batch), "is_last_batch": False}
+    loop["epoch_loop.state_dict"] = {"_batches_that_stepped": step - waits}
+
+
+def build_trainer(
+    machine: "Machine",
+    devices: int,
+    epochs: int,
+    logger: TensorBoardLogger,
+    keeper: Keeper,
+    patience: EarlyStopping,
+) -> Trainer:
+    """Lightning's loop, quiet.
+
+    Raises:
+        UserError: Lightning would not train where it should.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it would say is said elsewhere
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.15
+    warnings.filterwarnings("ignore", ".*does not have many workers")  # hardware.workers was chosen
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # ours asks the trainer where it is
+    trainer = Trainer(
+        accelerator=machine.device,
+        devices=devices,
+        precision=machine.precision,  # pyright: ignore[reportArgumentType]
+        max_epochs=epochs,
+        logger=logger,
+        callbacks=[patience, keeper, TQDMProgressBar(leave=False)],
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,  # the census says more
+    )
+    if trainer.strategy.root_device.type != machine.device:
+        raise UserError(f"hardware={machine.device}: Lightning would train on {trainer.strategy.root_device} instead")
+    return trainer
+
+
+def early_stopping(monitor: str, patience: int) -> EarlyStopping:
+    """Give up after `patience` epochs in which `monitor` did not get better."""
+    return EarlyStopping(monitor, mode=mode(monitor), patience=patience)
+
+
+def mode(monitor: str) -> str:
+    """Lightning's word for which way a validation metric gets better."""
+    return "min" if monitor == LOSS else "max"
