@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from slr import checkpoints
 from slr.errors import UserError
@@ -23,6 +25,19 @@ if TYPE_CHECKING:
     from slr.hardware import Machine
 
 LOSS = "val/loss"  # the one monitor that is better when it is smaller
+
+
+class Straight(TorchCheckpointIO):
+    """Writes a state where it is told to, whose wholeness `slr.checkpoints` sees to.
+
+    Lightning's own way holds it in memory twice, and writes it into the system's temporary folder first, which may be
+    small or on another disk, and where a killed process leaves it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
+        """Write; the folder is made."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, path)
 
 
 class Keeper(Checkpoint):
@@ -192,6 +207,7 @@ def build_trainer(
         max_epochs=epochs,
         logger=logger,
         callbacks=[patience, keeper, TQDMProgressBar(leave=False)],
+        plugins=[Straight()],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         enable_model_summary=False,  # the census says more
@@ -202,8 +218,12 @@ def build_trainer(
 
 
 def early_stopping(monitor: str, patience: int) -> EarlyStopping:
-    """Give up after `patience` epochs in which `monitor` did not get better."""
-    return EarlyStopping(monitor, mode=mode(monitor), patience=patience)
+    """Give up after `patience` epochs in which `monitor` did not get better.
+
+    It counts when a validation ends, before `Keeper` saves; at the epoch's end, Lightning's own choice, would be behind
+    the state from which a killed training goes on.
+    """
+    return EarlyStopping(monitor, mode=mode(monitor), patience=patience, check_on_train_epoch_end=False)
 
 
 def mode(monitor: str) -> str:
