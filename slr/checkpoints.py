@@ -27,10 +27,9 @@ def install(folder: Path, best: bool) -> None:
     part = folder / PART
     _reach_disk(part)
     known, digest = _known(folder), sha256(part)
-    known["last"] = [digest, *known["last"]][:REMEMBERED]
-    if best:
-        known["best"] = [digest, *known["best"]][:REMEMBERED]
-    write_whole(folder / "checksums.json", json.dumps(known) + "\n")
+    for kind in ["last", "best"] if best else ["last"]:
+        known[kind] = list(dict.fromkeys([digest, *known[kind]]))[:REMEMBERED]
+    write_whole(folder / "checksums.json", json.dumps(known) + "\n", durable=True)
     if best:
         _replace_with_copy(part, folder / BEST)
     if (folder / LAST).exists():
@@ -41,11 +40,13 @@ def install(folder: Path, best: bool) -> None:
 def newest(folder: Path) -> Path | None:
     """The newest whole state in `folder`, or None where no state was saved yet. Says so where one is damaged.
 
+    A training goes on exactly from any of its states, so the best one, which is never newer than the last, will do too.
+
     Raises:
         UserError: there are files, but none is whole.
     """
-    (folder / PART).unlink(missing_ok=True)
-    there = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
+    _sweep_up(folder)
+    there = [folder / name for name in (LAST, PREVIOUS, BEST) if (folder / name).is_file()]
     for path in there:
         if is_whole(path):
             return path
@@ -65,9 +66,15 @@ def is_whole(path: Path) -> bool:
 
 def tidy(folder: Path, keep: str) -> None:
     """Leave what a finished run needs: `both` best and last, or `best` alone."""
-    names = [PREVIOUS, PART] + [LAST] * (keep == "best")
-    for name in names:
+    for name in [PREVIOUS] + [LAST] * (keep == "best"):
         (folder / name).unlink(missing_ok=True)
+    _sweep_up(folder)
+
+
+def _sweep_up(folder: Path) -> None:
+    """Remove what a killed process was writing."""
+    for part in folder.glob("*.part"):
+        part.unlink(missing_ok=True)
 
 
 def _known(folder: Path) -> dict[str, list[str]]:

@@ -5,11 +5,21 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text beside `path` and rename it there, so that no reader ever meets half of it."""
+def write_whole(path: Path, text: str, durable: bool = False) -> None:
+    """Write UTF-8 text beside `path` and rename it there, so that no reader ever meets half of it.
+
+    Args:
+        path: of the file.
+        text: all of it.
+        durable: have it on the disk before the renaming, so that a loss of power too leaves one or the other.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
+        with beside.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
