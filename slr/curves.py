@@ -65,7 +65,8 @@ def cut_back(folder: Path, step: int, validated: bool) -> None:
     if not files:
         return
     kept = [event for file in files for event in _events(file) if step > 0 and _stays(event, step, validated)]
-    beside = folder / f".{files[0].name}.part"
+    kept.sort(key=lambda event: event.step)
+    beside = folder / ".curves.part"  # TensorBoard reads whatever is called tfevents
     _write(beside, kept)
     os.replace(beside, files[0])
     for file in files[1:]:
