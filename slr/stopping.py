@@ -3,10 +3,12 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}  # exit codes by which a shell and schedulers know them
+ECHO = 2.0  # seconds in which a signal is the first one again: `uv run`, for one, passes on what all processes got
 
 
 class Stopping:
@@ -21,6 +23,7 @@ class Stopping:
     def __init__(self) -> None:
         self.code: int | None = None
         self.deferred = False
+        self._heard = 0.0
 
     def listen(self) -> None:
         """Handle the signals from now on; again, where a library has put itself in between."""
@@ -30,10 +33,29 @@ class Stopping:
 
     def _hear(self, number: int, frame: object) -> None:
         asked_before = self.code is not None
-        self.code = CODES[signal.Signals(number)]
+        if asked_before and self.deferred and time.monotonic() - self._heard < ECHO:
+            return
+        self.code, self._heard = CODES[signal.Signals(number)], time.monotonic()
         if asked_before or not self.deferred:
             raise SystemExit(self.code)
-        print("\nstopping as soon as this step is saved; once more stops at once", file=sys.stderr, flush=True)
+        with suppress(RuntimeError):  # where it came in the middle of writing to the same stream
+            print("\nstopping as soon as this step is saved; once more stops at once", file=sys.stderr, flush=True)
+
+    def heed(self) -> None:
+        """Defer no longer, and end now where that was asked meanwhile.
+
+        Raises:
+            SystemExit: it was.
+        """
+        self.deferred = False
+        if self.code is not None:
+            raise SystemExit(self.code)
+
+
+def leave_to_parent(worker: int) -> None:
+    """Have a loader's worker survive what its group of processes is asked; one that dies takes its parent along."""
+    for number in CODES:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

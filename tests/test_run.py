@@ -104,7 +104,7 @@ def test_a_result_says_how_a_run_ended(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_stop_at_once_or_when_a_step_has_ended(tmp_path, number, code, capsys):
+def test_signals_stop_at_once_or_when_a_step_has_ended(tmp_path, number, code, capsys, monkeypatch):
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped, listening() as stopping, recorded(RunFolder(tmp_path), [], stopping):
         signal.raise_signal(number)
@@ -117,8 +117,18 @@ def test_signals_stop_at_once_or_when_a_step_has_ended(tmp_path, number, code, c
         signal.raise_signal(number)
         assert stopping.code == code
         assert "once more stops at once" in capsys.readouterr().err
+        signal.raise_signal(number)  # as a wrapper passes it on: the same request, not another
+        monkeypatch.setattr("slr.stopping.ECHO", 0.0)
         with pytest.raises(SystemExit):
             signal.raise_signal(number)
+
+    with listening() as stopping:
+        stopping.heed()  # nobody asked
+        stopping.deferred = True
+        signal.raise_signal(number)
+        with pytest.raises(SystemExit) as stopped:
+            stopping.heed()
+        assert stopped.value.code == code
 
 
 def test_a_run_that_says_running_and_has_no_process_was_killed(tmp_path):

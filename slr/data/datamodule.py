@@ -18,6 +18,7 @@ from slr.data.augment import ColorJitter
 from slr.data.cache import Frames, Wanted
 from slr.data.collate import Batch, Inputs, Sample, collate_ranking, collate_training
 from slr.data.manifest import Clip
+from slr.stopping import leave_to_parent
 
 Key = tuple[int, int]  # (epoch, position in the part)
 
@@ -310,6 +311,7 @@ class ClipData(L.LightningDataModule):
             num_workers=self.workers,
             collate_fn=Collate(collate, self.inputs.pad_id),
             persistent_workers=self.workers > 0,
+            worker_init_fn=leave_to_parent,
             pin_memory=self.pin_memory,
             # Without its own, it takes from torch's generator, once or every epoch depending on the workers, and the
             # adapter's dropout would differ.
