@@ -75,6 +75,8 @@ def decide(
     memory: str | None,
     micro_batch: int | None,
     quantization: str,
+    beside: int = 1,
+    index: int = 0,
 ) -> Machine:
     """Settle what the configuration leaves open.
 
@@ -88,11 +90,15 @@ def decide(
         memory: what a run may use, such as 8GB; None is what is free when it starts.
         micro_batch: clips of a training step computed together; None is as many as fit.
         quantization: `auto` is nf4 where `four_bit`, else none.
+        beside: processes of the run on this machine: each takes its part of the processors, or a card of its own.
+        index: of this one among them.
 
     Raises:
         UserError: the device is absent, or nf4 is asked for where it cannot be had.
     """
     require(device)
+    if device == "cuda":
+        _take_card(beside, index)
     reasons = []
     if precision == "auto" and device == "cpu":
         precision = "32-true"
@@ -112,7 +118,7 @@ def decide(
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}[precision]
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    cores = os.cpu_count() or 1
+    cores = max(1, (os.cpu_count() or 1) // beside)
     workers = min(workers, cores)
     if device == "cpu":  # threads that share a core with a worker wait for one another spinning: several times slower
         torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - workers)))
@@ -120,6 +126,18 @@ def decide(
     return Machine(
         device, precision, dtype, quantization, tf32, workers, frames_at_once, given, micro_batch, tuple(reasons)
     )
+
+
+def _take_card(beside: int, index: int) -> None:
+    """Let "cuda" mean this process's own card. Slurm may show each process its own alone."""
+    cards = torch.cuda.device_count()
+    bound = cards == 1 and "SLURM_STEP_ID" in os.environ
+    if beside > cards and not bound:
+        raise UserError(
+            f"expected a CUDA device for each of {beside} processes on this machine, found {cards}; "
+            f"use trainer.devices={cards}"
+        )
+    torch.cuda.set_device(0 if bound else index)
 
 
 def memory_taken(device: str) -> int:

@@ -1,7 +1,7 @@
 """What a ranking is worth: top-k, per instance and per class, and mean reciprocal rank, with their uncertainty."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +11,14 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from slr import processes
 from slr.errors import UserError
+
+# How torchmetrics asks the other processes; its own way would not tell one that died from an error.
+SHARED: dict[str, Any] = {
+    "dist_sync_fn": processes.gather_tensors,
+    "distributed_available_fn": lambda: processes.place().world > 1,
+}
 
 Ranks = NDArray[np.int64]  # (n,) place of the true gloss of each clip, 1 is first
 Glosses = NDArray[np.int64]  # (n,) the true gloss of each clip
@@ -80,7 +87,7 @@ class Figure(NamedTuple):  # torchmetrics takes results apart, and refuses froze
 
 
 def figures(ranks: Ranks, glosses: Glosses) -> dict[str, Figure]:
-    """Every metric of `METRICS` with its interval.
+    """Every metric of `METRICS` with its interval, the same digits in whatever order the clips come.
 
     Shares per instance get Wilson's score interval; means over classes or of reciprocal ranks the percentile bootstrap
     over clips (Efron 1979; 2,000 samples, seed fixed).
@@ -90,6 +97,8 @@ def figures(ranks: Ranks, glosses: Glosses) -> dict[str, Figure]:
     """
     if len(ranks) == 0:
         raise ValueError("expected at least one ranked clip, found none")
+    order = np.lexsort((ranks, glosses))  # several processes gather clips in another order than one meets them
+    ranks, glosses = ranks[order], glosses[order]
     rng = np.random.default_rng(0)
     samples = rng.integers(len(ranks), size=(2000, len(ranks)))
     return {
@@ -125,14 +134,14 @@ def chance(glosses: int) -> dict[str, float]:
 
 
 class RankingMetrics(Metric):
-    """`METRICS` over all batches, gathered from all processes."""
+    """`METRICS` over all batches, gathered from all processes; each must have had one, be it of no clips."""
 
     full_state_update = False
     ranks: list[Tensor]
     glosses: list[Tensor]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(**SHARED)
         self.add_state("ranks", default=[], dist_reduce_fx="cat")
         self.add_state("glosses", default=[], dist_reduce_fx="cat")
 

@@ -1,5 +1,6 @@
 """The LightningModule: loss, ranking, metrics, optimiser, and what a checkpoint keeps."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
+from torchmetrics import CatMetric
 
+from slr import processes
 from slr.data.collate import IGNORED, Batch
 from slr.data.picture import draw_batch
 from slr.errors import UserError
-from slr.metrics import RankingMetrics
+from slr.metrics import SHARED, RankingMetrics
 from slr.model import lora, vlm
 from slr.model.inputs import Inputs
 from slr.model.ranking import LOGIT_BYTES, rank, sequence_log_probabilities
@@ -35,7 +37,9 @@ class Recognizer(L.LightningModule):
 
     One training batch is one optimiser step. It is computed in micro-batches whose losses are divided by the clips of
     the whole batch, so gradients do not depend on the micro-batch, the epoch's last, smaller batch included;
-    Lightning's own accumulation divides that one by the full count.
+    Lightning's own accumulation divides that one by the full count. Nor do they depend on how many processes share the
+    batch: each divides by the clips of all, and the gradients are added up once, where torch's DistributedDataParallel
+    would take the mean over processes, after every micro-batch, and wait for a process whose share is empty.
 
     Args:
         network: InternVL with its adapter.
@@ -49,8 +53,8 @@ class Recognizer(L.LightningModule):
             cross-entropy of the gloss over the vocabulary, whose logits are the exact log-probabilities that rank.
         label_smoothing: share of the target spread over all words or, in `closed_set`, over all glosses, in [0, 1).
         micro_batch: clips computed at once in training.
-        seed: of the adapter's dropout. Each step draws from (seed, step) alone, so that no state of a generator has to
-            be kept for a training to go on exactly.
+        seed: of the adapter's dropout. Each step draws from (seed, step, process) alone, so that no generator's state
+            has to be kept for a training to go on exactly.
     """
 
     def __init__(
@@ -85,7 +89,7 @@ class Recognizer(L.LightningModule):
         self.micro_batch = micro_batch
         self.seed = seed
         self.metrics = RankingMetrics()
-        self.val_loss = MeanMetric()
+        self.val_losses = CatMetric(nan_strategy="disable", **SHARED)
         self.pending_census = {"lora_B": True, "lora_A": True}
         self.train()  # Lightning leaves modes as it finds them, and without this the adapter's dropout would be off
 
@@ -102,6 +106,8 @@ class Recognizer(L.LightningModule):
 
     def rank(self, batch: Batch) -> Tensor:
         """Exact log-probability of every gloss for every clip: float32 (B, K)."""
+        if not batch["clip"]:
+            return torch.zeros(0, len(self.vocabulary), device=self.device)
         with torch.no_grad():
             features = self._features(batch, slice(None))
             return rank(self.network, features, batch["input_ids"], batch["attention_mask"], self.trie)
@@ -130,18 +136,42 @@ class Recognizer(L.LightningModule):
         return vlm.encode_frames(self.network, self.inputs.normalise(frames.to(tower.device), tower.dtype))
 
     def backward_batch(self, batch: Batch) -> Tensor:
-        """Add the gradient of the batch's mean loss, micro-batch by micro-batch; returns the mean loss, float32 ()."""
-        clips = len(batch["clip"])
+        """Add the gradient of a step's mean loss, micro-batch by micro-batch; returns the mean loss, float32 ().
+
+        Args:
+            batch: this process's share of the step's clips, which may be empty.
+        """
+        share = len(batch["clip"])
+        clips = sum(processes.gather(share))
         total = torch.zeros((), device=self.device)
-        for start in range(0, clips, self.micro_batch):
+        for start in range(0, share, self.micro_batch):
             loss = self.clip_losses(batch, slice(start, start + self.micro_batch)).sum() / clips
             self.manual_backward(loss)
             total += loss.detach()
+        processes.add_up([*self._gradients(share), total])
         return total
+
+    def _gradients(self, share: int) -> list[Tensor]:
+        """The gradient of every adapter tensor. One that is missing, for the census to find, is told as zero."""
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            if share == 0:
+                parameter.grad = torch.zeros_like(parameter)
+        return [torch.zeros_like(one) if one.grad is None else one.grad for one in trained]
+
+    def on_train_start(self) -> None:
+        """See that all processes begin with the same adapter."""
+        self._agree()
+
+    def _agree(self) -> None:
+        if processes.place().world > 1:
+            state = lora.adapter_state(self.network)
+            content = b"".join(tensor.view(torch.uint8).numpy().tobytes() for tensor in state.values())
+            processes.agree("adapter", hashlib.sha256(content).hexdigest())
 
     def training_step(self, batch: Batch, index: int) -> None:
         """One optimiser step."""
-        torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank))
+        torch.manual_seed(step_seed(self.seed, self.global_step, processes.place().rank))
         if self.global_step == 0:
             self._show(batch)
         # One of each, where Lightning's types allow several.
@@ -151,7 +181,7 @@ class Recognizer(L.LightningModule):
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["clip"]))
+        self.log("train/loss", loss, prog_bar=True, batch_size=1)
 
     def _show(self, batch: Batch) -> None:
         """Put the batch into TensorBoard as the model gets it: frames, prompt and the labels that count."""
@@ -194,20 +224,22 @@ class Recognizer(L.LightningModule):
         log_probability = self.rank(batch)
         self.metrics.update(log_probability, batch["gloss"])
         if self.objective == "closed_set":
-            self.val_loss.update(closed_set_loss(log_probability, batch["gloss"], 0.0))
+            self.val_losses.update(closed_set_loss(log_probability, batch["gloss"], 0.0))
         else:
             own = log_probability.gather(1, batch["gloss"][:, None])[:, 0]
-            self.val_loss.update(-own / self.answer_lengths.to(own.device)[batch["gloss"]])
+            self.val_losses.update(-own / self.answer_lengths.to(own.device)[batch["gloss"]])
 
     def on_validation_epoch_end(self) -> None:
         """Log every metric, top-1's interval, and the mean over clips of the objective's loss, without smoothing."""
         figures = self.metrics.compute()
         values = {name: figure.value for name, figure in figures.items()}
         values |= {"top1_low": figures["top1"].low, "top1_high": figures["top1"].high, "n": figures["top1"].n}
-        self.log_dict({f"val/{name}": value for name, value in values.items()})
-        self.log("val/loss", self.val_loss.compute())
+        # Sorted, so that their sum has the same digits in whatever order processes have met the clips.
+        values["loss"] = float(self.val_losses.compute().cpu().double().sort().values.mean())
+        # Equal in all processes by now: `sync_dist` only keeps Lightning from warning that they may not be.
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
         self.metrics.reset()
-        self.val_loss.reset()
+        self.val_losses.reset()
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's type is a union of eleven
         """AdamW over the adapter; the schedule steps with the optimiser."""
@@ -245,6 +277,7 @@ class Recognizer(L.LightningModule):
         if vocabulary != self.vocabulary:
             raise UserError(f"expected a checkpoint of the same glosses at {path}, found others; use the run's own")
         lora.load_adapter_state(self.network, adapter)
+        self._agree()
         return metrics
 
 

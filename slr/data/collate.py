@@ -44,7 +44,8 @@ class Sample:
 class Batch(TypedDict):
     """B clips. L is the longest sequence; prompts are padded on the left, prompts with answers on the right.
 
-    It has `frames`, or `features` in their place.
+    It has `frames`, or `features` in their place; neither where B is 0, which it is for a process whose share of a step
+    is empty.
     """
 
     clip: list[str]
@@ -58,7 +59,7 @@ class Batch(TypedDict):
 
 def collate_training(samples: Sequence[Sample], pad_id: int) -> Batch:
     """Prompts with answers, padded on the right; labels are the answer and its end token and nothing else."""
-    length = max(len(sample.prompt) + len(sample.answer) for sample in samples)
+    length = max((len(sample.prompt) + len(sample.answer) for sample in samples), default=0)
     batch = _blank(samples, length, pad_id)
     for row, sample in enumerate(samples):
         start, end = len(sample.prompt), len(sample.prompt) + len(sample.answer)
@@ -70,7 +71,7 @@ def collate_training(samples: Sequence[Sample], pad_id: int) -> Batch:
 
 def collate_ranking(samples: Sequence[Sample], pad_id: int) -> Batch:
     """Prompts alone, padded on the left so that each ends where its answer would begin; no labels."""
-    length = max(len(sample.prompt) for sample in samples)
+    length = max((len(sample.prompt) for sample in samples), default=0)
     batch = _blank(samples, length, pad_id)
     for row, sample in enumerate(samples):
         batch["input_ids"][row, length - len(sample.prompt) :] = torch.tensor(sample.prompt)
@@ -82,7 +83,7 @@ def _blank(samples: Sequence[Sample], length: int, pad_id: int) -> Batch:
     shape = (len(samples), length)
     batch = Batch(
         clip=[sample.clip for sample in samples],
-        gloss=torch.tensor([sample.gloss for sample in samples]),
+        gloss=torch.tensor([sample.gloss for sample in samples], dtype=torch.int64),
         input_ids=torch.full(shape, pad_id),
         attention_mask=torch.zeros(shape, dtype=torch.int64),
         labels=torch.full(shape, IGNORED),

@@ -131,13 +131,18 @@ def generator(seed: int, epoch: int, label: str) -> np.random.Generator:
 
 
 class EpochBatches(Sampler[list[Key]]):
-    """Batches of (epoch, position): a new order each epoch, from (seed, epoch) alone; the last batch may be smaller."""
+    """Batches of (epoch, position): a new order each epoch, from (seed, epoch) alone; the last batch may be smaller.
 
-    def __init__(self, count: int, batch: int, seed: int) -> None:
-        """`count` clips in batches of `batch`."""
+    Of several processes, each gets its share of every batch, which may be empty in the last one.
+    """
+
+    def __init__(self, count: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        """`count` clips in batches of `batch`, of which process `rank` of `world` gets every `world`-th clip."""
         self.count = count
         self.batch = batch
         self.seed = seed
+        self.rank = rank
+        self.world = world
         self.epoch = 0
         self.behind = (0, 0)  # an epoch, and how many of its batches lie behind a resumed training
 
@@ -162,7 +167,8 @@ class EpochBatches(Sampler[list[Key]]):
         order = generator(self.seed, self.epoch, "order").permutation(self.count)
         skipped = self.behind[1] if self.epoch == self.behind[0] else 0
         for start in range(skipped * self.batch, self.count, self.batch):
-            yield [(self.epoch, number) for number in order[start : start + self.batch].tolist()]
+            share = order[start : start + self.batch][self.rank :: self.world]
+            yield [(self.epoch, number) for number in share.tolist()]
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,8 @@ class ClipData(L.LightningDataModule):
         workers: processes that decode; 0 decodes in this one.
         pin_memory: whether batches go to a GPU.
         seed: of order and augmentation.
+        rank: which one of the processes this is that share the work.
+        world: how many there are.
 
     Attributes:
         steps_behind: optimiser steps that a training which goes on has behind it.
@@ -220,8 +228,12 @@ class ClipData(L.LightningDataModule):
         seed: int,
         views: int | None = None,
         features_from: Features | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         super().__init__()
+        self.rank = rank
+        self.world = world
         self.parts = parts
         self.answers = answers
         self.views = views
@@ -276,18 +288,27 @@ class ClipData(L.LightningDataModule):
         return wanted
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of `batch` clips in a new order each epoch, behind those of `steps_behind`."""
+        """Batches of `batch` clips, or this process's share, in a new order each epoch, behind `steps_behind`."""
         dataset = self.training_set()
-        sampler = EpochBatches(len(dataset), self.batch, self.seed)
+        sampler = EpochBatches(len(dataset), self.batch, self.seed, self.rank, self.world)
         sampler.start_at(self.steps_behind)  # workers take first batches before Lightning says which epoch it is
         return self._loader(dataset, sampler, collate_training if self.answers else collate_ranking)
 
     def ranking_dataloader(self, clips: Sequence[Clip], features_from: Features | None = None) -> DataLoader:
-        """Batches of `ranking_batch` clips in the order given, without augmentation."""
+        """Those batches of `ranking_batch` clips, in the order given and without augmentation, that are this process's.
+
+        All processes have as many, the last of some an empty one: they wait for one another after each.
+        """
         dataset = self.ranking_set(clips, features_from)
-        keys = [(0, number) for number in range(len(dataset))]
-        batches = [keys[start : start + self.ranking_batch] for start in range(0, len(keys), self.ranking_batch)]
+        batches = [[(0, number) for number in batch] for batch in self.ranking_shares(len(clips))[self.rank]]
         return self._loader(dataset, batches, collate_ranking)
+
+    def ranking_shares(self, count: int) -> list[list[list[int]]]:
+        """Which of `count` clips each process ranks, batch by batch. A batch is never divided, so digits stay equal."""
+        numbers = list(range(count))
+        batches = [numbers[start : start + self.ranking_batch] for start in range(0, count, self.ranking_batch)]
+        batches += [[]] * (-len(batches) % self.world)
+        return [batches[rank :: self.world] for rank in range(self.world)]
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the val part for ranking."""
