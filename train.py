@@ -27,22 +27,30 @@ if TYPE_CHECKING:
     from slr.recognizer import Recognizer
 
 
-def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str]) -> float:
+def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes_on: bool = False) -> float:
     """Begin a run in its folder, or go on where it ended; returns the validation top-1 that a sweep ranks by.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        overrides: what was typed.
+        goes_on: whether it is the run's own configuration, but for the hardware and epochs.
 
     Raises:
         UserError: another process is at it, or the folder has a run of other settings.
     """
     with occupied(folder.root), transcribed(folder.transcript), listening() as stopping:
-        if folder.is_begun:
-            refuse_other(config, folder)
-        if folder.result.is_file() and (found := read_json(folder.result)).get("status") in ("done", "pruned"):
+        longer = refuse_other(config, folder, goes_on) if folder.is_begun else False
+        found = read_json(folder.result) if folder.result.is_file() else {}
+        if found.get("status") in ("done", "pruned") and not longer:
             print(f"{found['status']} already: {folder.root}")
-            return score(found)
-        with recorded(folder, overrides, stopping) as record:
-            train(config, folder, record, stopping)
-        print(f"run: {folder.root}")
-        return score(record.content)
+        else:
+            with recorded(folder, overrides, stopping) as record:
+                train(config, folder, record, stopping)
+            found = record.content
+            print(f"run: {folder.root}")
+        checkpoints.tidy(folder.checkpoints, config.checkpoint.keep)
+        return score(found)
 
 
 def train(config: schema.Config, folder: RunFolder, record: Record, stopping: Stopping) -> None:
@@ -65,6 +73,8 @@ def train(config: schema.Config, folder: RunFolder, record: Record, stopping: St
         print(recognizer.describe())
         if config.lora.scope != "none":
             fit(config, folder, machine, recognizer, data, record, stopping)
+        else:
+            curves.cut_back(folder.root, 0, validated=True)  # of a run that was cut while it was evaluated
         finish(config, folder, recognizer, machine, parts, record)
 
 
@@ -88,19 +98,23 @@ def fit(
     print(plan.describe())
     # A resumed run must not cut its steps otherwise because other memory is free.
     config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, micro_batch=plan.micro_batch))
-    write_json(folder.config, schema.to_plain(config))
-    assemble.fill_cache(config, machine, recognizer, data)
     saved = checkpoints.newest(folder.checkpoints)
     place = place_of(saved)
+    behind = place.step // -(-len(data.parts["train"]) // config.batch)
+    if behind > config.epochs:
+        raise UserError(f"epochs={config.epochs}: expected at least {behind}, which lie behind this run already")
+    write_json(folder.config, schema.to_plain(config))
+    assemble.fill_cache(config, machine, recognizer, data)
     data.steps_behind = place.step
     if saved:
         print(f"going on behind step {place.step}")
     trainer = assemble.trainer(config, folder, machine, stopping, lambda at: record.tell({"progress": at}), place)
     trainer.fit(recognizer, data, ckpt_path=saved, weights_only=True)
-    stopping.deferred = False
+    stopping.heed()
     peak = memory_peak(machine.device)
     if peak is not None:
         print(f"memory: {shown(peak)} at the peak, {shown(plan.peak)} estimated")
+        peak = max(peak, record.content.get("memory", {}).get("measured") or 0)  # of all processes of this run
     record.tell({"memory": {"estimated": plan.peak, "measured": peak}})
 
 
@@ -133,19 +147,20 @@ def record_beginning(folder: RunFolder, config: schema.Config, split: Split, voc
     write_split(folder.split, split)
 
 
-def refuse_other(config: schema.Config, folder: RunFolder) -> None:
-    """Refuse to go on with a run of other settings.
+def refuse_other(config: schema.Config, folder: RunFolder, goes_on: bool) -> bool:
+    """Refuse to go on with a run of other settings; returns whether it is now to train more epochs than before.
 
     Raises:
         UserError: names the settings.
     """
     other = schema.from_plain(read_json(folder.config), folder.config)
     differing = schema.differences(other, config)
-    if differing:
+    if differing and not goes_on:
         raise UserError(
             f"{folder.root} holds a run of other settings ({'; '.join(differing[:4])}); give this one another folder, "
             "with sweep=NAME in a sweep"
         )
+    return config.epochs > other.epochs
 
 
 def score(result: dict[str, Any]) -> float:
@@ -189,7 +204,6 @@ def finish(
     record.tell({"val": val, "test": test})
     step = record.content.get("progress", {}).get("step", 0)
     curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
-    checkpoints.tidy(folder.checkpoints, config.checkpoint.keep)
 
 
 def check(config: schema.Config) -> None:
@@ -253,8 +267,7 @@ def resume(words: Sequence[str]) -> None:
     changed, told = commandline.changed(config, changes)
     for line in told:
         print(line)
-    write_json(folder.config, schema.to_plain(changed))
-    run(changed, folder, read_json(folder.result).get("overrides", []))
+    run(changed, folder, read_json(folder.result).get("overrides", []), goes_on=True)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from slr.files import sha256, write_whole
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 PART = "saving.part"
+HASHES = "checksums.json"
 REMEMBERED = 16  # hashes of each kind: those of files that are there, and of some that a process died before placing
 
 
@@ -29,7 +30,7 @@ def install(folder: Path, best: bool) -> None:
     known, digest = _known(folder), sha256(part)
     for kind in ["last", "best"] if best else ["last"]:
         known[kind] = list(dict.fromkeys([digest, *known[kind]]))[:REMEMBERED]
-    write_whole(folder / "checksums.json", json.dumps(known) + "\n", durable=True)
+    write_whole(folder / HASHES, json.dumps(known) + "\n", durable=True)
     if best:
         _replace_with_copy(part, folder / BEST)
     if (folder / LAST).exists():
@@ -79,7 +80,7 @@ def _sweep_up(folder: Path) -> None:
 
 def _known(folder: Path) -> dict[str, list[str]]:
     try:
-        content = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / HASHES).read_text(encoding="utf-8"))
         return {kind: [str(digest) for digest in content[kind]] for kind in ("last", "best")}
     except (OSError, ValueError, KeyError, TypeError):
         return {"last": [], "best": []}

@@ -141,6 +141,8 @@ def changed(config: schema.Config, words: Sequence[str]) -> tuple[schema.Config,
         group, dot, key = word.partition("=")[0].partition(".")
         if group == "hardware" and dot:
             hardware[key] = getattr(fresh, key)
+    if any(word.startswith("hardware.memory=") for word in words):  # a step is cut to fit, unless that is said too
+        hardware["micro_batch"] = fresh.micro_batch
     epochs = configurations([word for word in words if word.startswith("epochs=")] or [f"epochs={config.epochs}"])[
         0
     ].epochs

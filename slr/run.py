@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slr import schema
+from slr import checkpoints, schema
 from slr.errors import UserError
 from slr.exclusive import is_occupied
 from slr.files import sha256, write_whole
@@ -76,11 +76,17 @@ class RunFolder:
         """The checkpoint that `best`, `last` or a path names.
 
         Raises:
-            UserError: it is not there.
+            UserError: it is not there, or damaged.
         """
         path = self.checkpoints / f"{choice}.ckpt" if choice in ("best", "last") else Path(choice)
         if not path.is_file():
             raise UserError(f"checkpoint={choice}: expected a file at {path}, found none; use best, last or a path")
+        hashed = choice in ("best", "last") and (path.parent / checkpoints.HASHES).is_file()
+        if hashed and not checkpoints.is_whole(path):
+            raise UserError(
+                f"checkpoint={choice}: expected a whole file at {path}, found one whose SHA-256 is none that was "
+                "written; evaluate another one, or train anew"
+            )
         return path
 
 
@@ -132,7 +138,7 @@ class Record:
         before = read_json(folder.result) if folder.result.is_file() else {}
         self._seconds = float(before.get("seconds", 0.0))
         self.content: dict[str, Any] = {"status": "running", "overrides": list(overrides)}
-        self.tell({"progress": before["progress"]} if "progress" in before else {})
+        self.tell({key: before[key] for key in ("progress", "memory") if key in before})
 
     def tell(self, facts: Mapping[str, Any]) -> None:
         """Add facts to the file."""

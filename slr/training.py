@@ -125,6 +125,8 @@ class Keeper(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Stay ended where early stopping has ended the training: Lightning itself would train one epoch more."""
+        if checkpoint["ended"]:
+            pl_module.print("early stopping had ended the training")
         trainer.should_stop = checkpoint["ended"]
 
     def _asked(self, trainer: Trainer) -> int | None:
