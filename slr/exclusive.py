@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ else:
     import fcntl
 
 OCCUPIED = ".occupied"  # the file whose lock tells that a run is alive
+GLANCE = 0.5  # seconds in which somebody who only looks has let go of the lock
+_own: set[Path] = set()  # folders that this process occupies
 
 
 @contextmanager
@@ -57,14 +60,21 @@ def occupied(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / OCCUPIED).open("ab") as file:
-        if not _owned(file.fileno()):
-            raise Busy(f"{folder}: expected no other process there, found one that trains; wait for it, or end it")
-        yield
+        patience = time.monotonic() + GLANCE
+        while not _owned(file.fileno()):
+            if time.monotonic() > patience:
+                raise Busy(f"{folder}: expected no other process there, found one that trains; wait for it, or end it")
+            time.sleep(GLANCE / 20)
+        _own.add(folder.resolve())
+        try:
+            yield
+        finally:
+            _own.discard(folder.resolve())
 
 
 def is_occupied(folder: Path) -> bool:
     """Whether another process is alive in a run's folder."""
-    if not (folder / OCCUPIED).is_file():
+    if folder.resolve() in _own or not (folder / OCCUPIED).is_file():  # closing the file would let go of one's own lock
         return False
     with (folder / OCCUPIED).open("ab") as file:
         return not _owned(file.fileno())
