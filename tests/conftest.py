@@ -8,10 +8,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from pathlib import Path
 
 import pytest
+from entry import command, only_run
 
+from slr.exclusive import exclusive
 from slr.prepare.folder import prepare_folder
 
 ROOT = Path(__file__).resolve().parent.parent
+AWKWARD = "o, it's = ä"  # what a folder may be called
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +33,23 @@ def real_clips(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real_clips"
     # A second worker waits at the folder's lock and then finds nothing left to do.
     return prepare_folder(shared / "wlasl" / "clips", shared / "wlasl" / "clips.json", out, workers=2).parent
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all workers of a session."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs" / AWKWARD
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(workplace: Path) -> tuple[Path, str]:
+    """The demo as the README starts it, trained once: the run's folder and what was printed."""
+    printed = workplace / "printed.txt"
+    with exclusive(workplace):
+        if not printed.exists():
+            words = ["experiment=demo", f"outputs={workplace / 'demo'}", f"data={workplace / 'data'}"]
+            printed.write_text(command("train.py", *words), encoding="utf-8")
+    return only_run(workplace / "demo"), printed.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The main job, end to end, as a person runs it: one trained demo for all tests of this file."""
+"""The main job, end to end, as a person runs it: one trained demo for all tests of a session."""
 
 import json
 import os
@@ -12,50 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from entry import ROOT, command, only_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slr.data.manifest import read_manifest
-from slr.exclusive import exclusive
 from slr.run import open_run, read_json
-
-ROOT = Path(__file__).resolve().parent.parent
-AWKWARD = "o, it's = ä"  # what a folder may be called
-
-
-def command(*words: str | Path) -> str:
-    """Run an entry point; its standard output."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert "Traceback" not in result.stderr
-    return result.stdout
-
-
-def only_run(outputs: Path) -> Path:
-    [run] = [path.parent for path in outputs.rglob("result.json")]
-    return run
-
-
-@pytest.fixture(scope="session")
-def workplace(tmp_path_factory) -> Path:
-    """One folder for all workers of a session."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs" / AWKWARD
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def demo(workplace) -> tuple[Path, str]:
-    """The demo as the README starts it, trained once: the run's folder and what was printed."""
-    printed = workplace / "printed.txt"
-    with exclusive(workplace):
-        if not printed.exists():
-            words = ["experiment=demo", f"outputs={workplace / 'demo'}", f"data={workplace / 'data'}"]
-            printed.write_text(command("train.py", *words), encoding="utf-8")
-    return only_run(workplace / "demo"), printed.read_text(encoding="utf-8")
 
 
 def prepared(run: Path) -> Path:

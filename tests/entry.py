@@ -1,0 +1,44 @@
+"""Entry points as a person calls them, and what their runs leave."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from slr.run import read_json
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ("experiment=demo", "dataset.signs=4", "dataset.signers=8")  # 32 clips
+
+
+def started(*words: str | Path, fault: str = "", **options) -> subprocess.Popen:
+    """Start an entry point, with a fault in its way if one is named: see `tests/faults`."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    if fault:
+        environment |= {"PYTHONPATH": str(ROOT / "tests" / "faults"), "FAULT": fault}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT, env=environment, **(pipes | options))
+
+
+def ended(*words: str | Path, fault: str = "") -> tuple[int, str, str]:
+    """Run an entry point to its end, whatever that is: its exit code, standard output and standard error."""
+    with started(*words, fault=fault) as process:
+        out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def command(*words: str | Path) -> str:
+    """Run an entry point; its standard output."""
+    code, out, err = ended(*words)
+    assert code == 0, err[-4000:]
+    assert "Traceback" not in err
+    return out
+
+
+def only_run(outputs: Path) -> Path:
+    [run] = [path.parent for path in outputs.rglob("result.json")]
+    return run
+
+
+def status(run: Path) -> str:
+    return read_json(run / "result.json")["status"]
