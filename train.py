@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from prepare_data import prepare
@@ -16,9 +17,10 @@ from slr import checkpoints, commandline, curves, schema
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import PARTS, Split, describe, make_split, read_split, write_split
 from slr.errors import UserError, explained
-from slr.exclusive import occupied
-from slr.run import Record, RunFolder, open_run, provenance, read_json, recorded, write_json
+from slr.exclusive import Busy, occupied
+from slr.run import Record, RunFolder, find_run, provenance, read_json, recorded, write_json
 from slr.stopping import Stopping, listening
+from slr.sweep import BUSY, end_with_sweep
 from slr.transcript import transcribed
 
 if TYPE_CHECKING:
@@ -254,29 +256,41 @@ def settle(config: schema.Config) -> schema.Config:
 
 @hydra.main(config_path="conf", config_name=commandline.PAGE, version_base="1.3")
 def job(config: DictConfig) -> float:
-    """What Hydra calls once for each run."""
+    """What Hydra calls once for each run, but in a sweep of processes, whose jobs are begun by `resume=`."""
     context = HydraConfig.get()
     folder = RunFolder(Path(context.runtime.output_dir))
-    return explained(lambda: run(commandline.to_typed(config), folder, list(context.overrides.task)))
+
+    def begin() -> float:
+        return run(commandline.to_typed(config), folder, list(context.overrides.task))
+
+    # In a sweep, Hydra must see the error itself: an exit would end the jobs that wait.
+    return begin() if context.mode == RunMode.MULTIRUN else explained(begin)
 
 
 def resume(words: Sequence[str]) -> None:
     """Go on with one run in its own folder, from its own configuration."""
     path, changes = commandline.resumption(words)
-    folder, config, _ = open_run(path)
+    folder, config = find_run(path)
     changed, told = commandline.changed(config, changes)
     for line in told:
         print(line)
-    run(changed, folder, read_json(folder.result).get("overrides", []), goes_on=True)
+    result = read_json(folder.result) if folder.result.is_file() else {}
+    try:
+        run(changed, folder, result.get("overrides", []), goes_on=True)
+    except Busy as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(BUSY) from None
 
 
 def main() -> None:
     """Check everything that was typed, then hand over to Hydra."""
+    end_with_sweep()
     commandline.register()
     if any(word.startswith("resume=") for word in sys.argv[1:]):
         return resume(sys.argv[1:])
     words = commandline.quote_paths(sys.argv[1:])
     if not commandline.asks_only(words):
+        words = commandline.named(words)
         for config in commandline.configurations(words):
             check(config)
     sys.argv[1:] = words

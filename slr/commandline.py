@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,6 +192,46 @@ def configurations(arguments: Sequence[str]) -> list[schema.Config]:
     choices = [_choices(override) if sweeps else [override.input_line or ""] for override in overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return [_compose(list(job)) for job in itertools.product(*choices)]
+
+
+def named(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with a name for the sweep that they ask for, if it has none: that of what all its jobs share.
+
+    The same command, or one with another grid over the same keys, finds the sweep's folder again. Its jobs are then
+    named after what differs between them.
+
+    Raises:
+        UserError: as `configurations`.
+    """
+    words = list(arguments)
+    if not any(word in SWEEP for word in words) or any(word.startswith("sweep=") for word in words):
+        return words
+    overrides = _parse([word for word in words if not word.startswith("-")])
+    for override in overrides:
+        _check_key(override)
+    own = [override for override in overrides if not override.key_or_group.startswith("hydra")]
+    fixed = [override.input_line or "" for override in own if not override.is_sweep_override()]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        shared = OmegaConf.to_container(compose(PAGE, overrides=fixed), resolve=False)
+    swept = sorted(override.key_or_group for override in own if override.is_sweep_override())
+    told = [word for word in fixed if word.partition("=")[0] not in (*schema.PATH_KEYS, "sweep")]
+    readable = folder_name("_".join(sorted(told)).replace("=", "-"))[:80] if told else "all"
+    content = json.dumps([_without(cast(dict, shared), schema.ASIDE), swept], sort_keys=True, default=str)
+    name = f"{readable}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    keys = [override.key_or_group for override in own if not override.is_sweep_override()]
+    excluded = sorted({*keys, *schema.PATH_KEYS, "sweep"})
+    return [*words, f"sweep={name}", f"hydra.job.config.override_dirname.exclude_keys=[{','.join(excluded)}]"]
+
+
+def _without(plain: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    inner = {
+        key: _without(value, _inside(keys, key)) if isinstance(value, dict) else value for key, value in plain.items()
+    }
+    return {key: value for key, value in inner.items() if key not in keys}
+
+
+def _inside(keys: Sequence[str], group: str) -> list[str]:
+    return [key.partition(".")[2] for key in keys if key.startswith(f"{group}.")]
 
 
 def _parse(words: Sequence[str]) -> list[Override]:

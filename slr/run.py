@@ -90,6 +90,18 @@ class RunFolder:
         return path
 
 
+def find_run(path: Path) -> tuple[RunFolder, schema.Config]:
+    """A folder of a run that has begun, or is laid out to begin, and its configuration.
+
+    Raises:
+        UserError: `path` is none.
+    """
+    folder = RunFolder(path.expanduser().absolute())
+    if not folder.config.is_file():
+        raise UserError(f"expected the folder of a run at {path}, found no config.json in it; runs lie under outputs/")
+    return folder, schema.from_plain(read_json(folder.config), folder.config)
+
+
 def open_run(path: Path) -> tuple[RunFolder, schema.Config, list[str]]:
     """A run's folder, configuration and vocabulary.
 

@@ -316,12 +316,15 @@ class Checkpoint:
 class Trainer:
     """Processes."""
 
-    name: str
-    devices: int
+    name: str  # single, or ddp: several that share the clips of every step
+    devices: int  # processes; each has a card of its own, or its part of the processors
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        one_of("trainer.devices", self.devices, (1,))
+        one_of("trainer.name", self.name, ("single", "ddp"))
+        at_least("trainer.devices", self.devices, 1)
+        if self.name == "single" and self.devices > 1:
+            raise UserError(f"trainer.devices={self.devices}: expected 1 of trainer=single; use trainer=ddp")
 
 
 @dataclass
@@ -331,7 +334,7 @@ class Config:
     seed: int
     outputs: Path_
     data: Path_
-    sweep: str  # the folder of a sweep's runs
+    sweep: str | None  # the folder of a sweep's runs
     frames: int
     sampling: str
     jitter: Jitter
@@ -357,7 +360,8 @@ class Config:
         one_of("sampling", self.sampling, ("uniform", "segment"))
         at_least("batch", self.batch, 1)
         at_least("epochs", self.epochs, 1)
-        folder_name("sweep", self.sweep)
+        if self.sweep is not None:
+            folder_name("sweep", self.sweep)
         for key in ("outputs", "data"):
             if not getattr(self, key):
                 raise UserError(f"{key} is empty: expected a folder")

@@ -1,0 +1,118 @@
+"""`hydra/launcher=processes`: each job of a sweep as a process of its own, on this machine."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from slr import commandline
+from slr.board import Board
+from slr.errors import explained
+from slr.run import RunFolder
+from slr.stopping import listening
+from slr.sweep import ENDED, Job, Sweep, lay_out
+
+
+@dataclass
+class ProcessesConf:
+    """What `hydra.launcher.…` sets."""
+
+    _target_: str = "hydra_plugins.slr_sweeps.Processes"
+    at_once: int = 1  # jobs at the same time; one fits a machine with one GPU
+    keep_going: bool = True  # start other jobs after one has failed
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="processes", node=ProcessesConf, provider="slr")
+
+
+class Ended(JobReturn):
+    """A job that is over: its score, or an exit code in silence, since the table has said why."""
+
+    @property
+    def return_value(self) -> Any:  # noqa: ANN401  Hydra's
+        """The score that a sweeper ranks by.
+
+        Raises:
+            SystemExit: the job is not done.
+        """
+        if self.status == JobStatus.COMPLETED:
+            return self._return_value
+        raise SystemExit(1)
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:  # noqa: ANN401
+        self._return_value = value
+
+
+class Processes(Launcher):
+    """Starts jobs, shows how they stand, and returns their scores."""
+
+    def __init__(self, at_once: int, keep_going: bool) -> None:
+        """See `ProcessesConf`."""
+        self.at_once = at_once
+        self.keep_going = keep_going
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra calls this once."""
+        self.config, self.hydra_context = config, hydra_context
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run some jobs to their end."""
+        setup_globals()
+        commandline.register()
+        jobs = explained(lambda: [self._job(list(words), initial_job_idx + n) for n, words in enumerate(job_overrides)])
+        board = Board(self.at_once)
+        sweep = Sweep(jobs, commandline.PROJECT / "train.py", self.at_once, self.keep_going, board)
+        with listening() as stopping:
+            stopping.deferred = True
+            try:
+                sweep.run(stopping)
+            finally:
+                board.close(jobs)
+        return [self._ended(job, list(words)) for job, words in zip(jobs, job_overrides, strict=True)]
+
+    def _job(self, words: list[str], number: int) -> Job:
+        """Lay a job's folder out."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+        composed = self.hydra_context.config_loader.load_sweep_config(self.config, words)
+        with open_dict(composed):
+            composed.hydra.job.id = str(number)
+            composed.hydra.job.num = number
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(composed)
+        folder = RunFolder(Path(composed.hydra.sweep.dir) / composed.hydra.sweep.subdir)
+        HydraConfig.instance().cfg = before
+        own = copy.deepcopy(composed)  # a masked copy would lose the schema's types
+        with read_write(own), open_dict(own):
+            del own["hydra"]
+        lay_out(folder, commandline.to_typed(own), words)
+        _keep(folder.root / ".hydra", own, words)
+        told = filter_overrides(words)
+        aside = set(composed.hydra.job.config.override_dirname.exclude_keys)
+        name = " ".join(word for word in told if word.partition("=")[0].lstrip("+") not in aside)
+        return Job(folder, name or folder.root.name)
+
+    def _ended(self, job: Job, words: list[str]) -> JobReturn:
+        val = cast(dict, job.facts.get("val", {}))
+        status = JobStatus.COMPLETED if job.status in ENDED else JobStatus.FAILED
+        ended = Ended(overrides=words, working_dir=str(job.folder.root), status=status)
+        ended.return_value = val.get("top1")
+        return ended
+
+
+def _keep(folder: Path, config: DictConfig, words: list[str]) -> None:
+    """What Hydra itself leaves in a run's folder: what was composed, and what was typed."""
+    folder.mkdir(exist_ok=True)
+    OmegaConf.save(config, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create(words), folder / "overrides.yaml")

@@ -1,0 +1,104 @@
+"""How a sweep's jobs stand, as a table: painted over on a terminal, line by line elsewhere."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from slr.sweep import ENDED, Job
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REFRESH = 2.0  # seconds between two paintings where no status has changed
+COLUMNS = ("job", "status", "steps", "val top-1", "time", "")
+
+
+class Board:
+    """Shows a sweep while it runs, and once more when it has ended."""
+
+    def __init__(self, at_once: int) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._at_once = at_once
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False) if sys.stdout.isatty() else None
+        self._told: dict[str, str] = {}
+        self._painted = 0.0
+
+    def __call__(self, jobs: Sequence[Job]) -> None:
+        """Show what has changed."""
+        changed = [job for job in jobs if self._told.get(job.name) != job.status]
+        if self._live is None:
+            for job in changed:
+                if job.status != "waiting":
+                    print(f"[{_ended(jobs)}/{len(jobs)}] {line(job)}{left(jobs, self._at_once)}", flush=True)
+        elif changed or time.monotonic() - self._painted > REFRESH:
+            self._live.start()
+            self._live.update(table(jobs, self._at_once), refresh=True)
+            self._painted = time.monotonic()
+        self._told = {job.name: job.status for job in jobs}
+
+    def close(self, jobs: Sequence[Job]) -> None:
+        """Leave the whole table behind."""
+        if self._live is not None and self._live.is_started:
+            self._live.update(table(jobs, self._at_once), refresh=True)
+            self._live.stop()
+        else:
+            self._console.print(table(jobs, self._at_once))
+
+
+def line(job: Job) -> str:
+    """A job in a line."""
+    name, status, steps, top1, seconds, reason = cells(job)
+    figures = [f"step {steps}" if steps else "", f"val top-1 {top1}" if top1 else "", seconds, reason]
+    return f"{name}: {', '.join([status, *filter(None, figures)])}"
+
+
+def cells(job: Job) -> tuple[str, ...]:
+    """What the table says of a job, by `COLUMNS`."""
+    facts = job.facts
+    progress = facts.get("progress", {})
+    best = facts.get("val", {}).get("top1", progress.get("val/top1"))
+    steps = f"{progress['step']}/{progress['steps']}" if "step" in progress else ""
+    seconds = duration(facts["seconds"]) if "seconds" in facts else ""
+    return job.name, job.status, steps, "" if best is None else f"{best:.3f}", seconds, job.reason
+
+
+def table(jobs: Sequence[Job], at_once: int) -> "Table":
+    """All jobs, in their order."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(caption=f"{_ended(jobs)} of {len(jobs)} ended{left(jobs, at_once)}", caption_justify="left")
+    for name in COLUMNS:
+        shown.add_column(name, justify="right" if name in ("steps", "val top-1", "time") else "left", overflow="fold")
+    for job in jobs:
+        shown.add_row(*(Text(cell) for cell in cells(job)))
+    return shown
+
+
+def left(jobs: Sequence[Job], at_once: int) -> str:
+    """How long the rest may take, once a job has been done."""
+    done = [job.facts.get("seconds", 0.0) for job in jobs if job.status == "done"]
+    rest = sum(job.status not in ENDED and not (job.tried and job.status not in ("running", "waiting")) for job in jobs)
+    if not done or not rest:
+        return ""
+    return f", about {duration(-(-rest // at_once) * sum(done) / len(done))} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person.
+
+    >>> duration(59.6), duration(3599), duration(7260)
+    ('1 min', '1 h 0 min', '2 h 1 min')
+    """
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _ended(jobs: Sequence[Job]) -> int:
+    return sum(job.status in ENDED for job in jobs)
