@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slr import curves, features, hardware, memory, schema
+from slr import curves, features, hardware, memory, processes, schema
 from slr.data import cache
 from slr.data.augment import ColorJitter
 from slr.data.datamodule import ClipData, Decoded
@@ -28,7 +28,7 @@ from slr.run import RunFolder
 from slr.stopping import Stopping
 
 if TYPE_CHECKING:
-    from slr.training import Trainer
+    from slr.training import TensorBoardLogger, Trainer
 
 
 def machine(config: schema.Config, device: str | None = None) -> Machine:
@@ -40,7 +40,8 @@ def machine(config: schema.Config, device: str | None = None) -> Machine:
     words = dataclasses.asdict(config.hardware)
     if device is not None and device != config.hardware.device:
         words |= {"device": device, "precision": "auto", "tf32": device == "cuda"}
-    return hardware.decide(**words, quantization=config.model.quantization)
+    place = processes.place()
+    return hardware.decide(**words, quantization=config.model.quantization, beside=place.beside, index=place.index)
 
 
 def prepared(config: schema.Config) -> Path:
@@ -123,6 +124,8 @@ def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machin
 def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips: Sequence[Clip]) -> memory.Plan:
     """How many clips a training step computes at once, from the memory that there is now that the weights are in it.
 
+    Of several processes, each computes its share of the step, all in the same way, by the one that has the least room.
+
     Args:
         clips: of the training part, whose longest prompt counts.
 
@@ -143,36 +146,40 @@ def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips:
         checkpointed=config.gradient_checkpointing,
         cached=config.cache.name == "features",
     )
-    taken = hardware.memory_taken(machine.device)
+    room, taken = min(processes.gather(_room(machine)))
     return memory.plan(
-        budget=machine.memory or taken + hardware.memory_free(machine.device),
+        budget=room + taken,
         baseline=taken,
         trainable=sum(p.numel() for p in recognizer.network.parameters() if p.requires_grad),
         shape=shape,
         work=work,
-        batch=config.batch,
+        batch=-(-config.batch // processes.place().world),
         micro_batch=machine.micro_batch,
         disk=len(clips) * config.frames * words.tokens_per_frame * shape.hidden * 2,
     )
 
 
+def _room(machine: Machine) -> tuple[int, int]:
+    """Bytes that this process may still take, of the processors' memory its part, and those that it has taken."""
+    beside = processes.place().beside if machine.device == "cpu" else 1
+    taken = hardware.memory_taken(machine.device)
+    if machine.memory:
+        return machine.memory // beside - taken, taken
+    return hardware.memory_free(machine.device) // beside, taken
+
+
 def fill_cache(config: schema.Config, machine: Machine, recognizer: Recognizer, data: ClipData) -> None:
-    """Compute what `cache` asks for and is not there yet, and have `data` take it from there."""
+    """Have `data` take from a cache what `cache` asks for; the chief computes what is not there yet."""
     if config.cache.name == "frames":
         kept = cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
         everything = os.cpu_count() or 1  # nothing trains meanwhile
-        cache.fill(kept, data.frames_from, data.frames_wanted(), workers=everything)
+        processes.once(lambda: cache.fill(kept, data.frames_from, data.frames_wanted(), workers=everything))
         data.frames_from = kept
     if config.cache.name == "features":
         data.features_from = lookup = _feature_cache(config, machine, recognizer)
-        features.fill(
-            lookup,
-            [data.training_set(), data.ranking_set(data.parts["val"], lookup)],
-            compute=recognizer.encode,
-            precision=machine.autocast,
-            batch=data.ranking_batch,
-            workers=machine.workers,
-        )
+        wanted = [data.training_set(), data.ranking_set(data.parts["val"], lookup)]
+        how = {"precision": machine.autocast, "batch": data.ranking_batch, "workers": machine.workers}
+        processes.once(lambda: features.fill(lookup, wanted, compute=recognizer.encode, **how))
         recognizer.train()  # Lightning warns of a tower that was left in evaluation mode
 
 
@@ -217,6 +224,8 @@ def data(
         seed=config.seed,
         # Not more views than epochs: nobody would see them.
         views=None if config.cache.name == "none" else min(config.cache.views, config.epochs),
+        rank=processes.place().rank,
+        world=processes.place().world,
     )
 
 
@@ -238,6 +247,15 @@ def trainer(
     """
     from slr import training
 
+    logger = _logger(config, folder, place) if processes.chief() else None
+    keeper = training.Keeper(folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell)
+    patience = training.early_stopping(config.early_stopping.monitor, config.early_stopping.patience)
+    return training.build_trainer(machine, config.epochs, logger, keeper, patience)
+
+
+def _logger(config: schema.Config, folder: RunFolder, place: Place) -> "TensorBoardLogger":
+    from slr import training
+
     curves.cut_back(folder.root, place.step, place.validated)
     logger = training.TensorBoardLogger(folder.root, name="", version="", default_hp_metric=False)
     if place.step == 0:
@@ -246,6 +264,4 @@ def trainer(
             group, _, name = key.rpartition(".")
             (settings[group] if group else settings).pop(name, None)
         curves.show_settings(logger.experiment, settings)
-    keeper = training.Keeper(folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell)
-    patience = training.early_stopping(config.early_stopping.monitor, config.early_stopping.patience)
-    return training.build_trainer(machine, config.trainer.devices, config.epochs, logger, keeper, patience)
+    return logger

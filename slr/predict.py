@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from slr import assemble, schema
+from slr import assemble, processes, schema
 from slr.data.manifest import Clip, read_manifest
 from slr.errors import UserError
 from slr.hardware import Machine
@@ -100,6 +100,8 @@ class SignRecognizer:
     def rank_clips(self, clips: Sequence[Clip], title: str) -> LogProbability:
         """Log-probabilities of every gloss for clips of the run's own data set: float32 (n, K).
 
+        Several processes share the work, and each gets the whole.
+
         Args:
             clips: n rows of its manifest.
             title: heads the progress bar.
@@ -109,7 +111,11 @@ class SignRecognizer:
     def _rank(self, clips: Sequence[Clip], folder: Path, workers: int = 0, title: str | None = None) -> LogProbability:
         machine = dataclasses.replace(self._machine, workers=workers)
         data = assemble.data(self._config, folder, {}, self.vocabulary, machine, self._recognizer.inputs)
-        return log_probabilities(self._recognizer, data.ranking_dataloader(clips), machine, title)
+        own = log_probabilities(self._recognizer, data.ranking_dataloader(clips), machine, title)
+        ranked = np.empty((len(clips), len(self.vocabulary)), np.float32)
+        for share, rows in zip(data.ranking_shares(len(clips)), processes.gather(own), strict=True):
+            ranked[[number for batch in share for number in batch]] = rows
+        return ranked
 
 
 def _prepared_clip(path: Path) -> Clip | None:

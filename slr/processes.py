@@ -267,17 +267,31 @@ def together() -> Iterator[None]:
         except Lost:
             raise
         except BaseException as error:
-            _leave_reason(error)
+            if not _is_first(error):
+                raise _lost() from error
             raise
 
 
-def _leave_reason(error: BaseException) -> None:
+def _is_first(error: BaseException) -> bool:
+    """Leave an error's reason for the others; whether none was there before."""
     code = error.code if isinstance(error, SystemExit) else None
     lines = str(error).strip().splitlines() or [""]
-    reason = {"code": code, "text": f"{type(error).__name__}: {lines[-1]} (process {_place.rank})"}
-    with contextlib.suppress(Exception):  # the store ends with the chief
+    reason = json.dumps({"code": code, "text": f"{type(error).__name__}: {lines[-1]} (process {_place.rank})"})
+    try:
         assert _store is not None
-        _store.compare_set(REASON, "", json.dumps(reason))
+        return _store.compare_set(REASON, "", reason).decode() == reason
+    except RuntimeError:  # the store has ended with the chief
+        return True
+
+
+def _lost() -> "Lost":
+    """What this process ends with because another one has ended."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(RuntimeError):
+        if _store is not None and _store.check([REASON]):
+            found = json.loads(_store.get(REASON))
+    stopped = found.get("code") in CODES.values()
+    return Lost(found["code"] if stopped else LOST, found.get("text", ""))
 
 
 @contextlib.contextmanager
@@ -290,12 +304,7 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        found: dict[str, Any] = {}
-        with contextlib.suppress(Exception):
-            if _store is not None and _store.check([REASON]):
-                found = json.loads(_store.get(REASON))
-        stopped = found.get("code") in CODES.values()
-        raise Lost(found["code"] if stopped else LOST, found.get("text", "")) from error
+        raise _lost() from error
 
 
 def gather(value: Value) -> list[Value]:

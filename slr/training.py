@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from slr import checkpoints
+from slr import checkpoints, processes
 from slr.errors import UserError
 from slr.stopping import Stopping
 
@@ -44,7 +45,8 @@ class Keeper(Checkpoint):
     """Saves a training's state so that it can end at any moment, and ends it where somebody asks.
 
     States are saved when `every` minutes have gone by, around each validation, and when the process is asked to end.
-    They are installed whole (`slr.checkpoints`), curves are written out before.
+    They are installed whole (`slr.checkpoints`), curves are written out before. Of several processes the chief saves,
+    by its clock, and all end where one is asked to.
 
     Args:
         folder: of the checkpoints.
@@ -79,8 +81,9 @@ class Keeper(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Save where it is time: here all curves of the step before are written, and nothing of the next is."""
-        asked = self._asked(trainer)
-        if asked or self._is_due(trainer):
+        is_due = processes.gather(time.monotonic() - self.saved >= 60 * self.every)[0]
+        asked = self._asked()
+        if asked or is_due:
             self._save(trainer, best=False)
         if asked:
             raise SystemExit(asked)
@@ -94,7 +97,7 @@ class Keeper(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """End where that was asked for; the state was saved when the validation began."""
-        if asked := self._asked(trainer):
+        if asked := self._asked():
             raise SystemExit(asked)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,7 +109,7 @@ class Keeper(Checkpoint):
             self.best = score
         self._save(trainer, best=better)
         pl_module.print(_epoch(trainer) + (", the best so far" if better else ""))
-        if asked := self._asked(trainer):
+        if asked := self._asked():
             raise SystemExit(asked)
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,20 +132,24 @@ class Keeper(Checkpoint):
             pl_module.print("early stopping had ended the training")
         trainer.should_stop = checkpoint["ended"]
 
-    def _asked(self, trainer: Trainer) -> int | None:
+    def _asked(self) -> int | None:
+        """The exit code that any of the processes was asked to end with, told to all at the same place."""
+        codes = [code for code in processes.gather(self.stopping.code) if code is not None]
+        if codes:
+            self.stopping.code = codes[0]
         return self.stopping.code
 
-    def _is_due(self, trainer: Trainer) -> bool:
-        return time.monotonic() - self.saved >= 60 * self.every
-
     def _save(self, trainer: Trainer, best: bool) -> None:
+        processes.once(lambda: self._write(trainer, best))
+        self.saved = time.monotonic()
+
+    def _write(self, trainer: Trainer, best: bool) -> None:
         for logger in trainer.loggers:
             logger.save()  # a killed process writes nothing out any more
         trainer.save_checkpoint(self.folder / checkpoints.PART)
         checkpoints.install(self.folder, best)
         steps = int(trainer.estimated_stepping_batches)
         self.tell({"step": trainer.global_step, "steps": steps, self.monitor: self.best})
-        self.saved = time.monotonic()
 
 
 def _epoch(trainer: Trainer) -> str:
@@ -187,13 +194,16 @@ def place(loop: dict[str, Any], step: int, batches: int, validated: bool) -> Non
 
 def build_trainer(
     machine: "Machine",
-    devices: int,
     epochs: int,
-    logger: TensorBoardLogger,
+    logger: TensorBoardLogger | None,
     keeper: Keeper,
     patience: EarlyStopping,
 ) -> Trainer:
     """Lightning's loop, quiet.
+
+    Of several processes each has one, which knows of no other: what they share goes by `slr.processes`. Lightning's own
+    strategies would look for Slurm and requeue behind our back, ask for SIGTERM by a message in every step, and send
+    one from inside the signal's handler, where the others may not be listening.
 
     Raises:
         UserError: Lightning would not train where it should.
@@ -204,12 +214,12 @@ def build_trainer(
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # ours asks the trainer where it is
     trainer = Trainer(
         accelerator=machine.device,
-        devices=devices,
+        devices=[torch.cuda.current_device()] if machine.device == "cuda" else 1,
         precision=machine.precision,  # pyright: ignore[reportArgumentType]
         max_epochs=epochs,
-        logger=logger,
+        logger=logger or False,
         callbacks=[patience, keeper, TQDMProgressBar(leave=False)],
-        plugins=[Straight()],
+        plugins=[Straight(), LightningEnvironment()],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         enable_model_summary=False,  # the census says more
