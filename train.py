@@ -208,6 +208,13 @@ def finish(
     curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
 
 
+def check_all(configs: Sequence[schema.Config]) -> None:
+    """Check every job of a command, once for all that ask the same of machine, data and model."""
+    asked = {repr([one.hardware, one.data, one.dataset, one.split, one.model, one.frames]): one for one in configs}
+    for config in asked.values():
+        check(config)
+
+
 def check(config: schema.Config) -> None:
     """Find what would stop the run while it has no folder yet, and prepare its data. Cheap questions come first.
 
@@ -291,8 +298,7 @@ def main() -> None:
     words = commandline.quote_paths(sys.argv[1:])
     if not commandline.asks_only(words):
         words = commandline.named(words)
-        for config in commandline.configurations(words):
-            check(config)
+        check_all(commandline.configurations(words))
     sys.argv[1:] = words
     job()
 

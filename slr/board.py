@@ -1,10 +1,14 @@
 """How a sweep's jobs stand, as a table: painted over on a terminal, line by line elsewhere."""
 
+import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slr.memory import shown
 from slr.sweep import ENDED, Job
 
 if TYPE_CHECKING:
@@ -47,6 +51,25 @@ class Board:
             self._live.stop()
         else:
             self._console.print(table(jobs, self._at_once))
+
+
+def announce(place: Path, jobs: Sequence[Job], each: int) -> str:
+    """What a sweep is going to do, before it starts: jobs, where they stand, and their disk.
+
+    Args:
+        place: the sweep's folder.
+        jobs: of the sweep.
+        each: bytes that a job leaves on the disk, at most.
+    """
+    count = Counter(job.status for job in jobs)
+    stand = ", ".join(f"{number} {status}" for status, number in sorted(count.items()))
+    free = shutil.disk_usage(place).free
+    missing = sum(job.status not in ENDED for job in jobs)
+    room = f"about {shown(missing * each)} of disk to write, {shown(free)} free"
+    short = (
+        "; too little: set checkpoint.keep=best, or outputs=FOLDER on a larger disk" if missing * each > free else ""
+    )
+    return f"sweep: {len(jobs)} jobs ({stand}) in {place}; {room}{short}"
 
 
 def line(job: Job) -> str:

@@ -5,8 +5,9 @@ Knows numbers alone: no torch, no configuration. Counts are of tensors; what a d
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from slr.errors import UserError
 
@@ -156,6 +157,25 @@ def parts(baseline: int, trainable: int, shape: Shape, work: Work, clips: int) -
         "logits": head,
         "frames": max(0, vision(shape, work, clips) - kept - head),  # they are through before there are the others
     }
+
+
+def adapter_numbers(text: Mapping[str, Any], targets: Iterable[str], rank: int) -> int:
+    """Parameters of a LoRA adapter on every language layer: `rank` x (in + out) for each matrix.
+
+    Args:
+        text: `text_config` of a checkpoint's config.json.
+        targets: names of the matrices that it is on.
+        rank: of the adapter.
+
+    >>> sizes = {"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 16, "head_dim": 4}
+    >>> sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    >>> adapter_numbers(sizes, ["q_proj", "v_proj"], 3)  # 2 layers x 3 x ((8 + 8) + (8 + 4))
+    168
+    """
+    hidden, mlp = text["hidden_size"], text["intermediate_size"]
+    queries, keys = (text[heads] * text["head_dim"] for heads in ("num_attention_heads", "num_key_value_heads"))
+    outside = {"q_proj": queries, "o_proj": queries, "k_proj": keys, "v_proj": keys}  # all have `hidden` on one side
+    return text["num_hidden_layers"] * rank * sum(hidden + outside.get(target, mlp) for target in targets)
 
 
 def plan(

@@ -13,10 +13,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from slr import commandline
-from slr.board import Board
+from slr import commandline, schema
+from slr.board import Board, announce
 from slr.errors import explained
-from slr.run import RunFolder
+from slr.memory import adapter_numbers
+from slr.model.checkpoint import locate
+from slr.run import RunFolder, read_json
 from slr.stopping import listening
 from slr.sweep import ENDED, Job, Sweep, lay_out
 
@@ -59,6 +61,7 @@ class Processes(Launcher):
         """See `ProcessesConf`."""
         self.at_once = at_once
         self.keep_going = keep_going
+        self.sizes: list[int] = []  # bytes that each job leaves on the disk
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
 
@@ -71,6 +74,9 @@ class Processes(Launcher):
         setup_globals()
         commandline.register()
         jobs = explained(lambda: [self._job(list(words), initial_job_idx + n) for n, words in enumerate(job_overrides)])
+        for job in jobs:
+            job.look()
+        print(announce(jobs[0].folder.root.parent, jobs, max(self.sizes)), flush=True)
         board = Board(self.at_once)
         sweep = Sweep(jobs, commandline.PROJECT / "train.py", self.at_once, self.keep_going, board)
         with listening() as stopping:
@@ -96,7 +102,9 @@ class Processes(Launcher):
         own = copy.deepcopy(composed)  # a masked copy would lose the schema's types
         with read_write(own), open_dict(own):
             del own["hydra"]
-        lay_out(folder, commandline.to_typed(own), words)
+        config = commandline.to_typed(own)
+        self.sizes.append(disk(config))
+        lay_out(folder, config, words)
         _keep(folder.root / ".hydra", own, words)
         told = filter_overrides(words)
         aside = set(composed.hydra.job.config.override_dirname.exclude_keys)
@@ -109,6 +117,14 @@ class Processes(Launcher):
         ended = Ended(overrides=words, working_dir=str(job.folder.root), status=status)
         ended.return_value = val.get("top1")
         return ended
+
+
+def disk(config: schema.Config) -> int:
+    """Bytes that a finished run takes, at most: its states with AdamW's two moments, and its adapter, in float32."""
+    text = read_json(locate(config.model.checkpoint, config.model.revision, need_weights=False) / "config.json")
+    numbers = adapter_numbers(text["text_config"], config.lora.targets, config.lora.r)
+    states = 2 if config.checkpoint.keep == "both" else 1
+    return 4 * numbers * (3 * states + 1)
 
 
 def _keep(folder: Path, config: DictConfig, words: list[str]) -> None:
