@@ -155,7 +155,7 @@ class Sweep:
                 if process.stdin:
                     process.stdin.close()
                 job.look()
-                if process.returncode == BUSY:
+                if process.returncode == BUSY or job.status == "running":
                     job.status = "elsewhere"
                 elif job.status == "waiting":  # it ended before it could write how
                     job.status = "failed"
