@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,14 +14,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from prepare_data import prepare
-from slr import checkpoints, commandline, curves, schema
+from slr import checkpoints, commandline, curves, processes, schema
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import PARTS, Split, describe, make_split, read_split, write_split
 from slr.errors import UserError, explained
 from slr.exclusive import Busy, occupied
 from slr.run import Record, RunFolder, find_run, provenance, read_json, recorded, write_json
 from slr.stopping import Stopping, listening
-from slr.sweep import BUSY, end_with_sweep
+from slr.sweep import BUSY, TIED, end_with_sweep
 from slr.transcript import transcribed
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
     Raises:
         UserError: another process is at it, or the folder has a run of other settings.
     """
-    with occupied(folder.root), transcribed(folder.transcript), listening() as stopping:
-        longer = refuse_other(config, folder, goes_on) if folder.is_begun else False
-        found = read_json(folder.result) if folder.result.is_file() else {}
+    if config.trainer.devices > 1 and not processes.given(os.environ):
+        raise UserError("trainer=ddp: expected processes of this job's own; in a sweep, use hydra/launcher=processes")
+    with processes.together(), held(folder), listening() as stopping:
+        found, longer = processes.once(lambda: before(config, folder, goes_on))
         if found.get("status") in ("done", "pruned") and not longer:
             print(f"{found['status']} already: {folder.root}")
         else:
@@ -51,8 +53,24 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
                 train(config, folder, record, stopping)
             found = record.content
             print(f"run: {folder.root}")
-        checkpoints.tidy(folder.checkpoints, config.checkpoint.keep)
+        processes.once(lambda: checkpoints.tidy(folder.checkpoints, config.checkpoint.keep))
         return score(found)
+
+
+@contextmanager
+def held(folder: RunFolder) -> Iterator[None]:
+    """Be the one at work in a run's folder, and write down what is said; of several processes, the chief does."""
+    if not processes.chief():
+        yield
+        return
+    with occupied(folder.root), transcribed(folder.transcript):
+        yield
+
+
+def before(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dict[str, Any], bool]:
+    """What the folder's result says, and whether the run is now to train more epochs than before."""
+    longer = refuse_other(config, folder, goes_on) if folder.is_begun else False
+    return read_json(folder.result) if folder.result.is_file() else {}, longer
 
 
 def train(config: schema.Config, folder: RunFolder, record: Record, stopping: Stopping) -> None:
@@ -63,7 +81,7 @@ def train(config: schema.Config, folder: RunFolder, record: Record, stopping: St
     machine = assemble.machine(config)
     print(machine.describe())
     clips = assemble.clips(config)
-    split, vocabulary = divided(config, folder, clips)
+    split, vocabulary = processes.once(lambda: divided(config, folder, clips))
     print(describe(clips, split))
     record.tell(provenance(config, assemble.manifest(config), split.hash))
 
@@ -99,13 +117,15 @@ def fit(
     recognizer.micro_batch = plan.micro_batch
     print(plan.describe())
     # A resumed run must not cut its steps otherwise because other memory is free.
-    config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, micro_batch=plan.micro_batch))
-    saved = checkpoints.newest(folder.checkpoints)
+    hardware = dataclasses.replace(config.hardware, micro_batch=plan.micro_batch)
+    shared = dataclasses.replace(config.trainer, devices=processes.place().world)
+    config = dataclasses.replace(config, hardware=hardware, trainer=shared)
+    saved = processes.once(lambda: checkpoints.newest(folder.checkpoints))
     place = place_of(saved)
     behind = place.step // -(-len(data.parts["train"]) // config.batch)
     if behind > config.epochs:
         raise UserError(f"epochs={config.epochs}: expected at least {behind}, which lie behind this run already")
-    write_json(folder.config, schema.to_plain(config))
+    processes.once(lambda: write_json(folder.config, schema.to_plain(config)))
     assemble.fill_cache(config, machine, recognizer, data)
     data.steps_behind = place.step
     if saved:
@@ -198,14 +218,15 @@ def finish(
         val = rank("val")["summary"]
     else:
         val = recognizer.restore(folder.checkpoint("best"))
-        lora.save_adapter(cast(Any, recognizer.network), folder.adapter)
+        processes.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
     results = rank("test")
-    write_json(folder.evaluation / "evaluation_results.json", results, indent=None)
-    print(table(results["summary"]))
     test = results["summary"]
+    print(table(test))
     record.tell({"val": val, "test": test})
     step = record.content.get("progress", {}).get("step", 0)
-    curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
+    if processes.chief():
+        write_json(folder.evaluation / "evaluation_results.json", results, indent=None)
+        curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
 
 
 def check_all(configs: Sequence[schema.Config]) -> None:
@@ -279,7 +300,10 @@ def resume(words: Sequence[str]) -> None:
     path, changes = commandline.resumption(words)
     folder, config = find_run(path)
     changed, told = commandline.changed(config, changes)
-    for line in told:
+    enlist(config)
+    if (count := processes.place().world) != config.trainer.devices:
+        told.append(f"processes: {config.trainer.devices} -> {count}; dropout is drawn otherwise, digits differ")
+    for line in told if processes.chief() else []:
         print(line)
     result = read_json(folder.result) if folder.result.is_file() else {}
     try:
@@ -289,18 +313,41 @@ def resume(words: Sequence[str]) -> None:
         raise SystemExit(BUSY) from None
 
 
+def enlist(config: schema.Config) -> None:
+    """With `trainer=ddp`, be one of several processes; where nobody has started them, start them, and end with them.
+
+    Raises:
+        UserError: several were started for a run of one.
+        SystemExit: they have ended.
+    """
+    started = processes.given(os.environ)
+    if config.trainer.name == "single" and started and started[1] > 1:
+        raise UserError(f"trainer=single: expected one process, found {started[1]} started; use trainer=ddp")
+    if started:
+        processes.join(settle(config).hardware.device)
+    elif config.trainer.devices > 1:
+        raise SystemExit(processes.start(config.trainer.devices, TIED))
+
+
 def main() -> None:
     """Check everything that was typed, then hand over to Hydra."""
     end_with_sweep()
     commandline.register()
     if any(word.startswith("resume=") for word in sys.argv[1:]):
-        return resume(sys.argv[1:])
+        resume(sys.argv[1:])
+        return processes.leave()
     words = commandline.quote_paths(sys.argv[1:])
     if not commandline.asks_only(words):
         words = commandline.named(words)
-        check_all(commandline.configurations(words))
-    sys.argv[1:] = words
+        configs = commandline.configurations(words)
+        if not commandline.sweeps(words):  # whose jobs are commands of their own
+            enlist(configs[0])
+        with processes.together():
+            processes.once(lambda: check_all(configs))
+    # What was composed is written by one.
+    sys.argv[1:] = words if processes.chief() else [*words, "hydra.output_subdir=null"]
     job()
+    processes.leave()
 
 
 if __name__ == "__main__":

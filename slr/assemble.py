@@ -40,8 +40,7 @@ def machine(config: schema.Config, device: str | None = None) -> Machine:
     words = dataclasses.asdict(config.hardware)
     if device is not None and device != config.hardware.device:
         words |= {"device": device, "precision": "auto", "tf32": device == "cuda"}
-    place = processes.place()
-    return hardware.decide(**words, quantization=config.model.quantization, beside=place.beside, index=place.index)
+    return hardware.decide(**words, quantization=config.model.quantization)
 
 
 def prepared(config: schema.Config) -> Path:

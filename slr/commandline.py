@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slr import schema
+from slr import processes, schema
 from slr.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -34,6 +34,8 @@ def register() -> None:
     """Make the schema, the resolvers and the help text known to Hydra."""
     OmegaConf.register_new_resolver("project", lambda name: str(PROJECT / name), replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    # Hydra's own `now` would name another folder in each of several processes.
+    OmegaConf.register_new_resolver("started", lambda pattern: processes.moment().strftime(pattern), replace=True)
     store = ConfigStore.instance()
     store.store("schema", node=schema.Config)
     for name, kind in schema.DATASETS.items():
@@ -159,6 +161,11 @@ def changed(config: schema.Config, words: Sequence[str]) -> tuple[schema.Config,
 
 SWEEP = ("-m", "--multirun")
 ASKING = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
+
+
+def sweeps(arguments: Sequence[str]) -> bool:
+    """Whether the arguments ask for a sweep."""
+    return any(word in SWEEP for word in arguments)
 
 
 def asks_only(arguments: Sequence[str]) -> bool:

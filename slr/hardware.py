@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from slr import processes
 from slr.errors import UserError
 from slr.memory import parse
 
@@ -75,10 +76,10 @@ def decide(
     memory: str | None,
     micro_batch: int | None,
     quantization: str,
-    beside: int = 1,
-    index: int = 0,
 ) -> Machine:
     """Settle what the configuration leaves open.
+
+    Of several processes on a machine, each takes its part of the processors, or a card of its own.
 
     Args:
         device: cpu or cuda; must be present.
@@ -90,15 +91,14 @@ def decide(
         memory: what a run may use, such as 8GB; None is what is free when it starts.
         micro_batch: clips of a training step computed together; None is as many as fit.
         quantization: `auto` is nf4 where `four_bit`, else none.
-        beside: processes of the run on this machine: each takes its part of the processors, or a card of its own.
-        index: of this one among them.
 
     Raises:
         UserError: the device is absent, or nf4 is asked for where it cannot be had.
     """
     require(device)
+    place = processes.place()
     if device == "cuda":
-        _take_card(beside, index)
+        _take_card(place.beside, place.index)
     reasons = []
     if precision == "auto" and device == "cpu":
         precision = "32-true"
@@ -118,7 +118,7 @@ def decide(
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}[precision]
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    cores = max(1, (os.cpu_count() or 1) // beside)
+    cores = max(1, (os.cpu_count() or 1) // place.beside)
     workers = min(workers, cores)
     if device == "cpu":  # threads that share a core with a worker wait for one another spinning: several times slower
         torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - workers)))

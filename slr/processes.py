@@ -239,12 +239,14 @@ class Lost(SystemExit):
     """This process ends because another one of the run did, which has said why; it adds nothing.
 
     Attributes:
-        reason: the other's, in a line; empty where it was killed.
+        stopped: the exit code where the other was asked to end.
+        reason: the other's error, in a line; None where it was killed.
     """
 
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(code)
-        self.reason = reason or "another process of this run was killed, or its machine was lost"
+    def __init__(self, stopped: int | None, reason: str | None) -> None:
+        super().__init__(stopped or LOST)
+        self.stopped = stopped
+        self.reason = reason
 
 
 @contextlib.contextmanager
@@ -274,24 +276,24 @@ def together() -> Iterator[None]:
 
 def _is_first(error: BaseException) -> bool:
     """Leave an error's reason for the others; whether none was there before."""
-    code = error.code if isinstance(error, SystemExit) else None
+    stopped = error.code if isinstance(error, SystemExit) and error.code in CODES.values() else None
     lines = str(error).strip().splitlines() or [""]
-    reason = json.dumps({"code": code, "text": f"{type(error).__name__}: {lines[-1]} (process {_place.rank})"})
+    reason = f"{type(error).__name__}: {lines[-1]} (process {_place.rank})"
+    said = json.dumps({"stopped": stopped, "reason": None if stopped else reason})
     try:
         assert _store is not None
-        return _store.compare_set(REASON, "", reason).decode() == reason
+        return _store.compare_set(REASON, "", said).decode() == said
     except RuntimeError:  # the store has ended with the chief
         return True
 
 
 def _lost() -> "Lost":
     """What this process ends with because another one has ended."""
-    found: dict[str, Any] = {}
     with contextlib.suppress(RuntimeError):
         if _store is not None and _store.check([REASON]):
             found = json.loads(_store.get(REASON))
-    stopped = found.get("code") in CODES.values()
-    return Lost(found["code"] if stopped else LOST, found.get("text", ""))
+            return Lost(found["stopped"], found["reason"])
+    return Lost(None, None)
 
 
 @contextlib.contextmanager

@@ -236,8 +236,7 @@ class Recognizer(L.LightningModule):
         values |= {"top1_low": figures["top1"].low, "top1_high": figures["top1"].high, "n": figures["top1"].n}
         # Sorted, so that their sum has the same digits in whatever order processes have met the clips.
         values["loss"] = float(self.val_losses.compute().cpu().double().sort().values.mean())
-        # Equal in all processes by now: `sync_dist` only keeps Lightning from warning that they may not be.
-        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
+        self.log_dict({f"val/{name}": value for name, value in values.items()})
         self.metrics.reset()
         self.val_losses.reset()
 

@@ -15,6 +15,7 @@ from slr import checkpoints, schema
 from slr.errors import UserError
 from slr.exclusive import is_occupied
 from slr.files import sha256, write_whole
+from slr.processes import Lost, chief
 from slr.stopping import Stopping
 
 PACKAGES = ("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core", "av", "numpy")
@@ -137,7 +138,7 @@ def write_json(path: Path, value: object, indent: int | None = 1) -> None:
 
 
 class Record:
-    """`result.json` of a run, true while it goes on.
+    """`result.json` of a run, true while it goes on; written by the chief alone where processes are several.
 
     Attributes:
         content: what the file holds: `status` (running, done, pruned, failed or stopped), `seconds` of all processes
@@ -156,7 +157,8 @@ class Record:
         """Add facts to the file."""
         self.content |= facts
         self.content["seconds"] = self._seconds + time.monotonic() - self._started
-        write_json(self._path, self.content)
+        if chief():
+            write_json(self._path, self.content)
 
 
 @contextmanager
@@ -181,12 +183,28 @@ def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) ->
         if record.content["status"] == "running":
             record.tell({"status": "done"})
     except BaseException as error:
-        if stopping.code is not None or isinstance(error, KeyboardInterrupt):
+        code = _asked(error, stopping)
+        if code is not None:
             record.tell({"status": "stopped"})
-            raise SystemExit(stopping.code or 130) from None
-        lines = str(error).strip().splitlines() or [""]
-        record.tell({"status": "failed", "error": f"{type(error).__name__}: {lines[-1]}"})
+            raise SystemExit(code) from None
+        record.tell({"status": "failed", "error": _told(error)})
         raise
+
+
+def _asked(error: BaseException, stopping: Stopping) -> int | None:
+    """The exit code by which a run was asked to end, if that is what has ended it."""
+    if isinstance(error, Lost) and error.reason is not None:
+        return None
+    code = error.stopped if isinstance(error, Lost) else 130 if isinstance(error, KeyboardInterrupt) else None
+    return stopping.code or code
+
+
+def _told(error: BaseException) -> str:
+    """An error, of this process or of another one of the run, in a line."""
+    if isinstance(error, Lost):
+        return error.reason or "another process of this run was killed, or its machine was lost"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"
 
 
 def status_of(folder: RunFolder) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from slr.errors import UserError, one_line
+from slr.processes import Lost
 
 BAR = re.compile(r"\|.*\| *\d+/(\d+|\?) \[")  # how tqdm paints one
 
@@ -62,6 +63,9 @@ def transcribed(path: Path) -> Iterator[None]:
         try:
             with redirect_stdout(out), redirect_stderr(err):  # pyright: ignore[reportArgumentType]
                 yield
+        except Lost as error:
+            file.write(f"error: {error.reason}\n" if error.reason else "")
+            raise
         except Exception as error:
             file.write(f"error: {one_line(error)}\n" if isinstance(error, UserError) else traceback.format_exc())
             raise
