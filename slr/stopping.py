@@ -1,5 +1,8 @@
 """Ctrl-C and SIGTERM: at once where nothing is lost by it, at the next step where a training can save itself first."""
 
+import atexit
+import functools
+import multiprocessing
 import signal
 import sys
 import threading
@@ -53,9 +56,26 @@ class Stopping:
 
 
 def leave_to_parent(worker: int) -> None:
-    """Have a loader's worker survive what its group of processes is asked; one that dies takes its parent along."""
+    """Have a loader's worker survive what its group of processes is asked; one that dies takes its parent along.
+
+    The parent must have called `end_workers_at_exit`.
+    """
     for number in CODES:
         signal.signal(number, signal.SIG_IGN)
+
+
+@functools.cache
+def end_workers_at_exit() -> None:
+    """Have this process kill what workers are left when it exits: Python would send SIGTERM and wait for them."""
+    atexit.register(_end_workers)  # after multiprocessing's own, so it is called before
+
+
+def _end_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error where a worker is killed
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from slr.data.augment import ColorJitter
 from slr.data.cache import Frames, Wanted
 from slr.data.collate import Batch, Inputs, Sample, collate_ranking, collate_training
 from slr.data.manifest import Clip
-from slr.stopping import leave_to_parent
+from slr.stopping import end_workers_at_exit, leave_to_parent
 
 Key = tuple[int, int]  # (epoch, position in the part)
 
@@ -326,6 +326,7 @@ class ClipData(L.LightningDataModule):
         batches: Sampler[list[Key]] | list[list[Key]],
         collate: Callable[[list[Sample], int], Batch],
     ) -> DataLoader:
+        end_workers_at_exit()
         return DataLoader(
             dataset,
             batch_sampler=batches,
