@@ -19,13 +19,17 @@ COLUMNS = ("job", "status", "steps", "val top-1", "time", "")
 
 
 class Board:
-    """Shows a sweep while it runs, and once more when it has ended."""
+    """Shows a sweep while it runs, and once more when it has ended.
+
+    Attributes:
+        at_once: jobs at the same time, from which it tells how long the rest may take.
+    """
 
     def __init__(self, at_once: int) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._at_once = at_once
+        self.at_once = at_once
         self._console = Console()
         self._live = Live(console=self._console, auto_refresh=False) if sys.stdout.isatty() else None
         self._told: dict[str, str] = {}
@@ -37,20 +41,20 @@ class Board:
         if self._live is None:
             for job in changed:
                 if job.status != "waiting":
-                    print(f"[{_ended(jobs)}/{len(jobs)}] {line(job)}{left(jobs, self._at_once)}", flush=True)
+                    print(f"[{_ended(jobs)}/{len(jobs)}] {line(job)}{left(jobs, self.at_once)}", flush=True)
         elif changed or time.monotonic() - self._painted > REFRESH:
             self._live.start()
-            self._live.update(table(jobs, self._at_once), refresh=True)
+            self._live.update(table(jobs, self.at_once), refresh=True)
             self._painted = time.monotonic()
         self._told = {job.name: job.status for job in jobs}
 
     def close(self, jobs: Sequence[Job]) -> None:
         """Leave the whole table behind."""
         if self._live is not None and self._live.is_started:
-            self._live.update(table(jobs, self._at_once), refresh=True)
+            self._live.update(table(jobs, self.at_once), refresh=True)
             self._live.stop()
         else:
-            self._console.print(table(jobs, self._at_once))
+            self._console.print(table(jobs, self.at_once))
 
 
 def announce(place: Path, jobs: Sequence[Job], each: int) -> str:

@@ -38,12 +38,14 @@ class Job:
         name: what tells it from the others, such as `frames=8 lora.r=16`.
         tried: whether this sweep has started it.
         status: as `slr.run.status_of` says, or elsewhere, where another sweep's process is at it.
+        told: what a scheduler says of it.
     """
 
     folder: RunFolder
     name: str
     tried: bool = False
     status: str = "waiting"
+    told: str = ""
 
     def look(self) -> None:
         """Take notice of how it stands."""
@@ -61,11 +63,12 @@ class Job:
         if self.status == "elsewhere":
             return "another process is at it"
         if self.status not in ("failed", "killed"):
-            return ""
+            return self.told if self.status == "stopped" else ""
         console = self.folder.root / CONSOLE
         said = console.read_text(encoding="utf-8", errors="replace").splitlines() if console.is_file() else []
         last = next((line.strip() for line in reversed(said) if line.strip()), "")
-        return str(self.facts.get("error", last if self.status != "killed" else "its process was killed"))
+        unsaid = self.told or (last if self.status != "killed" else "its process was killed")
+        return str(self.facts.get("error", unsaid))
 
 
 def lay_out(folder: RunFolder, config: schema.Config, overrides: Sequence[str]) -> None:
@@ -84,6 +87,18 @@ def lay_out(folder: RunFolder, config: schema.Config, overrides: Sequence[str]) 
         return
     write_json(folder.result, {"status": "waiting", "overrides": list(overrides)})
     write_json(folder.config, schema.to_plain(config))
+
+
+def start(program: Path, folder: Path, console: IO[bytes] | None) -> subprocess.Popen:
+    """Start a job's process, which ends with this one; what it prints goes to `console`, or where this one's does."""
+    return subprocess.Popen(
+        [sys.executable, str(program), f"resume={folder}"],
+        stdin=subprocess.PIPE,
+        stdout=console,
+        stderr=console,
+        env=os.environ | {TIED: "1", "TQDM_MININTERVAL": "30"},
+        start_new_session=True,  # Ctrl-C reaches it through this process alone, and once
+    )
 
 
 @dataclass
@@ -135,14 +150,7 @@ class Sweep:
                 job.tried = True
                 continue
             console = (job.folder.root / CONSOLE).open("wb")
-            process = subprocess.Popen(
-                [sys.executable, str(self.program), f"resume={job.folder.root}"],
-                stdin=subprocess.PIPE,
-                stdout=console,
-                stderr=console,
-                env=os.environ | {TIED: "1", "TQDM_MININTERVAL": "30"},
-                start_new_session=True,  # Ctrl-C reaches it through this process alone, and once
-            )
+            process = start(self.program, job.folder.root, console)
             job.tried, job.status = True, "running"
             self._processes[process.pid] = (job, process, console)
         return bool(ready)
@@ -186,6 +194,10 @@ def end_with_sweep() -> None:
     """In a job's process: be asked to end, as by SIGTERM, when the sweep's process is gone, however it went."""
     if os.environ.pop(TIED, None) is None:
         return
+
+    for name in ("SIGUSR1", "SIGUSR2"):  # Slurm may send every process what is meant for the one that started this one
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
     def watch() -> None:
         os.read(0, 1)  # not sys.stdin, whose lock a worker that is forked meanwhile would wait for

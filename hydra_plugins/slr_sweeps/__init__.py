@@ -1,6 +1,7 @@
 """`hydra/launcher=processes`: each job of a sweep as a process of its own, on this machine."""
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from slr.errors import explained
 from slr.memory import adapter_numbers
 from slr.model.checkpoint import locate
 from slr.run import RunFolder, read_json
-from slr.stopping import listening
+from slr.stopping import Stopping, listening
 from slr.sweep import ENDED, Job, Sweep, lay_out
+
+PROGRAM = commandline.PROJECT / "train.py"
 
 
 @dataclass
@@ -54,13 +57,12 @@ class Ended(JobReturn):
         self._return_value = value
 
 
-class Processes(Launcher):
-    """Starts jobs, shows how they stand, and returns their scores."""
+class Folders(Launcher):
+    """Lays jobs out in their folders, has them done, shows how they stand, and returns their scores."""
 
-    def __init__(self, at_once: int, keep_going: bool) -> None:
-        """See `ProcessesConf`."""
+    def __init__(self, at_once: int) -> None:
+        """Of which `at_once` are worked at at the same time."""
         self.at_once = at_once
-        self.keep_going = keep_going
         self.sizes: list[int] = []  # bytes that each job leaves on the disk
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
@@ -78,14 +80,21 @@ class Processes(Launcher):
             job.look()
         print(announce(jobs[0].folder.root.parent, jobs, max(self.sizes)), flush=True)
         board = Board(self.at_once)
-        sweep = Sweep(jobs, commandline.PROJECT / "train.py", self.at_once, self.keep_going, board)
         with listening() as stopping:
             stopping.deferred = True
             try:
-                sweep.run(stopping)
+                explained(lambda: self.work(jobs, board, stopping))
             finally:
                 board.close(jobs)
         return [self._ended(job, list(words)) for job, words in zip(jobs, job_overrides, strict=True)]
+
+    @abstractmethod
+    def work(self, jobs: Sequence[Job], board: Board, stopping: Stopping) -> None:
+        """Have jobs done that are not, telling the board whenever something may have changed.
+
+        Raises:
+            SystemExit: 130 or 143 where a signal asked for the end.
+        """
 
     def _job(self, words: list[str], number: int) -> Job:
         """Lay a job's folder out."""
@@ -117,6 +126,19 @@ class Processes(Launcher):
         ended = Ended(overrides=words, working_dir=str(job.folder.root), status=status)
         ended.return_value = val.get("top1")
         return ended
+
+
+class Processes(Folders):
+    """Has jobs done on this machine."""
+
+    def __init__(self, at_once: int, keep_going: bool) -> None:
+        """See `ProcessesConf`."""
+        super().__init__(at_once)
+        self.keep_going = keep_going
+
+    def work(self, jobs: Sequence[Job], board: Board, stopping: Stopping) -> None:
+        """See `Folders`."""
+        Sweep(jobs, PROGRAM, self.at_once, self.keep_going, board).run(stopping)
 
 
 def disk(config: schema.Config) -> int:

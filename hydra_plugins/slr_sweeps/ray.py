@@ -1,0 +1,113 @@
+"""`hydra/launcher=ray`: the jobs of a sweep as tasks of Ray's, on this machine or on a cluster."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.slr_sweeps import PROGRAM, Folders
+from slr.board import Board
+from slr.elsewhere import attend
+from slr.errors import UserError
+from slr.stopping import Stopping
+from slr.sweep import ENDED, GRACE, Job
+
+POLL = 1.0  # seconds
+
+
+@dataclass
+class RayConf:
+    """What `hydra.launcher.…` sets."""
+
+    _target_: str = "hydra_plugins.slr_sweeps.ray.Ray"
+    # of ray.init; null starts a Ray on this machine, auto finds the one that `ray start` started
+    init: dict[str, Any] = field(default_factory=lambda: {"address": None, "num_cpus": None})
+    # of a job, as ray.remote has it; Ray starts as many at the same time as it has CPUs and GPUs for
+    remote: dict[str, Any] = field(default_factory=lambda: {"num_cpus": 1, "num_gpus": 0})
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayConf, provider="slr")
+
+
+class Ray(Folders):
+    """Has jobs done by Ray, and looks how they stand until the last has ended."""
+
+    def __init__(self, init: DictConfig, remote: DictConfig) -> None:
+        """See `RayConf`."""
+        self.init: Any = OmegaConf.to_container(init, resolve=True)
+        self.remote: Any = OmegaConf.to_container(remote, resolve=True)
+        super().__init__(1)
+
+    def work(self, jobs: Sequence[Job], board: Board, stopping: Stopping) -> None:
+        """See `Folders`."""
+        missing = [job for job in jobs if job.status not in ENDED]
+        if not missing:
+            return board(jobs)
+        ray = _started(self.init)
+        stopping.listen()  # Ray has put its own handlers in between
+        board.at_once = _at_once(ray.cluster_resources(), self.remote)
+        try:
+            task = ray.remote(**self.remote)(attend)
+            tasks = {task.remote(str(PROGRAM), str(job.folder.root)): job for job in missing}
+            while tasks and stopping.code is None:
+                _look(ray, tasks)
+                board(jobs)
+            if stopping.code is not None:
+                for one in tasks:
+                    ray.cancel(one)
+                deadline = time.monotonic() + GRACE
+                while tasks and time.monotonic() < deadline:
+                    _look(ray, tasks)
+                raise SystemExit(stopping.code)
+        finally:
+            ray.shutdown()
+
+
+def _at_once(there: dict[str, float], needed: dict[str, Any]) -> int:
+    """How many jobs there is room for.
+
+    >>> _at_once({"CPU": 8.0, "GPU": 2.0}, {"num_cpus": 2, "num_gpus": 1})
+    2
+    """
+    needs = {"CPU": needed.get("num_cpus"), "GPU": needed.get("num_gpus")}
+    return max(1, int(min((there.get(name, 0) / need for name, need in needs.items() if need), default=1)))
+
+
+def _look(ray: Any, tasks: dict[Any, Job]) -> None:  # noqa: ANN401
+    """Wait a moment, take notice of how jobs stand, and drop those that have ended."""
+    ended, _ = ray.wait(list(tasks), timeout=POLL)
+    for job in tasks.values():
+        job.look()
+    for one in ended:
+        job = tasks.pop(one)
+        try:
+            ray.get(one)
+        except (ray.exceptions.RayError, RuntimeError) as error:
+            job.told = (str(error).strip().splitlines() or [""])[-1].strip()
+        if job.status in ("waiting", "running"):
+            job.status = "failed"
+
+
+def _started(init: dict[str, Any]) -> Any:  # noqa: ANN401
+    """The package, connected or started.
+
+    Raises:
+        UserError: it is not installed, or finds no cluster.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Under `uv run`, Ray would send the whole project, data and runs included, to its workers, and install it anew.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UserError("hydra/launcher=ray: expected ray, which is not installed; add --extra ray") from None
+    try:
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+        ray.init(**({} if init.get("address") else quiet), **init)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(f"hydra/launcher=ray: expected a Ray to work with: {error}") from error
+    return ray
