@@ -7,22 +7,24 @@ a mistake costs one line and leaves no folder.
 import dataclasses
 import difflib
 import hashlib
+import importlib.util
 import itertools
 import json
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep, Sweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from slr import processes, schema
+from slr import processes, schema, space
 from slr.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -61,6 +63,7 @@ HELP = """${hydra.help.header}
   python train.py experiment=demo                        drawn signers, a tiny model, minutes on a CPU
   python train.py hardware=cuda frames=8 lora.r=16       WLASL on InternVL3.5-2B
   python train.py -m frames=4,8,16 lora.r=8,16           a sweep
+  python train.py -m hydra/sweeper=optuna frames=4,8,16  a search (docs/sweeps.md)
   python train.py --cfg job                              the configuration that would run
 
 Groups (group=option)
@@ -97,10 +100,15 @@ def _quote_path(argument: str) -> str:
     is_path = path.is_dir() if key == "model.checkpoint" else not value.startswith(("http://", "https://"))
     if is_path:  # a hub name, `tiny` or an address is none
         value = str(path.absolute())
+    return f"{key}={quoted(value)}"
+
+
+def quoted(value: str) -> str:
+    """A text in quotes, as Hydra's grammar reads any."""
     # Inside quotes the grammar reads \' as a quote, doubles backslashes only before one, and OmegaConf reads ${ }.
     value = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", value)
     value = re.sub(r"(\\+)$", lambda found: found[1] * 2, value)
-    return f"{key}='{value.replace('${', chr(92) + '${')}'"
+    return f"'{value.replace('${', chr(92) + '${')}'"
 
 
 RESUME = "python train.py resume=FOLDER [hardware=cpu|cuda] [hardware.KEY=VALUE] [epochs=N]"
@@ -160,6 +168,7 @@ def changed(config: schema.Config, words: Sequence[str]) -> tuple[schema.Config,
 
 
 SWEEP = ("-m", "--multirun")
+SEARCH = "hydra/sweeper=optuna"
 ASKING = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
 
 
@@ -184,7 +193,7 @@ def asks_only(arguments: Sequence[str]) -> bool:
 
 
 def configurations(arguments: Sequence[str]) -> list[schema.Config]:
-    """Compose and check every job that the arguments ask for: one, or with `-m` each of the grid.
+    """Compose and check every job that the arguments ask for: one, with `-m` each of the grid, or a search's corners.
 
     Args:
         arguments: the command line without the program's name, paths quoted.
@@ -195,10 +204,104 @@ def configurations(arguments: Sequence[str]) -> list[schema.Config]:
     overrides = _parse([word for word in arguments if not word.startswith("-")])
     for override in overrides:
         _check_key(override)
-    sweeps = any(word in SWEEP for word in arguments)
-    choices = [_choices(override) if sweeps else [override.input_line or ""] for override in overrides]
+    if SEARCH in arguments:
+        return _corners(arguments)
+    choices = [_choices(override) if sweeps(arguments) else [override.input_line or ""] for override in overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return [_compose(list(job)) for job in itertools.product(*choices)]
+
+
+def _corners(arguments: Sequence[str]) -> list[schema.Config]:
+    """A search's trials at the ends of what it varies, its own settings checked as well."""
+    if not sweeps(arguments):
+        raise UserError(f"{SEARCH}: expected -m, since it makes many runs; python train.py -m {SEARCH} …")
+    require_optuna()
+    words = [word for word in arguments if not word.startswith("-")]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = _composed([word for word in words if not _parse([word])[0].is_sweep_override()], whole=True)
+        OmegaConf.to_object(composed.hydra.sweeper)
+        varied, fixed = axes(words, composed)
+        jobs = space.corners(varied)
+        return [_compose([*fixed, *map(space.word, varied, values)]) for values in jobs]
+
+
+def require_optuna() -> None:
+    """Refuse a search where Optuna is not installed."""
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError(f"{SEARCH}: expected Optuna, found none; install it with slr's extra: uv sync --extra optuna")
+
+
+def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[space.Axis], list[str]]:
+    """What a search varies, and the words that stay as they are; of a key that comes twice, the last word counts.
+
+    Args:
+        words: `key=value`, some of them with several values.
+        composed: of the words that stay, which tell a key's type where the schema does not know it.
+
+    Raises:
+        UserError: a space that is none.
+    """
+    overrides = {override.get_key_element(): override for override in _parse(words)}.values()
+    varied = [_axis(override, composed) for override in overrides if override.is_sweep_override()]
+    if not varied:
+        raise UserError(f"{SEARCH}: expected a key to vary, such as 'frames=range(2,17,2)', found none")
+    return varied, [override.input_line or "" for override in overrides if not override.is_sweep_override()]
+
+
+def _axis(override: Override, composed: DictConfig) -> space.Axis:
+    key, line, value = override.get_key_element(), override.input_line, override.value()
+    if override.is_hydra_override():
+        raise UserError(f"{line}: expected one value, since Hydra's own settings are not searched over")
+    tags = value.tags if isinstance(value, Sweep) else set()  # a glob, which `_values` refuses, has none
+    if tags - {"log"} or (tags and override.is_choice_sweep()):
+        raise UserError(f"{line}: expected no tag but log, on an interval or a range, found {', '.join(sorted(tags))}")
+    if isinstance(value, IntervalSweep):
+        low, high = cast(float, value.start), cast(float, value.end)  # floats, whatever was typed
+        if not low < high:
+            raise UserError(f"{line}: expected the lower end first, found {low:g} and {high:g}")
+        if low.is_integer() and high.is_integer() and _is_whole(override.key_or_group, composed):
+            return space.Numbers(key, int(low), int(high), 1, "log" in tags)
+        return space.Numbers(key, low, high, None, "log" in tags)
+    if isinstance(value, RangeSweep):
+        first, last, step = _grid(value, line)
+        return space.Numbers(key, first, last, step, "log" in tags)
+    return space.Choices(key, tuple(dict.fromkeys(map(str, _values(override)))))
+
+
+def _grid(value: RangeSweep, line: str | None) -> tuple[int | float, int | float, int | float]:
+    """The smallest and the largest value of a range, and the step between two; Hydra's ranges exclude their end."""
+    try:
+        values = value.range()
+        values = values if isinstance(values, range) else sorted(values)
+    except (ValueError, HydraException):
+        raise UserError(f"{line}: expected a step other than 0") from None
+    if not values:
+        raise UserError(f"{line}: expected at least one value, found none; range(start,stop,step) excludes its stop")
+    first, last = min(values[0], values[-1]), max(values[0], values[-1])
+    if isinstance(values, range):
+        return first, last, abs(values.step)
+    step = abs(float(value.step))
+    # As decimals add up: the floats of a long range are off by their last digits.
+    return first, float(Decimal(str(first)) + (len(values) - 1) * Decimal(str(step))), step
+
+
+def _is_whole(key: str, composed: DictConfig) -> bool:
+    """Whether a key takes whole numbers."""
+    kind = _kind(key)
+    return kind is int or (kind is None and type(OmegaConf.select(composed, key)) is int)
+
+
+def shared(composed: DictConfig, apart: Sequence[str]) -> dict[str, Any]:
+    """What decides the numbers of all runs of a sweep, `key` or `group.key` -> value, but for some keys."""
+    plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
+    return _flat(_without(plain, ["hydra", *schema.ASIDE, *(key.lstrip("+") for key in apart)]))
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for key, value in plain.items():
+        rows |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return rows
 
 
 def named(arguments: Sequence[str]) -> list[str]:
@@ -219,8 +322,12 @@ def named(arguments: Sequence[str]) -> list[str]:
     own = [override for override in overrides if not override.key_or_group.startswith("hydra")]
     fixed = [override.input_line or "" for override in own if not override.is_sweep_override()]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        shared = OmegaConf.to_container(compose(PAGE, overrides=fixed), resolve=False)
-    swept = sorted(override.key_or_group for override in own if override.is_sweep_override())
+        composed = _composed(fixed)
+    shared = OmegaConf.to_container(composed, resolve=False)
+    swept: list[Any] = sorted(override.key_or_group for override in own if override.is_sweep_override())
+    if SEARCH in words:  # over other values of the same keys, it is another search
+        varied, _ = axes([override.input_line or "" for override in own], composed)
+        swept = [dataclasses.asdict(axis) for axis in varied]
     told = [word for word in fixed if word.partition("=")[0] not in (*schema.PATH_KEYS, "sweep")]
     readable = folder_name("_".join(sorted(told)).replace("=", "-"))[:80] if told else "all"
     content = json.dumps([_without(cast(dict, shared), schema.ASIDE), swept], sort_keys=True, default=str)
@@ -300,8 +407,15 @@ def _keys(kind: type, prefix: str = "") -> list[str]:
 
 def _compose(words: list[str]) -> schema.Config:
     try:
-        config = compose(PAGE, overrides=words)
-        return to_typed(config)
+        return to_typed(_composed(words))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_one_line(error, words)) from None
+
+
+def _composed(words: list[str], whole: bool = False) -> DictConfig:
+    """What Hydra composes, with its own settings where `whole`."""
+    try:
+        return compose(PAGE, overrides=words, return_hydra_config=whole)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_one_line(error, words)) from None
 
@@ -324,18 +438,25 @@ def _one_line(error: Exception, words: list[str]) -> str:
     cause = error.__cause__
     for word in words:
         if any(word in line for line in lines) and isinstance(cause, OmegaConfBaseException):
-            expected = _type_name(word)
+            expected = _type_name(word) if isinstance(cause, ValidationError) else ""
             found = f"expected {expected}, found {word.partition('=')[2]}" if expected else str(cause).splitlines()[0]
             return f"{word}: {found}"
     return "; ".join(line for line in lines if not line.startswith(("object_type", "full_key", "See ")))
 
 
 def _type_name(word: str) -> str:
-    kind: Any = schema.Config  # a schema class, or the type of a value
-    for name in word.lstrip("+~").partition("=")[0].split("."):
-        kinds = schema.fields(cast(type, kind)) if dataclasses.is_dataclass(kind) else {}
-        kind = kinds.get(name)
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "")
+    kind = _kind(word.lstrip("+~").partition("=")[0])
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(cast(type, kind), "")
+
+
+def _kind(key: str) -> type | None:
+    """The type of a key's value, or None where the schema has no such key."""
+    kinds: list[Any] = [schema.Config]  # schema classes, of which one is chosen, or the type of a value
+    for name in key.split("."):
+        inner = [schema.fields(cast(type, kind)).get(name) for kind in kinds if dataclasses.is_dataclass(kind)]
+        kinds = [part for part in inner if part is not None]
+        kinds = list(schema.DATASETS.values()) if kinds == [Any] else kinds
+    return kinds[0] if kinds else None
 
 
 def fill_hardware(words: schema.Hardware, kind: str) -> schema.Hardware:

@@ -20,14 +20,16 @@ _own: set[Path] = set()  # folders that this process occupies
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, silent: bool = False) -> Iterator[None]:
     """Hold a folder until the block ends, waiting for another process that holds it, with one line that says so.
 
-    The operating system lets go when a process ends, however it ends, so nothing is ever left locked.
+    The operating system lets go when a process ends, however it ends, so nothing is ever left locked. `silent` is for
+    what takes no time.
     """
     with (folder / ".lock").open("ab") as file:
         if not _locked(file.fileno(), wait=False):
-            print(f"Waiting for another process that writes to {folder}", file=sys.stderr, flush=True)
+            if not silent:
+                print(f"Waiting for another process that writes to {folder}", file=sys.stderr, flush=True)
             while not _locked(file.fileno(), wait=True):
                 pass
         yield

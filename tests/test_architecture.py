@@ -72,6 +72,7 @@ OWNERS = {
     "peft": ["slr.model"],
     "bitsandbytes": ["slr.model"],
     "decord": ["slr.data.video"],
+    "optuna": ["slr.study"],
     "matplotlib": ["slr.report.scatter"],
     "torchvision": [],
 }

@@ -1,0 +1,250 @@
+"""`hydra/sweeper=optuna`: a search, whose trials are jobs of any launcher, each in a folder of its own.
+
+Hydra imports this at every start, so Optuna is imported when a search begins.
+"""
+
+import copy
+import csv
+import io
+import math
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from slr import commandline, schema, space
+from slr.errors import UserError, explained
+from slr.files import write_whole
+from slr.run import RunFolder, read_json, status_of
+from slr.stopping import listening
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from slr.study import Search
+
+POLL = 1.0  # seconds between two looks at what other processes run
+TABLE = "trials.csv"
+STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "cut"}  # as of runs
+
+
+@dataclass
+class OptunaConf:
+    """What `hydra.sweeper.…` sets."""
+
+    _target_: str = "hydra_plugins.slr_optuna.Optuna"
+    n_trials: int = 20  # of the whole study: what earlier calls have run counts
+    direction: str = "maximize"
+    seed: int = 0  # of the suggestions
+    at_once: int = 1  # trials that are asked for and launched together
+    pruner: str = "median"
+    startup_trials: int = 5  # that go to their end before one is pruned
+    warmup_epochs: int = 1  # of each trial, after which it is not pruned yet
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        schema.at_least("hydra.sweeper.n_trials", self.n_trials, 1)
+        schema.one_of("hydra.sweeper.direction", self.direction, ("maximize", "minimize"))
+        schema.at_least("hydra.sweeper.seed", self.seed, 0)
+        schema.at_least("hydra.sweeper.at_once", self.at_once, 1)
+        schema.one_of("hydra.sweeper.pruner", self.pruner, ("median", "none"))
+        schema.at_least("hydra.sweeper.startup_trials", self.startup_trials, 1)
+        schema.at_least("hydra.sweeper.warmup_epochs", self.warmup_epochs, 0)
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaConf, provider="slr")
+
+
+class Optuna(Sweeper):
+    """Asks for trials, launches them, and tells the study how they ended."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401  the fields of OptunaConf
+        """See `OptunaConf`."""
+        self.settings = explained(lambda: OptunaConf(**settings))
+        self.hydra_context: HydraContext | None = None
+        self.config: DictConfig | None = None
+        self.launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra calls this once."""
+        from hydra.core.plugins import Plugins  # as Hydra's own sweeper does; it imports every plugin
+
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> float | None:
+        """Search; the best value.
+
+        Raises:
+            SystemExit: 1 where no trial has a value, or one was cut; 2 for a mistake.
+        """
+        with listening():
+            return explained(lambda: self._search(arguments))
+
+    def _search(self, arguments: list[str]) -> float | None:
+        assert self.config is not None
+        commandline.require_optuna()
+        from slr import study
+
+        axes, fixed = commandline.axes(arguments, self.config)
+        given = self.settings
+        search = study.Search(
+            folder=Path(self.config.hydra.sweep.dir).absolute(),
+            axes=axes,
+            settings=commandline.shared(self.config, [axis.key for axis in axes]),
+            direction=cast(Any, given.direction),
+            seed=given.seed,
+            pruning=study.Pruning(given.pruner, given.startup_trials, given.warmup_epochs),
+        )
+        with search.at_work():
+            print(f"search: {len(search.trials)} of {given.n_trials} trials are in {search.folder}", flush=True)
+            while True:
+                if batch := self._batch(search):
+                    self._launch(search, fixed, batch)
+                    write_whole(search.folder / TABLE, table(search))
+                elif search.waits:
+                    time.sleep(POLL)
+                else:
+                    return self._end(search, fixed)
+
+    def _batch(self, search: "Search") -> list[int]:
+        """Trials to run now, at most `at_once`."""
+        batch = []
+        while len(batch) < self.settings.at_once:
+            number = search.claim(self.settings.n_trials)
+            if number is None:
+                break
+            batch.append(number)
+        return batch
+
+    def _launch(self, search: "Search", fixed: list[str], batch: list[int]) -> None:
+        """Run some trials to their end, and tell how they ended."""
+        assert self.launcher is not None
+        words = {number: self._words(search, fixed, number) for number in batch}
+        for number in batch:
+            if wrong := self._wrong(words[number]):
+                search.failed(number, wrong)
+                del words[number]
+        if words:
+            ended = self.launcher.launch(list(words.values()), initial_job_idx=batch[0])
+            for number, job in zip(words, ended, strict=True):
+                tell(search, number, job)
+        for number in batch:
+            print(line(search, number), flush=True)
+
+    def _words(self, search: "Search", fixed: list[str], number: int) -> list[str]:
+        """What would be typed for a trial alone."""
+        own = [space.word(axis, value) for axis, value in zip(search.axes, search.values(number), strict=True)]
+        place = space.trial_folder(search.folder, number)
+        # The sweep's folder may be named after what is searched over, which differs from trial to trial.
+        where = [f"hydra.sweep.dir={commandline.quoted(str(place.parent))}", f"hydra.sweep.subdir={place.name}"]
+        return [*fixed, *own, *where]
+
+    def _wrong(self, words: list[str]) -> str:
+        """Why a trial cannot be: every end was checked before the start, but not every combination of them."""
+        assert self.config is not None
+        assert self.hydra_context is not None
+        try:
+            composed = copy.deepcopy(self.hydra_context.config_loader.load_sweep_config(self.config, words))
+            with read_write(composed), open_dict(composed):
+                del composed["hydra"]
+            commandline.to_typed(composed)
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            return " ".join(str(error).split())
+        return ""
+
+    def _end(self, search: "Search", fixed: list[str]) -> float | None:
+        """Say what came of it."""
+        assert self.config is not None
+        write_whole(search.folder / TABLE, table(search))
+        if search.exhausted and len(search.trials) < self.settings.n_trials:
+            print(f"all of the space was tried, in {len(search.trials)} trials")
+        states = [STATES[trial.state.name] for trial in search.trials]
+        for trial in search.trials:
+            if STATES[trial.state.name] in ("failed", "cut"):
+                print(line(search, trial.number))
+        counts = ", ".join(f"{states.count(state)} {state}" for state in STATES.values() if state in states)
+        print(f"{len(states)} trials: {counts}; {search.folder / TABLE}")
+        best = search.best
+        if "cut" in states:
+            print("the same command again goes on with what was cut")
+        if best is None:
+            raise SystemExit(1)
+        settings = [
+            space.word(axis, value) for axis, value in zip(search.axes, search.values(best.number), strict=True)
+        ]
+        print(f"best: trial {best.number}, {best.value:.4g}: {' '.join(settings)}")
+        print(f"  in {space.trial_folder(search.folder, best.number)}")
+        seed = OmegaConf.select(self.config, "seed")
+        if isinstance(seed, int):
+            others = ",".join(str(seed + more) for more in (1, 2, 3))
+            typed = [word for word in fixed if word.partition("=")[0].lstrip("+") not in ("seed", "sweep")]
+            command = shlex.join(["python", "train.py", "-m", *typed, *settings, f"seed={others}"])
+            print(f"  with other seeds, since the best of many is partly luck: {command}")
+        if "cut" in states:
+            raise SystemExit(1)
+        return best.value
+
+
+def tell(search: "Search", number: int, job: JobReturn) -> None:
+    """Tell the study how a trial's job ended."""
+    folder = RunFolder(space.trial_folder(search.folder, number))
+    status = status_of(folder)
+    if job.status == JobStatus.COMPLETED:
+        value = job.return_value
+        if status == "pruned":
+            search.pruned(number)
+        elif isinstance(value, int | float) and math.isfinite(value):
+            search.done(number, float(value))
+        else:
+            search.failed(number, f"expected a finite number from the run, found {value}")
+    elif status in ("killed", "stopped"):
+        search.cut(number)
+    else:
+        facts = read_json(folder.result) if folder.result.is_file() else {}
+        cause = cast(Any, job)._return_value  # `return_value` would raise it
+        text = f"{type(cause).__name__}: {cause}" if isinstance(cause, BaseException) else "its process has failed"
+        search.failed(number, facts.get("error", " ".join(text.split())))
+
+
+def line(search: "Search", number: int) -> str:
+    """A trial in a line, and the best one so far."""
+    from slr.study import REASON
+
+    trial = search.trials[number]
+    value = "" if trial.value is None else f", {trial.value:.4g}"
+    reason = f": {trial.user_attrs[REASON]}" if REASON in trial.user_attrs else ""
+    best = search.best
+    ahead = f"; best so far {best.value:.4g}, trial {best.number}" if best and best.number != number else ""
+    return f"trial {number}: {STATES[trial.state.name]}{value}{reason}{ahead}"
+
+
+def table(search: "Search") -> str:
+    """All trials as CSV."""
+    from slr.study import REASON
+
+    def row(trial: "FrozenTrial") -> Sequence[object]:
+        state = STATES[trial.state.name]
+        seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
+        folder = space.trial_folder(search.folder, trial.number).name
+        told = [trial.number, state, "" if trial.value is None else trial.value, seconds, folder]
+        return [*told, *search.values(trial.number), trial.user_attrs.get(REASON, "")]
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "status", "value", "seconds", "folder", *(axis.key for axis in search.axes), "reason"])
+    writer.writerows(row(trial) for trial in search.trials)
+    return text.getvalue()
