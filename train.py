@@ -4,7 +4,9 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -92,7 +94,9 @@ def train(config: schema.Config, folder: RunFolder, record: Record, stopping: St
         recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
         print(recognizer.describe())
         if config.lora.scope != "none":
-            fit(config, folder, machine, recognizer, data, record, stopping)
+            if not fit(config, folder, machine, recognizer, data, record, stopping):
+                record.tell({"status": "pruned", "val": recognizer.restore(folder.checkpoint("best"))})
+                return
         else:
             curves.cut_back(folder.root, 0, validated=True)  # of a run that was cut while it was evaluated
         finish(config, folder, recognizer, machine, parts, record)
@@ -106,9 +110,13 @@ def fit(
     data: "ClipData",
     record: Record,
     stopping: Stopping,
-) -> None:
-    """Train, in as large micro-batches as memory allows, from the newest checkpoint if there is one."""
-    from slr import assemble
+) -> bool:
+    """Train, in as large micro-batches as memory allows, from the newest checkpoint if there is one.
+
+    Returns:
+        whether to the end; False where a search, whose trial it is, has given it up.
+    """
+    from slr import assemble, training
     from slr.hardware import memory_peak
     from slr.memory import shown
     from slr.recognizer import place_of
@@ -138,6 +146,7 @@ def fit(
         print(f"memory: {shown(peak)} at the peak, {shown(plan.peak)} estimated")
         peak = max(peak, record.content.get("memory", {}).get("measured") or 0)  # of all processes of this run
     record.tell({"memory": {"estimated": plan.peak, "measured": peak}})
+    return not training.was_pruned(trainer)
 
 
 def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> tuple[Split, list[str]]:
@@ -234,6 +243,12 @@ def check_all(configs: Sequence[schema.Config]) -> None:
     asked = {repr([one.hardware, one.data, one.dataset, one.split, one.model, one.frames]): one for one in configs}
     for config in asked.values():
         check(config)
+
+
+def check_apart(configs: Sequence[schema.Config]) -> None:
+    """As `check_all`, in a process that ends: this one waits for jobs, and torch's memory and the card's are theirs."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(check_all, configs).result()
 
 
 def check(config: schema.Config) -> None:
@@ -340,10 +355,12 @@ def main() -> None:
     if not commandline.asks_only(words):
         words = commandline.named(words)
         configs = commandline.configurations(words)
-        if not commandline.sweeps(words):  # whose jobs are commands of their own
+        if commandline.sweeps(words):  # whose jobs are commands of their own
+            check_apart(configs)
+        else:
             enlist(configs[0])
-        with processes.together():
-            processes.once(lambda: check_all(configs))
+            with processes.together():
+                processes.once(lambda: check_all(configs))
     # What was composed is written by one.
     sys.argv[1:] = words if processes.chief() else [*words, "hydra.output_subdir=null"]
     job()
