@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from slr.exclusive import exclusive
+from slr.exclusive import exclusive, is_occupied, occupied
 
 WAIT = "import sys, pathlib\nfrom slr.exclusive import exclusive\n"
 WAIT += "with exclusive(pathlib.Path(sys.argv[1])): print((pathlib.Path(sys.argv[1]) / 'word').read_text(), flush=True)"
@@ -30,3 +30,17 @@ def test_a_crashed_process_locks_nothing(tmp_path, capfd):
     with exclusive(tmp_path):
         pass
     assert capfd.readouterr() == ("", "")
+
+
+OCCUPY = "import sys, pathlib\nfrom slr.exclusive import occupied\n"
+OCCUPY += "with occupied(pathlib.Path(sys.argv[1])): print('came in')"
+
+
+def test_asking_about_the_folder_that_one_occupies_does_not_give_it_away(tmp_path):
+    with occupied(tmp_path):
+        assert not is_occupied(tmp_path)  # by another
+        second = subprocess.run([sys.executable, "-c", OCCUPY, str(tmp_path)], capture_output=True, text=True)
+    assert "Busy" in second.stderr
+    assert second.stdout == ""
+    third = subprocess.run([sys.executable, "-c", OCCUPY, str(tmp_path)], capture_output=True, text=True)
+    assert third.stdout == "came in\n"
