@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slr import curves, features, hardware, memory, processes, schema
+from slr import curves, features, hardware, memory, processes, schema, space
 from slr.data import cache
 from slr.data.augment import ColorJitter
 from slr.data.datamodule import ClipData, Decoded
@@ -28,7 +28,7 @@ from slr.run import RunFolder
 from slr.stopping import Stopping
 
 if TYPE_CHECKING:
-    from slr.training import TensorBoardLogger, Trainer
+    from slr.training import Pruner, TensorBoardLogger, Trainer
 
 
 def machine(config: schema.Config, device: str | None = None) -> Machine:
@@ -249,7 +249,18 @@ def trainer(
     logger = _logger(config, folder, place) if processes.chief() else None
     keeper = training.Keeper(folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell)
     patience = training.early_stopping(config.early_stopping.monitor, config.early_stopping.patience)
-    return training.build_trainer(machine, config.epochs, logger, keeper, patience)
+    return training.build_trainer(machine, config.epochs, logger, keeper, patience, _pruner(folder))
+
+
+def _pruner(folder: RunFolder) -> "Pruner | None":
+    """Of a run that is a search's trial."""
+    number = space.trial_number(folder.root)
+    if number is None:
+        return None
+    space.require_optuna()
+    from slr import study, training
+
+    return training.Pruner(study.Report(folder.root, number))
 
 
 def _logger(config: schema.Config, folder: RunFolder, place: Place) -> "TensorBoardLogger":

@@ -7,7 +7,6 @@ a mistake costs one line and leaves no folder.
 import dataclasses
 import difflib
 import hashlib
-import importlib.util
 import itertools
 import json
 import re
@@ -215,7 +214,7 @@ def _corners(arguments: Sequence[str]) -> list[schema.Config]:
     """A search's trials at the ends of what it varies, its own settings checked as well."""
     if not sweeps(arguments):
         raise UserError(f"{SEARCH}: expected -m, since it makes many runs; python train.py -m {SEARCH} …")
-    require_optuna()
+    space.require_optuna()
     words = [word for word in arguments if not word.startswith("-")]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = _composed([word for word in words if not _parse([word])[0].is_sweep_override()], whole=True)
@@ -223,12 +222,6 @@ def _corners(arguments: Sequence[str]) -> list[schema.Config]:
         varied, fixed = axes(words, composed)
         jobs = space.corners(varied)
         return [_compose([*fixed, *map(space.word, varied, values)]) for values in jobs]
-
-
-def require_optuna() -> None:
-    """Refuse a search where Optuna is not installed."""
-    if importlib.util.find_spec("optuna") is None:
-        raise UserError(f"{SEARCH}: expected Optuna, found none; install it with slr's extra: uv sync --extra optuna")
 
 
 def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[space.Axis], list[str]]:

@@ -3,6 +3,7 @@
 A trial is a run in `<sweep>/trial-<number>/`, beside the study's journal.
 """
 
+import importlib.util
 import math
 import re
 from collections.abc import Sequence
@@ -133,6 +134,16 @@ def corners(axes: Sequence[Axis]) -> list[tuple[Value, ...]]:
         (*first[:place], value, *first[place + 1 :]) for place, axis in enumerate(axes) for value in axis.corners[1:]
     ]
     return [first, *others]
+
+
+def require_optuna() -> None:
+    """Refuse a search, or its trial, where Optuna is not installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("a search needs Optuna, which is not installed; slr's extra has it: uv sync --extra optuna")
 
 
 def trial_folder(sweep: Path, number: int) -> Path:

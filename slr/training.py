@@ -9,12 +9,12 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from slr.hardware import Machine
 
 LOSS = "val/loss"  # the one monitor that is better when it is smaller
+SCORE = "val/top1"  # what sweeps and searches rank by
 
 
 class Straight(TorchCheckpointIO):
@@ -152,6 +153,39 @@ class Keeper(Checkpoint):
         self.tell({"step": trainer.global_step, "steps": steps, self.monitor: self.best})
 
 
+class Pruner(Callback):
+    """Tells a search how each validation went, and ends the training where the search gives it up.
+
+    Args:
+        report: called with the number of the epoch that has ended, from 1 on, and its score; whether to give up.
+    """
+
+    def __init__(self, report: Callable[[int, float], bool]) -> None:
+        self.report = report
+        self.pruned = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report, before `Keeper` saves; a training that ends here anyway is not given up."""
+        epoch, score = trainer.current_epoch + 1, float(trainer.callback_metrics[SCORE])
+        hopeless = processes.once(lambda: self.report(epoch, score))
+        if hopeless and not trainer.should_stop and epoch != trainer.max_epochs:
+            self.pruned = trainer.should_stop = True
+            pl_module.print(f"pruned: {SCORE} {score:.3f} after epoch {epoch} is below the median of the other trials")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next process must know."""
+        return {"pruned": self.pruned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know it."""
+        self.pruned = state_dict["pruned"]
+
+
+def was_pruned(trainer: Trainer) -> bool:
+    """Whether a search has given a training up."""
+    return any(isinstance(callback, Pruner) and callback.pruned for callback in cast(Any, trainer).callbacks)
+
+
 def _epoch(trainer: Trainer) -> str:
     """An epoch's end, in a line."""
     shown = ("train/loss", "val/loss", "val/top1", "val/mrr")
@@ -198,6 +232,7 @@ def build_trainer(
     logger: TensorBoardLogger | None,
     keeper: Keeper,
     patience: EarlyStopping,
+    pruner: Pruner | None = None,
 ) -> Trainer:
     """Lightning's loop, quiet.
 
@@ -219,7 +254,7 @@ def build_trainer(
         precision=machine.precision,  # pyright: ignore[reportArgumentType]
         max_epochs=epochs,
         logger=logger or False,
-        callbacks=[patience, keeper, TQDMProgressBar(leave=False)],
+        callbacks=[patience, *([pruner] if pruner else []), keeper, TQDMProgressBar(leave=False)],
         plugins=[Straight(), LightningEnvironment()],
         log_every_n_steps=1,
         num_sanity_val_steps=0,

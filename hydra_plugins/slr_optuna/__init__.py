@@ -96,7 +96,7 @@ class Optuna(Sweeper):
 
     def _search(self, arguments: list[str]) -> float | None:
         assert self.config is not None
-        commandline.require_optuna()
+        space.require_optuna()
         from slr import study
 
         axes, fixed = commandline.axes(arguments, self.config)
