@@ -53,7 +53,7 @@ class Board:
         if self._live is not None and self._live.is_started:
             self._live.update(table(jobs, self.at_once), refresh=True)
             self._live.stop()
-        else:
+        elif len(jobs) > 1:  # what there is to say of one has been said
             self._console.print(table(jobs, self.at_once))
 
 

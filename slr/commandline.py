@@ -102,6 +102,15 @@ def _quote_path(argument: str) -> str:
     return f"{key}={quoted(value)}"
 
 
+def typed(words: Sequence[str]) -> list[str]:
+    """The words as a person types them: the other way round than `quote_paths`."""
+    paths = [word.partition("=")[0] in schema.PATH_KEYS and "=" in word for word in words]
+    return [
+        f"{word.partition('=')[0]}={str(_parse([word])[0].value()).replace(chr(92) + '${', '${')}" if is_path else word
+        for word, is_path in zip(words, paths, strict=True)
+    ]
+
+
 def quoted(value: str) -> str:
     """A text in quotes, as Hydra's grammar reads any."""
     # Inside quotes the grammar reads \' as a quote, doubles backslashes only before one, and OmegaConf reads ${ }.

@@ -29,6 +29,10 @@ class Choices:
     key: str
     words: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """As somebody would say it."""
+        return f"{self.key}={','.join(self.words)}"
+
     @property
     def size(self) -> int | None:
         """How many values there are."""
@@ -73,6 +77,15 @@ class Numbers:
             raise UserError(f"{self.key}: expected a lower end above 0 for tag(log,…), found {self.low}")
         if self.log and self.step not in (None, 1):
             raise UserError(f"{self.key}: expected no steps within tag(log,…); use interval({self.low},{self.high})")
+
+    def __str__(self) -> str:
+        """As somebody would say it, all of it.
+
+        >>> print(Numbers("frames", 2, 16, 2, False), Numbers("optimizer.lr", 1e-5, 1e-3, None, True))
+        frames=2…16 by 2 optimizer.lr=1e-05…0.001 (log)
+        """
+        step = "" if self.step is None else f" by {self.step}"
+        return f"{self.key}={self.low}…{self.high}{step}{' (log)' if self.log else ''}"
 
     @property
     def size(self) -> int | None:

@@ -136,7 +136,7 @@ class Search:
         study = optuna.create_study(
             storage=self._storage, study_name=NAME, direction=self.direction, load_if_exists=True
         )
-        asked = {SPACE: [repr(axis) for axis in self.axes], SETTINGS: dict(self.settings)}
+        asked = {SPACE: [str(axis) for axis in self.axes], SETTINGS: dict(self.settings)}
         found = study.user_attrs
         if SETTINGS not in found:  # the last to be written
             for key, value in asked.items():
@@ -268,6 +268,13 @@ class Search:
                 return next(values for index in indices if (values := space.point(self.axes, index)) not in tried)
         self.exhausted = True
         return None
+
+
+def status(trial: FrozenTrial) -> str:
+    """How it stands with a trial, in the words of runs: done, pruned, failed, running, or cut."""
+    if trial.state == TrialState.RUNNING:
+        return "running" if trial.user_attrs[OWNER] else "cut"
+    return {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
 
 
 def distribution(axis: Axis) -> BaseDistribution:

@@ -9,6 +9,7 @@ import io
 import math
 import shlex
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 POLL = 1.0  # seconds between two looks at what other processes run
 TABLE = "trials.csv"
-STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "cut"}  # as of runs
 
 
 @dataclass
@@ -85,16 +85,16 @@ class Optuna(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
-    def sweep(self, arguments: list[str]) -> float | None:
+    def sweep(self, arguments: list[str]) -> float:
         """Search; the best value.
 
         Raises:
-            SystemExit: 1 where no trial has a value, or one was cut; 2 for a mistake.
+            SystemExit: 1 where no trial has a value, or one has not ended; 2 for a mistake.
         """
         with listening():
             return explained(lambda: self._search(arguments))
 
-    def _search(self, arguments: list[str]) -> float | None:
+    def _search(self, arguments: list[str]) -> float:
         assert self.config is not None
         space.require_optuna()
         from slr import study
@@ -147,11 +147,10 @@ class Optuna(Sweeper):
 
     def _words(self, search: "Search", fixed: list[str], number: int) -> list[str]:
         """What would be typed for a trial alone."""
-        own = [space.word(axis, value) for axis, value in zip(search.axes, search.values(number), strict=True)]
         place = space.trial_folder(search.folder, number)
         # The sweep's folder may be named after what is searched over, which differs from trial to trial.
         where = [f"hydra.sweep.dir={commandline.quoted(str(place.parent))}", f"hydra.sweep.subdir={place.name}"]
-        return [*fixed, *own, *where]
+        return [*fixed, *own_words(search, number), *where]
 
     def _wrong(self, words: list[str]) -> str:
         """Why a trial cannot be: every end was checked before the start, but not every combination of them."""
@@ -166,37 +165,46 @@ class Optuna(Sweeper):
             return " ".join(str(error).split())
         return ""
 
-    def _end(self, search: "Search", fixed: list[str]) -> float | None:
-        """Say what came of it."""
-        assert self.config is not None
+    def _end(self, search: "Search", fixed: list[str]) -> float:
+        """Say what came of it; the best value."""
+        from slr.study import status
+
         write_whole(search.folder / TABLE, table(search))
-        if search.exhausted and len(search.trials) < self.settings.n_trials:
-            print(f"all of the space was tried, in {len(search.trials)} trials")
-        states = [STATES[trial.state.name] for trial in search.trials]
-        for trial in search.trials:
-            if STATES[trial.state.name] in ("failed", "cut"):
+        trials = search.trials
+        if search.exhausted and len(trials) < self.settings.n_trials:
+            print(f"all of the space was tried, in {len(trials)} trials")
+        states = Counter(status(trial) for trial in trials)
+        for trial in trials:
+            if status(trial) not in ("done", "pruned"):
                 print(line(search, trial.number))
-        counts = ", ".join(f"{states.count(state)} {state}" for state in STATES.values() if state in states)
-        print(f"{len(states)} trials: {counts}; {search.folder / TABLE}")
-        best = search.best
-        if "cut" in states:
+        told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        print(f"{len(trials)} trials: {told}; {search.folder / TABLE}")
+        if states["cut"]:
             print("the same command again goes on with what was cut")
+        best = search.best
         if best is None:
             raise SystemExit(1)
-        settings = [
-            space.word(axis, value) for axis, value in zip(search.axes, search.values(best.number), strict=True)
-        ]
+        self._praise(search, fixed, best)
+        if states["cut"] or states["running"]:
+            raise SystemExit(1)
+        return cast(float, best.value)
+
+    def _praise(self, search: "Search", fixed: list[str], best: "FrozenTrial") -> None:
+        """Say which trial was best, and how to see whether it was luck."""
+        settings = own_words(search, best.number)
         print(f"best: trial {best.number}, {best.value:.4g}: {' '.join(settings)}")
         print(f"  in {space.trial_folder(search.folder, best.number)}")
-        seed = OmegaConf.select(self.config, "seed")
+        seed = OmegaConf.select(cast(DictConfig, self.config), "seed")
         if isinstance(seed, int):
+            kept = [word for word in fixed if word.partition("=")[0].lstrip("+") not in ("seed", "sweep")]
             others = ",".join(str(seed + more) for more in (1, 2, 3))
-            typed = [word for word in fixed if word.partition("=")[0].lstrip("+") not in ("seed", "sweep")]
-            command = shlex.join(["python", "train.py", "-m", *typed, *settings, f"seed={others}"])
-            print(f"  with other seeds, since the best of many is partly luck: {command}")
-        if "cut" in states:
-            raise SystemExit(1)
-        return best.value
+            command = ["python", "train.py", "-m", *commandline.typed([*kept, *settings]), f"seed={others}"]
+            print(f"  with other seeds, since the best of many is luck in part: {shlex.join(command)}")
+
+
+def own_words(search: "Search", number: int) -> list[str]:
+    """What a trial has for itself."""
+    return [space.word(axis, value) for axis, value in zip(search.axes, search.values(number), strict=True)]
 
 
 def tell(search: "Search", number: int, job: JobReturn) -> None:
@@ -222,25 +230,24 @@ def tell(search: "Search", number: int, job: JobReturn) -> None:
 
 def line(search: "Search", number: int) -> str:
     """A trial in a line, and the best one so far."""
-    from slr.study import REASON
+    from slr.study import REASON, status
 
     trial = search.trials[number]
     value = "" if trial.value is None else f", {trial.value:.4g}"
     reason = f": {trial.user_attrs[REASON]}" if REASON in trial.user_attrs else ""
     best = search.best
     ahead = f"; best so far {best.value:.4g}, trial {best.number}" if best and best.number != number else ""
-    return f"trial {number}: {STATES[trial.state.name]}{value}{reason}{ahead}"
+    return f"trial {number}: {status(trial)}{value}{reason}{ahead}"
 
 
 def table(search: "Search") -> str:
     """All trials as CSV."""
-    from slr.study import REASON
+    from slr.study import REASON, status
 
     def row(trial: "FrozenTrial") -> Sequence[object]:
-        state = STATES[trial.state.name]
         seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
         folder = space.trial_folder(search.folder, trial.number).name
-        told = [trial.number, state, "" if trial.value is None else trial.value, seconds, folder]
+        told = [trial.number, status(trial), "" if trial.value is None else trial.value, seconds, folder]
         return [*told, *search.values(trial.number), trial.user_attrs.get(REASON, "")]
 
     text = io.StringIO()

@@ -78,7 +78,8 @@ class Folders(Launcher):
         jobs = explained(lambda: [self._job(list(words), initial_job_idx + n) for n, words in enumerate(job_overrides)])
         for job in jobs:
             job.look()
-        print(announce(jobs[0].folder.root.parent, jobs, max(self.sizes)), flush=True)
+        if len(jobs) > 1:  # a search launches its trials one by one
+            print(announce(jobs[0].folder.root.parent, jobs, max(self.sizes)), flush=True)
         board = Board(self.at_once)
         with listening() as stopping:
             stopping.deferred = True
@@ -113,9 +114,9 @@ class Folders(Launcher):
             del own["hydra"]
         config = commandline.to_typed(own)
         self.sizes.append(disk(config))
-        lay_out(folder, config, words)
-        _keep(folder.root / ".hydra", own, words)
-        told = filter_overrides(words)
+        told = list(filter_overrides(words))
+        lay_out(folder, config, told)
+        _keep(folder.root / ".hydra", own, told)
         aside = set(composed.hydra.job.config.override_dirname.exclude_keys)
         name = " ".join(word for word in told if word.partition("=")[0].lstrip("+") not in aside)
         return Job(folder, name or folder.root.name)
