@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from slr.data.manifest import Clip
-from slr.metrics import METRICS, Figure, RankingMetrics, chance
+from slr.metrics import METRICS, Figure, chance, figures, place_of_truth
 
 TITLES = {
     "top1": "top-1",
@@ -35,10 +35,9 @@ def evaluation(
     """
     position = {gloss: number for number, gloss in enumerate(vocabulary)}
     glosses = [position[clip.gloss] for clip in clips]
-    metrics = RankingMetrics()
-    metrics.update(torch.from_numpy(log_probability), torch.tensor(glosses))
+    ranks = place_of_truth(torch.from_numpy(log_probability), torch.tensor(glosses))
     summary: dict[str, Any] = dict(about) | {"n": len(clips), "glosses": len(vocabulary)}
-    for name, figure in metrics.compute().items():
+    for name, figure in figures(ranks.numpy(), np.array(glosses)).items():
         summary[name] = figure.value
         summary[f"{name}_interval"] = [figure.low, figure.high]
     summary["glosses_with_clips"] = len(set(glosses))
