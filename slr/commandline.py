@@ -274,17 +274,15 @@ def _grid(value: RangeSweep, line: str | None) -> tuple[int | float, int | float
     """The smallest and the largest value of a range, and the step between two; Hydra's ranges exclude their end."""
     try:
         values = value.range()
-        values = values if isinstance(values, range) else sorted(values)
+        count = len(values) if isinstance(values, range) else sum(1 for _ in values)
     except (ValueError, HydraException):
         raise UserError(f"{line}: expected a step other than 0") from None
-    if not values:
+    if not count:
         raise UserError(f"{line}: expected at least one value, found none; range(start,stop,step) excludes its stop")
-    first, last = min(values[0], values[-1]), max(values[0], values[-1])
-    if isinstance(values, range):
-        return first, last, abs(values.step)
-    step = abs(float(value.step))
-    # As decimals add up: the floats of a long range are off by their last digits.
-    return first, float(Decimal(str(first)) + (len(values) - 1) * Decimal(str(step))), step
+    start, step = Decimal(str(value.start)), Decimal(str(value.step))  # floats would be off by their last digits
+    ends = sorted([start, start + (count - 1) * step])
+    kind = int if isinstance(values, range) else float
+    return kind(ends[0]), kind(ends[1]), kind(abs(step))
 
 
 def _is_whole(key: str, composed: DictConfig) -> bool:

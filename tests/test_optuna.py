@@ -1,0 +1,566 @@
+"""The search: spaces against Hydra's own values, and a toy program whose processes fail, die and share a study."""
+
+import csv
+import itertools
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from entry import SMALL, ended, status
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from slr import commandline, schema, space
+from slr.errors import UserError
+from slr.run import RunFolder, read_json
+from slr.study import Pruning, Report, Search, distribution
+from slr.sweep import lay_out
+
+commandline.register()
+ROOT = Path(__file__).resolve().parent.parent
+POSIX = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+OPTUNA = "hydra/sweeper=optuna"
+SPACE = ("x=interval(0,1)", "n=range(1,6)", "c=a,b")
+
+# A job in the search's own process, which does as DEED says of its trial's number, once.
+TOY = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import os, signal, time
+from pathlib import Path
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from slr.run import write_json
+
+PAGE = {{"defaults": [{{"override hydra/job_logging": "none"}}, {{"override hydra/hydra_logging": "none"}}, "_self_"]}}
+ConfigStore.instance().store("toy", {{**PAGE, "x": 0.5, "n": 1, "c": "a", "seed": 0}})
+
+@hydra.main(config_path=None, config_name="toy", version_base="1.3")
+def toy(config):
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    number = folder.name.partition("-")[2]
+    with (folder.parent / "starts").open("a") as starts:
+        starts.write(f"{{number}} {{config.x!r}} {{config.n}} {{config.c}}\\n")
+    time.sleep(float(os.environ.get("TAKES", 0)))
+    deed, _, numbers = os.environ.get("DEED", "").partition(":")
+    if (numbers == "any" or number in numbers.split(",")) and not (folder / "deed").exists():
+        (folder / "deed").touch()
+        if deed == "raise":
+            raise RuntimeError("first\\nthe last line")
+        if deed == "nan":
+            return float("nan")
+        if deed == "prune":
+            from slr.study import Report
+            assert not Report(folder, int(number))(1, 0.125)
+            write_json(folder / "result.json", {{"status": "pruned"}})
+            return 0.5
+        os.kill(os.getpid(), signal.SIGTERM if deed == "term" else signal.SIGKILL)
+        time.sleep(60)
+    return (config.c == "b") - (config.x - 0.3) ** 2 - abs(config.n - 4)
+
+toy()
+"""
+
+
+@pytest.fixture
+def toy(tmp_path) -> Path:
+    path = tmp_path / "toy.py"
+    path.write_text(TOY)
+    return path
+
+
+def begun(toy: Path, *words: str, name: str = "sweep", trials: int = 12, deed: str = "", takes: float = 0):
+    command = [sys.executable, str(toy), "-m", OPTUNA, f"hydra.sweeper.n_trials={trials}", f"hydra.sweep.dir={name}"]
+    return subprocess.Popen(
+        [*command, *(words or SPACE)],
+        cwd=toy.parent,
+        env=os.environ | {"DEED": deed, "TAKES": str(takes)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen) -> tuple[int, str, str]:
+    with process:
+        out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def search(toy: Path, *words: str, **options) -> tuple[int, str, str]:
+    return finished(begun(toy, *words, **options))
+
+
+def trials(folder: Path) -> list[FrozenTrial]:
+    """As Optuna alone reads them."""
+    journal = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    return optuna.load_study(study_name="slr", storage=journal).trials
+
+
+def settings(trial: FrozenTrial) -> tuple:
+    return tuple(trial.params.values())
+
+
+def starts(folder: Path) -> list[tuple[str, ...]]:
+    return [tuple(line.split()) for line in (folder / "starts").read_text().splitlines()]
+
+
+def as_started(trial: FrozenTrial) -> tuple[str, ...]:
+    return tuple(map(str, (trial.number, *settings(trial))))
+
+
+def axis(word: str, composed: dict | None = None) -> space.Axis:
+    [found], _ = commandline.axes([word], OmegaConf.create(composed or {}))
+    return found
+
+
+def corners(*words: str) -> list[schema.Config]:
+    return commandline.configurations(["-m", OPTUNA, *words])
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "frames=4,8,16",
+        "frames=choice(16,4)",
+        "frames=shuffle(choice(16,4))",
+        "frames=range(2,17,2)",
+        "frames=range(2,16,2)",
+        "frames=range(5)",
+        "frames=range(3,0,-1)",
+        "frames=shuffle(range(2,6))",
+        "lora.dropout=range(0.0,0.5,0.1)",
+        "lora.dropout=range(0.1,0.8,0.1)",
+        "lora.dropout=range(0.7,0.1,-0.15)",
+        "optimizer.lr=range(1e-5,6e-5,1e-5)",
+        "frames=tag(log,range(2,9))",
+        "model.prompt=choice('a, b',c)",
+    ],
+)
+def test_discrete_axes_have_the_values_that_hydra_itself_would_sweep(word):
+    found = axis(word)
+    hydra = list(OverridesParser.create().parse_override(word).sweep_string_iterator())
+    assert found.size == len(hydra)
+    ours = [found.at(index) for index in range(len(hydra))]
+    if isinstance(found, space.Choices):
+        assert sorted(map(str, ours)) == sorted(hydra)
+    else:
+        assert sorted(ours) == pytest.approx(sorted(map(float, hydra)))
+    sampler = optuna.samplers.RandomSampler(seed=1)
+    study = optuna.create_study(sampler=sampler)
+    name = found.key
+    drawn = {found.exact(study.ask({name: distribution(found)}).params[name]) for _ in range(300)}
+    assert drawn == set(ours)
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "low", "high"),
+    [
+        ("frames=interval(2,5)", int, 2, 5),
+        ("optimizer.lr=interval(1,2)", float, 1, 2),
+        ("dataset.signs=interval(2,4)", int, 2, 4),
+        ("dataset.crop=interval(0,1)", float, 0, 1),  # null on the page
+        ("hardware.workers=interval(0,4)", int, 0, 4),
+        ("optimizer.lr=tag(log,interval(1e-5,1e-3))", float, 1e-5, 1e-3),
+        ("lora.r=tag(log,interval(4,64))", int, 4, 64),
+    ],
+)
+def test_intervals_are_of_the_type_of_their_key(word, kind, low, high):
+    found = axis(word)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    drawn = [study.ask({"key": distribution(found)}).params["key"] for _ in range(1000)]
+    assert {type(value) for value in drawn} == {kind}
+    assert low <= min(drawn) <= max(drawn) <= high
+    assert found.size == (high - low + 1 if kind is int else None)
+    if kind is int and high - low < 9:
+        assert set(drawn) == set(range(low, high + 1))
+    if "log" in word:
+        middle = math.sqrt(low * high)  # 1000 draws: half of them below, give or take 0.05 (three deviations)
+        assert abs(statistics.mean(value < middle for value in drawn) - 0.5) < 0.05 + (0.05 if kind is int else 0)
+
+
+def test_a_key_that_the_schema_does_not_know_is_of_the_type_of_its_value():
+    assert distribution(axis("n=interval(1,3)", {"n": 2})) == optuna.distributions.IntDistribution(1, 3)
+    assert distribution(axis("n=interval(1,3)", {"n": 2.0})) == optuna.distributions.FloatDistribution(1, 3)
+
+
+def test_points_of_a_space_are_all_combinations():
+    axes = [axis("frames=range(2,9,3)"), axis("lora.r=4,8"), axis("lora.dropout=range(0.1,0.35,0.1)")]
+    size = space.size(axes)
+    assert size == 3 * 2 * 3
+    every = {space.point(axes, index) for index in range(size)}
+    assert every == set(itertools.product((2, 5, 8), ("4", "8"), (0.1, 0.2, 0.3)))
+    assert space.size([*axes, axis("optimizer.lr=interval(1e-5,1e-3)")]) is None
+
+
+def test_every_choice_and_both_ends_are_checked_before_the_start():
+    words = ("lora.r=4,8,16", "optimizer.lr=tag(log,interval(1e-5,1e-3))", "frames=range(2,17,2)", "epochs=3")
+    found = corners(*words)
+    assert {config.lora.r for config in found} == {4, 8, 16}
+    assert {config.optimizer.lr for config in found} == {1e-5, 1e-3}
+    assert {config.frames for config in found} == {2, 16}
+    assert {config.epochs for config in found} == {3}
+    assert len(found) == 5  # the first, and one for each other value
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimizer.lr=interval(1e-3,1e-5)"], "expected the lower end first, found 0.001 and 1e-05"),
+        (["optimizer.lr=tag(log,interval(0,1))"], r"optimizer.lr: expected a lower end above 0 for tag\(log"),
+        (["optimizer.lr=interval(1,inf)"], "expected two finite ends"),
+        (["lora.dropout=interval(0,2)"], "lora.dropout=2.0: expected at least 0 and less than 1"),
+        (["frames=interval(0,4)"], "frames=0: expected at least 1"),
+        (["frames=interval(1.5,4)"], "frames=1.5: expected a whole number"),
+        (["frames=4,abc"], "frames=abc: expected a whole number"),
+        (["frames=range(2,9,0)"], "expected a step other than 0"),
+        (["frames=range(2,2)"], "expected at least one value"),
+        (["frames=tag(log,range(2,9,2))"], "expected no steps"),
+        (["frames=tag(exp,interval(2,9))"], "expected no tag but log, on an interval or a range, found exp"),
+        (["frames=tag(log,choice(2,9))"], "expected no tag but log"),
+        (["frames=glob(*)"], "expected values to try one by one"),
+        (["lora=interval(0,1)"], "expected values to try one by one"),
+        (["lora=language,nothing"], "lora=nothing: no such option"),
+        (["sampling=interval(0,1)"], "sampling=0.0: expected one of"),
+        (["frame=interval(2,9)"], "unknown key 'frame'; did you mean frames"),
+        (["epochs=2"], "expected a key to vary"),
+        (["frames=4,8", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: expected at least 1"),
+        (["frames=4,8", "hydra.sweeper.at_once=0"], "hydra.sweeper.at_once=0: expected at least 1"),
+        (["frames=4,8", "hydra.sweeper.direction=up"], "expected one of maximize, minimize"),
+        (["frames=4,8", "hydra.sweeper.pruner=hyperband"], "expected one of median, none"),
+        (["frames=4,8", "hydra.sweeper.trials=5"], "Key 'trials' not in"),
+        (["frames=4,8", "hydra.sweeper.seed=1,2"], "Hydra's own settings are not searched over"),
+    ],
+)
+def test_mistakes_are_one_line(words, message):
+    with pytest.raises(UserError, match=message) as caught:
+        corners(*words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_search_needs_a_sweep_and_optuna(monkeypatch):
+    with pytest.raises(UserError, match="expected -m"):
+        commandline.configurations([OPTUNA, "frames=4,8"])
+    with pytest.raises(UserError, match="expected values to try one by one"):
+        commandline.configurations(["-m", "frames=interval(2,8)"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="uv sync --extra optuna"):
+        space.require_optuna()
+
+
+def test_a_mistake_leaves_no_folder(tmp_path):
+    code, _, err = ended("train.py", "-m", OPTUNA, "optimizer.lr=interval(1,0)", f"outputs={tmp_path / 'outputs'}")
+    assert code == 2
+    assert [line for line in err.splitlines() if line] == [
+        "error: optimizer.lr=interval(1,0): expected the lower end first, found 1 and 0"
+    ]
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_the_same_command_finds_its_folder():
+    def name(*words: str) -> str:
+        return next(word for word in commandline.named(["-m", *words]) if word.startswith("sweep="))
+
+    same = name(OPTUNA, "frames=4,8", "lora.r=range(2,9)", "epochs=3")
+    assert name(OPTUNA, "epochs=3", "frames=choice(4, 8)", "lora.r=range(2,9)", "hydra.sweeper.n_trials=50") == same
+    others = [
+        name(OPTUNA, "frames=4,16", "lora.r=range(2,9)", "epochs=3"),
+        name(OPTUNA, "frames=4,8", "lora.r=range(2,8)", "epochs=3"),
+        name(OPTUNA, "frames=4,8", "lora.r=range(2,9)", "epochs=4"),
+        name("frames=4,8", "lora.r=range(2,9)", "epochs=3"),
+    ]
+    assert len({same, *others}) == 5
+
+
+def test_what_is_printed_can_be_typed():
+    words = ["outputs=/a b/it's, =1", "data=/tmp/${x}", "frames=8"]
+    quoted = commandline.quote_paths(words)
+    assert quoted != words
+    assert commandline.typed(quoted) == words
+
+
+@POSIX
+def test_twelve_trials_cut_after_five_are_twelve_different_ones_when_continued(toy):
+    folder = toy.parent / "sweep"
+    code, _, _ = search(toy, deed="kill:5")
+    assert code == -signal.SIGKILL
+    assert [trial.state for trial in trials(folder)] == [TrialState.COMPLETE] * 5 + [TrialState.RUNNING]
+
+    code, out, err = search(toy)
+    assert (code, err) == (0, "")
+    found = trials(folder)
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 12
+    assert len({settings(trial) for trial in found}) == 12
+    # The sixth was begun twice, with the same settings; every other once.
+    assert sorted(starts(folder)) == sorted([as_started(trial) for trial in found] + [as_started(found[5])])
+
+    best = max(found, key=lambda trial: trial.value)
+    x, n, c = settings(best)
+    assert best.value == (c == "b") - (x - 0.3) ** 2 - abs(n - 4)
+    assert f"best: trial {best.number}, {best.value:.4g}: x={x} n={n} c={c}" in out
+    assert str(folder / f"trial-{best.number}") in out
+    assert f"python train.py -m x={x} n={n} c={c} seed=1,2,3" in out
+
+    # As if nothing had happened: the next suggestion depends on the trials before it alone.
+    assert search(toy, name="other")[0] == 0
+    assert [settings(trial) for trial in trials(toy.parent / "other")] == [settings(trial) for trial in found]
+
+    # Once more, there is nothing left to do; with more trials, there is.
+    assert search(toy)[:2] == (0, out.replace("search: 6 of", "search: 12 of").replace(trial_lines(out), ""))
+    assert search(toy, trials=13)[0] == 0
+    assert len({settings(trial) for trial in trials(folder)}) == 13
+    with (folder / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(float(row["x"]), row["n"], row["c"]) for row in rows] == [
+        (trial.params["x"], str(trial.params["n"]), trial.params["c"]) for trial in trials(folder)
+    ]
+    assert {row["status"] for row in rows} == {"done"}
+
+
+def trial_lines(out: str) -> str:
+    return "".join(f"{line}\n" for line in out.splitlines() if line.startswith("trial "))
+
+
+@POSIX
+def test_a_search_that_is_asked_to_end_goes_on_as_well(toy):
+    assert search(toy, trials=2, deed="term:1")[0] == 143
+    [_, cut] = trials(toy.parent / "sweep")
+    assert cut.state == TrialState.RUNNING
+    assert search(toy, trials=2)[0] == 0
+    [_, again] = trials(toy.parent / "sweep")
+    assert (again.state, settings(again)) == (TrialState.COMPLETE, settings(cut))
+
+
+def test_half_a_line_in_the_journal_is_cut_off(toy):
+    folder = toy.parent / "sweep"
+    assert search(toy, trials=2)[0] == 0
+    whole = (folder / "study.journal").read_bytes()
+    (folder / "study.journal").write_bytes(whole + whole.splitlines()[-1][:40])
+    assert search(toy, trials=4)[::2] == (0, "")
+    assert (folder / "study.journal").read_bytes().startswith(whole)
+    assert [trial.state for trial in trials(folder)] == [TrialState.COMPLETE] * 4
+
+
+def test_failed_jobs_are_failed_trials_and_the_study_goes_on(toy):
+    code, out, err = search(toy, trials=5, deed="raise:1,3")
+    assert (code, err) == (0, "")
+    states = [trial.state.name for trial in trials(toy.parent / "sweep")]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE", "FAIL", "COMPLETE"]
+    assert out.count("trial 3: failed: RuntimeError: first the last line") == 2  # when it did, and at the end
+    assert "5 trials: 3 done, 2 failed" in out
+    with (toy.parent / "sweep" / "trials.csv").open() as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["done", "failed", "done", "failed", "done"]
+    # They have ended: nothing is begun anew.
+    assert search(toy, trials=5)[0] == 0
+    assert len(starts(toy.parent / "sweep")) == 5
+
+
+def test_a_search_without_any_value_has_failed(toy):
+    code, out, err = search(toy, trials=2, deed="nan:any")
+    assert (code, err) == (1, "")
+    assert "expected a finite number from the run, found nan" in out
+    assert {trial.state for trial in trials(toy.parent / "sweep")} == {TrialState.FAIL}
+
+
+def test_a_pruned_run_is_a_pruned_trial_of_its_last_value(toy):
+    assert search(toy, trials=3, deed="prune:1")[0] == 0
+    pruned = trials(toy.parent / "sweep")[1]
+    assert (pruned.state, pruned.value, pruned.intermediate_values) == (TrialState.PRUNED, 0.125, {1: 0.125})
+
+
+def test_nothing_is_tried_twice_and_a_space_that_was_tried_is_the_end(toy):
+    code, out, _ = search(toy, "n=range(1,4)", "c=a,b", trials=50)
+    assert code == 0
+    assert "all of the space was tried, in 6 trials" in out
+    assert {settings(trial) for trial in trials(toy.parent / "sweep")} == set(itertools.product((1, 2, 3), "ab"))
+    assert len(starts(toy.parent / "sweep")) == 6
+
+
+def test_trials_that_are_asked_for_together(toy):
+    assert search(toy, *SPACE, "hydra.sweeper.at_once=4", trials=6)[0] == 0
+    found = trials(toy.parent / "sweep")
+    assert len({settings(trial) for trial in found}) == 6
+    begins, ends = [trial.datetime_start for trial in found], [trial.datetime_complete for trial in found]
+    assert max(begins[:4]) < min(ends)
+    assert begins[4] > max(ends[:4])
+
+
+def test_another_space_or_other_settings_under_one_name_are_refused(toy):
+    assert search(toy, trials=1)[0] == 0
+    for words, message in [
+        (["x=interval(0,2)", *SPACE[1:]], "holds a search over x=0.0…1.0; n=1…5 by 1; c=a,b; give this one another"),
+        ([*SPACE, "seed=3"], "holds a search with seed=0; give this one another name"),
+        ([*SPACE, "hydra.sweeper.direction=minimize"], "holds a search with hydra.sweeper.direction=maximize"),
+    ]:
+        code, _, err = search(toy, *words)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert message in err
+    assert len(trials(toy.parent / "sweep")) == 1
+
+
+@POSIX
+@pytest.mark.parametrize("deed", ["", "kill:any"])
+def test_two_processes_share_a_study_and_one_finishes_what_the_other_leaves(toy, deed):
+    folder = toy.parent / "sweep"
+    first = begun(toy, trials=8, deed=deed, takes=0.3)
+    second = begun(toy, trials=8, takes=0.3)
+    codes = [finished(process)[0] for process in (first, second)]
+    assert codes == [-signal.SIGKILL if deed else 0, 0]
+    found = trials(folder)
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 8
+    assert len({settings(trial) for trial in found}) == 8
+    twice = [line for line in starts(folder) if starts(folder).count(line) == 2]
+    assert len(twice) == (2 if deed else 0)
+    assert set(starts(folder)) == {as_started(trial) for trial in found}
+    assert len(list((folder / ".searches").iterdir())) <= bool(deed)  # a killed one's sign, until the next start
+
+
+def test_a_trial_whose_run_is_alive_is_left_alone(tmp_path):
+    """Of a search that was killed and whose job still saves itself; and one that was cut is not tried twice at once."""
+    one, other = (Search(tmp_path, [axis("n=range(9)", {"n": 1})], {}, "maximize", 0, NEVER) for _ in "ab")
+    with one.at_work():
+        assert one.claim(1) == 0
+    holder = "import sys, time; from pathlib import Path; from slr.exclusive import occupied\n"
+    holder += "with occupied(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "trial-0")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    ) as alive:
+        alive.stdout.readline()
+        with other.at_work():
+            assert other.claim(1) is None
+            assert other.waits
+            alive.communicate()
+            assert other.claim(1) == 0
+            other.cut(0)
+            assert other.claim(1) is None
+            assert not other.waits
+    third = Search(tmp_path, other.axes, {}, "maximize", 0, NEVER)
+    with third.at_work():
+        assert third.claim(1) == 0
+
+
+NEVER = Pruning("none", 1, 0)
+
+
+def curve(trial: int, epoch: int) -> float:
+    return ((trial * 7) % 5) / 5 + epoch * ((trial * 3) % 4) / 40
+
+
+@pytest.mark.parametrize("pruning", [Pruning("median", 3, 2), Pruning("median", 1, 0), NEVER])
+def test_median_pruning_is_as_by_hand(tmp_path, pruning):
+    epochs, expected, done = 6, {}, []
+    for trial in range(12):
+        curves = [curve(trial, epoch) for epoch in range(1, epochs + 1)]
+        expected[trial] = epochs
+        for epoch in range(pruning.warmup_epochs + 1, epochs + 1):
+            enough = len(done) >= pruning.startup_trials and pruning.pruner == "median"
+            if enough and max(curves[:epoch]) < statistics.median(other[epoch - 1] for other in done):
+                expected[trial] = epoch
+                break
+        else:
+            done.append(curves)
+    assert 0 < len(done) <= 12
+    assert (len(done) == 12) == (pruning is NEVER)
+
+    found = {}
+    study = Search(tmp_path, [axis("n=range(99)", {"n": 1})], {}, "maximize", 0, pruning)
+    with study.at_work():
+        for _ in range(12):
+            number = study.claim(12)
+            report = Report(space.trial_folder(tmp_path, number), number)
+            for epoch in range(1, epochs + 1):
+                found[number] = epoch
+                if report(epoch, curve(number, epoch)):
+                    study.pruned(number)
+                    break
+                report(epoch, curve(number, epoch))  # again, as behind a cut
+            else:
+                study.done(number, curve(number, epochs))
+            assert report(epochs, 5.0) is False  # of a trial that has ended, nobody asks
+    assert found == expected
+    for trial in trials(tmp_path):
+        ended_at = expected[trial.number]
+        assert trial.intermediate_values == {epoch: curve(trial.number, epoch) for epoch in range(1, ended_at + 1)}
+        assert trial.value == curve(trial.number, ended_at)
+
+
+def test_a_run_knows_whose_trial_it_is(tmp_path):
+    assert space.trial_number(tmp_path / "trial-3") is None
+    (tmp_path / space.JOURNAL).touch()
+    assert space.trial_number(space.trial_folder(tmp_path, 31)) == 31
+    assert space.trial_number(tmp_path / "frames-8") is None
+
+
+@POSIX
+@pytest.mark.slow
+def test_a_run_that_the_search_gives_up_stays_so_when_it_is_killed_before_it_can_say_it(workplace, tmp_path):
+    """Of the real training: beside a trial whose curve nobody reaches."""
+    study = Search(tmp_path, [axis("frames=1,2")], {}, "maximize", 0, Pruning("median", 1, 0))
+    with study.at_work():
+        assert [study.claim(2), study.claim(2)] == [0, 1]
+        for epoch in (1, 2, 3):
+            Report(tmp_path / "trial-0", 0)(epoch, 2.0)
+        study.done(0, 2.0)
+    run = tmp_path / "trial-1"
+    words = commandline.quote_paths([*SMALL, "frames=1", "epochs=3", "hardware=cpu", f"data={workplace / 'data'}"])
+    [config] = commandline.configurations(words)
+    lay_out(RunFolder(run), config, [])
+    from prepare_data import prepare
+
+    prepare(config.dataset, Path(config.data))
+    code, out, _ = ended("train.py", f"resume={run}", fault="slr.recognizer:Recognizer.restore:1:kill")
+    assert code == -signal.SIGKILL
+    assert "pruned: val/top1" in out
+    assert status(run) == "running"
+
+    code, out, err = ended("train.py", f"resume={run}")
+    assert code == 0, err[-3000:]
+    result = read_json(run / "result.json")
+    assert result["status"] == "pruned"
+    assert "test" not in result
+    assert not (run / "evaluation").exists()
+    [trained] = [trial for trial in trials(tmp_path) if trial.number == 1]
+    assert trained.intermediate_values == {1: result["val"]["top1"]}
+    assert result["progress"]["step"] * 3 == result["progress"]["steps"]  # one epoch of three
+    assert "pruned already" in ended("train.py", f"resume={run}")[1]
+
+
+@POSIX
+@pytest.mark.slow
+def test_the_real_search_goes_on_where_a_job_was_killed(workplace):
+    outputs = workplace / "search"
+    words = [OPTUNA, "hydra.sweeper.n_trials=3", *SMALL, "epochs=1", "frames=1,2", "hardware=cpu", "sweep=found"]
+    words += ["optimizer.lr=tag(log,interval(1e-4,1e-2))", f"outputs={outputs}", f"data={workplace / 'data'}"]
+    folder = outputs / "synthetic-tiny" / "sweeps" / "found"
+    killed = f"slr.training:Keeper._write:1:kill:resume={folder / 'trial-1'}"
+    code, out, err = ended("train.py", "-m", *words, fault=killed)
+    assert code == 1, err[-3000:]
+    assert "trial 1: cut" in out
+    assert "the same command again goes on with what was cut" in out
+    assert [trial.state.name for trial in trials(folder)] == ["COMPLETE", "RUNNING", "COMPLETE"]
+
+    code, out, err = ended("train.py", "-m", *words)
+    assert code == 0, err[-3000:]
+    found = trials(folder)
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 3
+    assert len({settings(trial) for trial in found}) == 3
+    for trial in found:
+        result = read_json(folder / f"trial-{trial.number}" / "result.json")
+        config = read_json(folder / f"trial-{trial.number}" / "config.json")
+        assert trial.value == result["val"]["top1"] == trial.intermediate_values[1]
+        assert (str(config["frames"]), config["optimizer"]["lr"]) == settings(trial)
+    best = max(trial.value for trial in found)
+    assert f"{best:.4g}: frames=" in out
