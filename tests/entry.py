@@ -42,3 +42,15 @@ def only_run(outputs: Path) -> Path:
 
 def status(run: Path) -> str:
     return read_json(run / "result.json")["status"]
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every curve of a run as TensorBoard reads it.
+
+    Of `epoch`, which Lightning logs with a step and once more with the validation behind it, one of each.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return found | ({"epoch": sorted(set(found["epoch"]))} if "epoch" in found else {})

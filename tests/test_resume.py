@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from entry import scalars
 from lightning import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -300,13 +301,6 @@ class Undisturbed:
         return learner, trainer
 
 
-def curves_of(folder):
-    """Every scalar; of `epoch`, which Lightning logs once with a step and once with its validation, one of each."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    return found | {"epoch": sorted(set(found["epoch"]))}
-
-
 def same_state(one, other):
     for name in ("best", "last"):
         first, second = (torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True) for folder in (one, other))
@@ -330,7 +324,7 @@ def goes_on_from_everywhere(calm):
         assert learner.validated == [at for at in calm.learner.validated if behind(at)]
         assert torch.equal(learner.weights, calm.learner.weights)
         assert trainer.current_epoch == calm.trainer.current_epoch
-        assert curves_of(snapshot) == curves_of(calm.folder)
+        assert scalars(snapshot) == scalars(calm.folder)
         same_state(snapshot, calm.folder)
 
 

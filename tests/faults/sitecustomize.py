@@ -1,8 +1,11 @@
 """Python imports this at its start where its folder is in PYTHONPATH: a fault in a process of a test, at a set moment.
 
 The variable FAULT says `module:object.method:count:deed`, several with commas between them; at the count-th call of
-the method the process is killed (`kill`), exits (`exit`), raises (`raise`), or gets SIGTERM or SIGINT (`term`, `int`).
-A fault may end in `:word word`, words of the command line without which it does not happen.
+the method the process is killed (`kill`), exits (`exit`), raises (`raise`), or gets SIGTERM or SIGINT (`term`, `int`),
+or SIGTERM together with all processes of its group, as a scheduler sends it (`group`).
+Or it refuses as for something a user can mend (`refuse`).
+A fault may end in `:word word`, words of the command line or of the environment (`RANK=1`) without which it does not
+happen.
 """
 
 import functools
@@ -20,6 +23,12 @@ def commit(deed: str) -> None:
         sys.exit(3)
     elif deed == "raise":
         raise RuntimeError("a fault\non purpose")
+    elif deed == "refuse":
+        from slr.errors import UserError
+
+        raise UserError("a fault on purpose")
+    elif deed == "group":
+        os.killpg(0, signal.SIGTERM)
     else:
         signal.raise_signal({"term": signal.SIGTERM, "int": signal.SIGINT}[deed])
 
@@ -58,7 +67,8 @@ class Planted(importlib.abc.MetaPathFinder):
         setattr(owner, name, faulty)
 
 
+spoken = {*sys.orig_argv, *(f"{name}={value}" for name, value in os.environ.items())}
 for fault in filter(None, os.environ.get("FAULT", "").split(",")):
     module, path, count, deed, *words = fault.split(":")
-    if all(word in sys.orig_argv for word in " ".join(words).split()):
+    if spoken.issuperset(" ".join(words).split()):
         sys.meta_path.insert(0, Planted(module, path, int(count), deed))
