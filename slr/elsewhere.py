@@ -36,7 +36,7 @@ def attend(program: str, folder: str) -> None:
             return _follow(Path(program), job, stopping)
         Sweep([job], Path(program), at_once=1, keep_going=True, show=lambda jobs: None).run(stopping)
     if job.status not in ENDED:
-        raise RuntimeError(f"{job.status}: {job.reason}")
+        raise RuntimeError(job.reason or job.status)
 
 
 def _follow(program: Path, job: Job, stopping: Stopping) -> None:

@@ -1,19 +1,19 @@
 """`hydra/launcher=ray`: the jobs of a sweep as tasks of Ray's, on this machine or on a cluster."""
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.slr_sweeps import PROGRAM, Folders
 from slr.board import Board
 from slr.elsewhere import attend
 from slr.errors import UserError
-from slr.stopping import Stopping
+from slr.stopping import CODES, Stopping
 from slr.sweep import ENDED, GRACE, Job
 
 POLL = 1.0  # seconds
@@ -24,6 +24,7 @@ class RayConf:
     """What `hydra.launcher.…` sets."""
 
     _target_: str = "hydra_plugins.slr_sweeps.ray.Ray"
+    _convert_: str = "all"
     # of ray.init; null starts a Ray on this machine, auto finds the one that `ray start` started
     init: dict[str, Any] = field(default_factory=lambda: {"address": None, "num_cpus": None})
     # of a job, as ray.remote has it; Ray starts as many at the same time as it has CPUs and GPUs for
@@ -36,11 +37,10 @@ ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayConf, p
 class Ray(Folders):
     """Has jobs done by Ray, and looks how they stand until the last has ended."""
 
-    def __init__(self, init: DictConfig, remote: DictConfig) -> None:
+    def __init__(self, init: dict[str, Any], remote: dict[str, Any]) -> None:
         """See `RayConf`."""
-        self.init: Any = OmegaConf.to_container(init, resolve=True)
-        self.remote: Any = OmegaConf.to_container(remote, resolve=True)
         super().__init__(1)
+        self.init, self.remote = init, remote
 
     def work(self, jobs: Sequence[Job], board: Board, stopping: Stopping) -> None:
         """See `Folders`."""
@@ -50,21 +50,28 @@ class Ray(Folders):
         ray = _started(self.init)
         stopping.listen()  # Ray has put its own handlers in between
         board.at_once = _at_once(ray.cluster_resources(), self.remote)
-        try:
-            task = ray.remote(**self.remote)(attend)
-            tasks = {task.remote(str(PROGRAM), str(job.folder.root)): job for job in missing}
-            while tasks and stopping.code is None:
+        task = ray.remote(**self.remote)(_attend)
+        tasks = {task.remote(str(PROGRAM), str(job.folder.root)): job for job in missing}
+        while tasks and stopping.code is None:
+            _look(ray, tasks)
+            board(jobs)
+        if stopping.code is not None:
+            for one in tasks:
+                ray.cancel(one)
+            deadline = time.monotonic() + GRACE
+            while tasks and time.monotonic() < deadline:
                 _look(ray, tasks)
-                board(jobs)
-            if stopping.code is not None:
-                for one in tasks:
-                    ray.cancel(one)
-                deadline = time.monotonic() + GRACE
-                while tasks and time.monotonic() < deadline:
-                    _look(ray, tasks)
-                raise SystemExit(stopping.code)
-        finally:
-            ray.shutdown()
+            raise SystemExit(stopping.code)
+
+
+def _attend(program: str, folder: str) -> None:
+    """As `attend`, on whatever machine; cancelled, a task must not exit, which Ray takes for a crash of its worker."""
+    try:
+        attend(program, folder)
+    except SystemExit as ended:
+        if ended.code == CODES[signal.SIGINT]:
+            raise KeyboardInterrupt from None
+        raise  # the machine is to go: Ray starts the job on another one
 
 
 def _at_once(there: dict[str, float], needed: dict[str, Any]) -> int:
@@ -86,14 +93,17 @@ def _look(ray: Any, tasks: dict[Any, Job]) -> None:  # noqa: ANN401
         job = tasks.pop(one)
         try:
             ray.get(one)
+        except ray.exceptions.TaskCancelledError:
+            pass  # as it was asked to be
         except (ray.exceptions.RayError, RuntimeError) as error:
-            job.told = (str(error).strip().splitlines() or [""])[-1].strip()
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            job.told = lines[-1].strip().removeprefix("RuntimeError: ")
         if job.status in ("waiting", "running"):
             job.status = "failed"
 
 
 def _started(init: dict[str, Any]) -> Any:  # noqa: ANN401
-    """The package, connected or started.
+    """The package, connected or started; a search, which launches one trial after the other, finds it so.
 
     Raises:
         UserError: it is not installed, or finds no cluster.
@@ -105,6 +115,8 @@ def _started(init: dict[str, Any]) -> Any:  # noqa: ANN401
         import ray
     except ImportError:
         raise UserError("hydra/launcher=ray: expected ray, which is not installed; add --extra ray") from None
+    if ray.is_initialized():
+        return ray
     try:
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
         ray.init(**({} if init.get("address") else quiet), **init)

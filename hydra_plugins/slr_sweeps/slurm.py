@@ -29,6 +29,7 @@ class SlurmConf:
     """What `hydra.launcher.…` sets: sbatch's words, and some of submitit's. null: as Slurm has it."""
 
     _target_: str = "hydra_plugins.slr_sweeps.slurm.Slurm"
+    _convert_: str = "all"
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -130,7 +131,8 @@ def _said(number: Any) -> str:  # noqa: ANN401
     """Why a job has left the queue, in a line."""
     if not number.paths.result_pickle.exists():
         return f"Slurm: {number.state}"
-    return "" if (error := number.exception()) is None else str(error)
+    trace = str(number.exception()).split("-" * 20)  # what to do, the trace between two lines, where the logs are
+    return trace[1].strip(" -\n").splitlines()[-1].partition(": ")[2] if len(trace) > 1 else ""
 
 
 def _submitit() -> Any:  # noqa: ANN401

@@ -1,0 +1,65 @@
+"""Sweeps by a Ray of this machine."""
+
+import importlib.util
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import toy
+
+from hydra_plugins.slr_sweeps import ray as launchers
+from slr.stopping import Stopping
+
+# Not importorskip: what the launcher says to Ray by the environment, Ray reads when it is imported.
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+TOKEN = Path.home() / ".ray" / "auth_token"
+
+
+class Silent:
+    at_once = 0
+
+    def __call__(self, jobs):
+        pass
+
+
+@pytest.fixture
+def launcher(monkeypatch) -> launchers.Ray:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else it writes a token into one's home
+    before = TOKEN.exists()
+    yield launchers.Ray({"address": None, "num_cpus": 2}, {"num_cpus": 1, "num_gpus": 0})
+    sys.modules["ray"].shutdown()
+    assert TOKEN.exists() == before
+
+
+def test_jobs_come_to_their_true_ends_and_save_themselves_when_stopped(tmp_path, monkeypatch, launcher):
+    monkeypatch.setattr(launchers, "PROGRAM", toy.program(tmp_path))
+    folder, board = tmp_path / "o, it's = ä", Silent()
+    jobs = toy.laid_out(folder, a="raise", b="", c="kill", d="wait", e="")
+    stopping = Stopping()
+
+    def stop():
+        patience = time.monotonic() + 30
+        while not (folder / "d" / "waits").exists() or any(job.status == "waiting" for job in jobs[:3]):
+            if time.monotonic() > patience:
+                break
+            time.sleep(0.1)
+        stopping.code = 143
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(SystemExit) as ended:
+        launcher.work(jobs, board, stopping)
+    thread.join(100)
+    assert ended.value.code == 143
+    assert board.at_once == 2
+    assert toy.told(jobs[:4]) == {
+        "a": ("failed", "RuntimeError: the last line"),
+        "b": ("done", ""),
+        "c": ("killed", "its process was killed"),
+        "d": ("stopped", ""),
+    }
+    launcher.work(jobs, board, Stopping())  # what is missing, and only that
+    assert {job.status for job in jobs} == {"done"}
+    assert [toy.starts(folder).count(name) for name in "abcd"] == [2, 1, 2, 2]
