@@ -238,21 +238,25 @@ def finish(
         curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
 
 
-def check_all(configs: Sequence[schema.Config]) -> None:
+def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
     """Check every job of a command, once for all that ask the same of machine, data and model."""
     asked = {repr([one.hardware, one.data, one.dataset, one.split, one.model, one.frames]): one for one in configs}
     for config in asked.values():
-        check(config)
+        check(config, here)
 
 
-def check_apart(configs: Sequence[schema.Config]) -> None:
+def check_apart(configs: Sequence[schema.Config], here: bool) -> None:
     """As `check_all`, in a process that ends: this one waits for jobs, and torch's memory and the card's are theirs."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(check_all, configs).result()
+        pool.submit(check_all, configs, here).result()
 
 
-def check(config: schema.Config) -> None:
+def check(config: schema.Config, here: bool) -> None:
     """Find what would stop the run while it has no folder yet, and prepare its data. Cheap questions come first.
+
+    Args:
+        config: of the run.
+        here: whether it will run on this machine.
 
     Raises:
         UserError: hardware, clips or weights are not there, the clips cannot be divided, or a gloss cannot be spelled.
@@ -266,7 +270,7 @@ def check(config: schema.Config) -> None:
             f"no prepared WLASL at {manifest.parent}; run: python prepare_data.py dataset=wlasl "
             f"dataset.subset={config.dataset.subset} (with dataset.clips=FOLDER if you have <video_id>.mp4)"
         )
-    if config.hardware.device == "cuda":
+    if here and config.hardware.device == "cuda":
         require_cuda()
     if isinstance(config.dataset, schema.Folder):
         read_labels(Path(config.dataset.labels), Path(config.dataset.clips))  # before gigabytes are fetched
@@ -278,7 +282,8 @@ def check(config: schema.Config) -> None:
     print("starting …", file=sys.stderr)
     from slr import assemble  # seconds: torch, lightning, transformers, which the run needs anyway
 
-    assemble.machine(settle(config))
+    if here:
+        assemble.machine(settle(config))
     assemble.spell(config, clips)
 
 
@@ -356,7 +361,7 @@ def main() -> None:
         words = commandline.named(words)
         configs = commandline.configurations(words)
         if commandline.sweeps(words):  # whose jobs are commands of their own
-            check_apart(configs)
+            check_apart(configs, here=not commandline.elsewhere(words))
         else:
             enlist(configs[0])
             with processes.together():

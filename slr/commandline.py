@@ -9,8 +9,9 @@ import difflib
 import hashlib
 import itertools
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -29,14 +30,14 @@ from slr.errors import UserError
 PROJECT = Path(__file__).resolve().parent.parent
 CONF = PROJECT / "conf"
 PAGE = "train"
+SHELLS = ("interactive", "bash", "zsh", "fish", "tcsh", "ksh", "sh")  # names of Slurm's jobs at which somebody sits
 
 
 def register() -> None:
     """Make the schema, the resolvers and the help text known to Hydra."""
     OmegaConf.register_new_resolver("project", lambda name: str(PROJECT / name), replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
-    # Hydra's own `now` would name another folder in each of several processes.
-    OmegaConf.register_new_resolver("started", lambda pattern: processes.moment().strftime(pattern), replace=True)
+    OmegaConf.register_new_resolver("run_name", lambda typed: run_name(typed, os.environ), replace=True)
     store = ConfigStore.instance()
     store.store("schema", node=schema.Config)
     for name, kind in schema.DATASETS.items():
@@ -54,6 +55,29 @@ def folder_name(text: str) -> str:
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub("['\"]", "", text))[:150]
     return name if name == text and name else f"{name or 'job'}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def run_name(typed: str, environment: Mapping[str, str]) -> str:
+    """What a single run's folder is called: after the moment, or after its job where a batch script of Slurm's runs it.
+
+    A job that is put into the queue again gives the same command again, which then finds its folder. A shell that runs
+    by Slurm gives many commands, each for a run of its own.
+
+    Args:
+        typed: the overrides, by which a script's commands differ.
+        environment: of the process.
+
+    >>> run_name("seed-1", {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"})
+    'slurm-5_2_seed-1'
+    >>> run_name("seed-1", {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive"})[:2]
+    '20'
+    """
+    array = environment.get("SLURM_ARRAY_JOB_ID")
+    job = f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else environment.get("SLURM_JOB_ID")
+    if job is None or environment.get("SLURM_JOB_NAME") in SHELLS:
+        # Hydra's own `now` would name another folder in each of several processes.
+        return processes.moment().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    return "_".join(filter(None, [f"slurm-{job}", folder_name(typed) if typed else ""]))
 
 
 HEADER = "slr trains a vision-language model to name the sign in a clip."
@@ -183,6 +207,11 @@ ASKING = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--i
 def sweeps(arguments: Sequence[str]) -> bool:
     """Whether the arguments ask for a sweep."""
     return any(word in SWEEP for word in arguments)
+
+
+def elsewhere(arguments: Sequence[str]) -> bool:
+    """Whether the arguments send a sweep's jobs to other machines, whose hardware this one cannot look at."""
+    return any(word in ("hydra/launcher=submitit_slurm", "hydra/launcher=ray") for word in arguments)
 
 
 def asks_only(arguments: Sequence[str]) -> bool:
