@@ -14,14 +14,17 @@ import optuna
 import pytest
 from entry import SMALL, ended, status
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from hydra_plugins import slr_optuna
 from slr import commandline, schema, space
+from slr import study as slr_study
 from slr.errors import UserError
-from slr.run import RunFolder, read_json
+from slr.run import RunFolder, read_json, write_json
 from slr.study import Pruning, Report, Search, distribution
 from slr.sweep import lay_out
 
@@ -36,14 +39,30 @@ TOY = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import os, signal, time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from slr.errors import UserError
 from slr.run import write_json
 
-PAGE = {{"defaults": [{{"override hydra/job_logging": "none"}}, {{"override hydra/hydra_logging": "none"}}, "_self_"]}}
-ConfigStore.instance().store("toy", {{**PAGE, "x": 0.5, "n": 1, "c": "a", "seed": 0}})
+QUIET = [{{"override hydra/job_logging": "none"}}, {{"override hydra/hydra_logging": "none"}}, "_self_"]
+
+@dataclass
+class Page:
+    defaults: list[Any] = field(default_factory=lambda: QUIET)
+    x: float = 0.5
+    n: int = 1
+    c: str = "a"
+    seed: int = 0
+
+    def __post_init__(self):
+        if (self.seed, self.c) == (99, "b"):
+            raise UserError("c=b: expected another for this seed")
+
+ConfigStore.instance().store("toy", Page)
 
 @hydra.main(config_path=None, config_name="toy", version_base="1.3")
 def toy(config):
@@ -365,6 +384,35 @@ def test_failed_jobs_are_failed_trials_and_the_study_goes_on(toy):
     assert len(starts(toy.parent / "sweep")) == 5
 
 
+def test_settings_that_cannot_be_together_are_a_failed_trial(toy):
+    code, out, err = search(toy, "n=1,2", "c=a,b", "seed=99", trials=9)
+    assert (code, err) == (0, "")
+    assert {trial.params["c"]: trial.state.name for trial in trials(toy.parent / "sweep")} == {
+        "a": "COMPLETE",
+        "b": "FAIL",
+    }
+    assert out.count("failed: c=b: expected another for this seed") == 4  # two trials, when they failed and at the end
+    assert len(starts(toy.parent / "sweep")) == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [("failed", "failed"), ("", "failed"), ("running", "cut"), ("stopped", "cut"), ("waiting", "cut")],
+)
+def test_only_a_run_that_failed_is_a_failed_trial(tmp_path, written, told):
+    study = Search(tmp_path, [axis("n=range(9)", {"n": 1})], {}, "maximize", 0, NEVER)
+    with study.at_work():
+        number = study.claim(1)
+        if written:
+            write_json(tmp_path / "trial-0" / "result.json", {"status": written, "error": "ValueError: no"})
+        slr_optuna.tell(study, number, JobReturn(status=JobStatus.FAILED))
+        [trial] = study.trials
+    assert slr_study.status(trial) == told
+    assert trial.user_attrs.get("reason") == (
+        {"failed": "ValueError: no"}.get(written, "its process has failed") if told == "failed" else None
+    )
+
+
 def test_a_search_without_any_value_has_failed(toy):
     code, out, err = search(toy, trials=2, deed="nan:any")
     assert (code, err) == (1, "")
@@ -540,8 +588,8 @@ def test_a_run_that_the_search_gives_up_stays_so_when_it_is_killed_before_it_can
 
 @POSIX
 @pytest.mark.slow
-def test_the_real_search_goes_on_where_a_job_was_killed(workplace):
-    outputs = workplace / "search"
+def test_the_real_search_goes_on_where_a_job_was_killed(workplace, tmp_path):
+    outputs = tmp_path / "outputs"
     words = [OPTUNA, "hydra.sweeper.n_trials=3", *SMALL, "epochs=1", "frames=1,2", "hardware=cpu", "sweep=found"]
     words += ["optimizer.lr=tag(log,interval(1e-4,1e-2))", f"outputs={outputs}", f"data={workplace / 'data'}"]
     folder = outputs / "synthetic-tiny" / "sweeps" / "found"

@@ -219,7 +219,7 @@ def tell(search: "Search", number: int, job: JobReturn) -> None:
             search.done(number, float(value))
         else:
             search.failed(number, f"expected a finite number from the run, found {value}")
-    elif status in ("killed", "stopped"):
+    elif status not in ("failed", "missing"):  # killed, stopped, or never begun
         search.cut(number)
     else:
         facts = read_json(folder.result) if folder.result.is_file() else {}
