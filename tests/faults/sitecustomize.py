@@ -3,6 +3,7 @@
 The variable FAULT says `module:object.method:count:deed`, several with commas between them; at the count-th call of
 the method the process is killed (`kill`), exits (`exit`), raises (`raise`), or gets SIGTERM or SIGINT (`term`, `int`),
 or SIGTERM together with all processes of its group, as a scheduler sends it (`group`).
+Or the process that has started it gets SIGUSR2, as where Slurm takes the machine of a job of submitit's (`preempt`).
 Or it refuses as for something a user can mend (`refuse`).
 A fault may end in `:word word`, words of the command line or of the environment (`RANK=1`) without which it does not
 happen.
@@ -27,6 +28,8 @@ def commit(deed: str) -> None:
         from slr.errors import UserError
 
         raise UserError("a fault on purpose")
+    elif deed == "preempt":
+        os.kill(os.getppid(), signal.SIGUSR2)
     elif deed == "group":
         os.killpg(0, signal.SIGTERM)
     else:
