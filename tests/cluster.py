@@ -21,7 +21,7 @@ import psutil
 COMMANDS = ("sbatch", "srun", "sacct", "scancel", "scontrol")
 KILL_WAIT = 5.0  # seconds between SIGTERM and SIGKILL, where a job is to go
 NEWS = 1.0  # seconds from the request to put a job into the queue again to its SIGTERM
-PATIENCE = 400.0  # seconds after which whatever is left is killed
+PATIENCE = 900.0  # seconds after which whatever is left is killed
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 
 

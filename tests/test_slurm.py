@@ -1,7 +1,9 @@
 """Sweeps by Slurm, and single runs in its batch scripts, on a cluster of scripts that really runs them."""
 
 import os
+import shlex
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import cluster
 import pytest
 import toy
+from entry import ROOT, SMALL, only_run, status
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from hydra_plugins.slr_sweeps import slurm
@@ -150,3 +153,98 @@ def test_what_is_missing_is_said_in_a_line(tmp_path, monkeypatch, machines):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="srun"):
         launcher().work(jobs, silent, Stopping())
+
+
+def adapter(run: Path) -> bytes:
+    return (run / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+TINY = (*SMALL, "epochs=2", "batch=8", "frames=2", "hardware.workers=0")
+AT_THE_THIRD_STEP = f"{ROOT / 'tests' / 'faults'} FAULT=slr.training:Keeper.on_train_batch_start:3:"
+
+
+def trained(*words: str, timeout: float = 600) -> tuple[int, str, str]:
+    """Run train.py as a person does."""
+    run = [sys.executable, "train.py", *words]
+    result = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    return result.returncode, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def data(workplace) -> str:
+    return f"data={workplace / 'data'}"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, data) -> bytes:
+    """The adapter of a run that nothing has cut."""
+    outputs = tmp_path_factory.mktemp("undisturbed")
+    code, _, err = trained(*TINY, data, f"outputs={outputs}")
+    assert code == 0, err
+    return adapter(only_run(outputs))
+
+
+@pytest.mark.slow
+def test_a_sweep_with_one_failing_and_one_preempted_job_goes_to_its_end(tmp_path, undisturbed, machines, data):
+    place = tmp_path / AWKWARD
+    words = ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.array_parallelism=2", *TINY, data]
+    words += [f"outputs={place}", "seed=0,1,2"]
+    faults = [
+        f'test -n "$SLURM_RESTART_COUNT" || test $SLURM_ARRAY_TASK_ID != {job} || '
+        f"export PYTHONPATH={AT_THE_THIRD_STEP}{deed}"
+        for job, deed in ((0, "preempt"), (1, "raise"))
+    ]
+    code, out, err = trained(*words, f"hydra.launcher.setup=['{faults[0]}','{faults[1]}']")
+    runs = sorted(path.parent for path in place.rglob("result.json"))
+    assert [run.name for run in runs] == ["seed-0", "seed-1", "seed-2"]
+    assert [status(run) for run in runs] == ["done", "failed", "done"], out + err
+    assert code == 1
+    assert "RuntimeError: on purpose" in out
+    assert "Traceback" not in err
+    assert "going on behind step" in (runs[0] / "log.txt").read_text()
+    assert (machines / "1000_0" / "restarts").read_text() == "1"
+    assert adapter(runs[0]) == undisturbed
+    assert cluster.states(machines) == {"1000_0": "COMPLETED", "1000_1": "FAILED", "1000_2": "COMPLETED"}
+
+    code, out, err = trained(*words)
+    assert code == 0, out + err
+    assert [status(run) for run in runs] == ["done"] * 3
+    assert cluster.states(machines)["2000"] == "COMPLETED"  # one job, no array
+
+
+SCRIPT = """#!/bin/bash
+#SBATCH --job-name=job.sh
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output={log}
+#SBATCH --signal=TERM@120
+test -n "$SLURM_RESTART_COUNT" || export PYTHONPATH={fault}
+cd {root}
+srun {command} && exit
+code=$?
+test $code = 143 && scontrol requeue $SLURM_JOB_ID
+exit $code
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_script_that_is_requeued_goes_on_with_its_run(tmp_path, undisturbed, machines, data):
+    words = [sys.executable, "train.py", *TINY, data, f"outputs={tmp_path / AWKWARD}"]
+    script, log = tmp_path / "job.sh", tmp_path / "log"
+    script.write_text(
+        SCRIPT.format(log=log, fault=f"{AT_THE_THIRD_STEP}term", root=ROOT, command=shlex.join(words)), encoding="utf-8"
+    )
+    subprocess.run(["sbatch", str(script)], check=True, timeout=60)
+    patience = time.monotonic() + 500
+    while cluster.states(machines)["1000"] not in cluster.ENDED and time.monotonic() < patience:
+        time.sleep(0.2)
+    assert cluster.states(machines)["1000"] == "COMPLETED", log.read_text()
+    run = only_run(tmp_path / AWKWARD)
+    assert run.name.startswith("slurm-1000_")
+    assert status(run) == "done"
+    said = log.read_text()
+    assert said.count("stopping as soon as this step is saved") == 1
+    assert "going on behind step 2" in said
+    assert "Traceback" not in said
+    assert "SLURM" not in said  # of what Lightning would warn and refuse
+    assert adapter(run) == undisturbed
