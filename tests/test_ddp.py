@@ -104,10 +104,10 @@ def free_port() -> int:
 
 def test_shares_give_the_numbers_of_the_whole(tmp_path):
     """Gradients without dropout, of a step with one clip too, and metrics, of which one process may have no clip."""
-    here = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    here |= {"PYTHONPATH": str(ROOT)}
+    here = os.environ | {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_TASKS": "2"}  # as srun starts them
+    here |= {"MASTER_PORT": str(free_port()), "PYTHONPATH": str(ROOT)}
     children = [
-        subprocess.Popen([sys.executable, shares.__file__, str(tmp_path)], env=here | {"RANK": str(rank)})
+        subprocess.Popen([sys.executable, shares.__file__, str(tmp_path)], env=here | {"SLURM_PROCID": str(rank)})
         for rank in range(2)
     ]
     whole = shares.measure()
