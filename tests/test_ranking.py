@@ -117,30 +117,33 @@ def test_order_of_glosses_is_the_vocabularys(model, inputs, pixels, glosses):
 
 
 @pytest.mark.parametrize("logit_bytes", [1, 100_000])
-def test_chunks_of_logits_change_nothing(model, inputs, pixels, glosses, logit_bytes, monkeypatch):
+@pytest.mark.parametrize("words", [100, 2**14])
+def test_chunks_of_logits_change_nothing(model, inputs, pixels, glosses, logit_bytes, words, monkeypatch):
     ids, mask = left_padded(inputs, PROMPTS)
     features, trie = encode_frames(model, pixels), build_trie(glosses)
     whole = rank(model, features, ids, mask, trie, LOGIT_BYTES)
     largest, honest = [], ranking._logits
 
-    def watched(head, states):
-        logits = honest(head, states)
+    def watched(weight, states):
+        logits = honest(weight, states)
         largest.append(4 * logits.numel())
         return logits
 
     monkeypatch.setattr(ranking, "_logits", watched)
+    monkeypatch.setattr(ranking, "WORDS_AT_ONCE", words)
     chunked = rank(model, features, ids, mask, trie, logit_bytes)
-    assert max(largest) <= max(logit_bytes, 4 * len(ids) * model.config.text_config.vocab_size)
+    assert max(largest) <= max(logit_bytes / 2, 4 * len(ids) * min(words, model.config.text_config.vocab_size))
     torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-5)  # eight digits of -80
 
 
-@pytest.mark.parametrize("nodes_at_once", [1, 7, 100])
-def test_chunks_of_the_trie_change_nothing(model, inputs, pixels, glosses, reference, nodes_at_once):
+@pytest.mark.parametrize("nodes", [1, 7, 100, 300])
+def test_chunks_of_the_trie_change_nothing(model, inputs, pixels, glosses, reference, nodes):
     """Chunks begin in the middle of subtrees, whose ancestors are then computed again."""
     ids, mask = left_padded(inputs, PROMPTS)
     trie = build_trie(glosses)
-    assert any(repeated for _, repeated in trie.chunks(nodes_at_once))
-    check(rank(model, encode_frames(model, pixels), ids, mask, trie, nodes_at_once=nodes_at_once), reference)
+    assert any(repeated for _, repeated in trie.chunks(nodes))
+    rows_at_once = nodes * len(PROMPTS)
+    check(rank(model, encode_frames(model, pixels), ids, mask, trie, rows_at_once=rows_at_once), reference)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])

@@ -26,8 +26,8 @@ from slr.model.vlm import bare, embed, positions
 if TYPE_CHECKING:
     from slr.model.vlm import Model
 
-LOGIT_BYTES = 256 * 2**20
-NODES_AT_ONCE = 512  # so that what attention needs does not grow with the vocabulary
+LOGIT_BYTES = 32 * 2**20
+ROWS_AT_ONCE = 4096  # trie nodes of all clips: what a pass needs grows neither with clips nor with the vocabulary
 LEAST_STRETCH = 64  # nodes; many short stretches cost more than what they spare
 WORDS_AT_ONCE = 2**14  # whose weights are made float32 together
 
@@ -40,7 +40,7 @@ def rank(
     attention_mask: Tensor,
     trie: Trie,
     logit_bytes: int = LOGIT_BYTES,
-    nodes_at_once: int = NODES_AT_ONCE,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> Tensor:
     """Natural log of each gloss's exact probability after each clip's prompt, float32 (B, K), never renormalised.
 
@@ -51,8 +51,10 @@ def rank(
         prompt_ids: int64 (B, L), padded on the left, so that every prompt ends in the last column.
         attention_mask: (B, L), 0 where padding is.
         trie: of the K glosses, from `build_trie`.
-        logit_bytes: how much memory float32 logits may take at once, at the least those of one row for B clips.
-        nodes_at_once: how many trie nodes follow the cached prompt together, besides the ancestors of each stretch.
+        logit_bytes: how much memory float32 logits may take at once, at the least those of one row for B clips and
+            `WORDS_AT_ONCE` words.
+        rows_at_once: how many trie nodes, those of all clips counted, follow the cached prompts together, besides the
+            ancestors of each stretch; at the least one for each clip.
 
     Raises:
         ValueError: padding on the right, or a model in training mode, where dropout would make the ranking random.
@@ -60,7 +62,7 @@ def rank(
     if bare(model).model.language_model.training:
         raise ValueError("expected a model in evaluation mode; do call model.eval() before ranking")
     _demand_left_padding(attention_mask)
-    hidden = _cached_states(model, features, prompt_ids, attention_mask, trie, nodes_at_once)
+    hidden = _cached_states(model, features, prompt_ids, attention_mask, trie, rows_at_once)
     return _along_paths(_edge_log_probabilities(model, hidden, trie, logit_bytes), trie)
 
 
@@ -89,7 +91,7 @@ def _along_paths(edges: Tensor, trie: Trie) -> Tensor:
 
 
 def _cached_states(
-    model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie, nodes_at_once: int
+    model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie, rows_at_once: int
 ) -> Tensor:
     """Hidden states (B, 1 + N, D) that predict a token: the prompt's last, then one for each trie node."""
     language: Any = bare(model).model.language_model
@@ -104,8 +106,8 @@ def _cached_states(
     found = [prompt.last_hidden_state[:, -1:]]
     for layer in prompt[word].layers:  # else it would keep the nodes, and know nothing of stretches
         layer.update = partial(_after, layer.keys, layer.values)
-    limit = min(nodes_at_once, max(length, LEAST_STRETCH))
-    for stretches in trie.stretches(limit, nodes_at_once):
+    at_once = max(1, rows_at_once // clips)
+    for stretches in trie.stretches(min(at_once, max(length, LEAST_STRETCH)), at_once):
         embedded, places, seen = _nodes(model, attention_mask, trie, stretches.nodes, stretches.seen)
         states = language(
             inputs_embeds=embedded.flatten(0, 1),
@@ -178,31 +180,51 @@ def _nodes(
 
 
 def _edge_log_probabilities(model: "Model", hidden: Tensor, trie: Trie, logit_bytes: int) -> Tensor:
-    """Log-probability of each edge's token at the edge's row, float32 (B, E). B x N x words never exists at once."""
+    """Log-probability of each edge's token at the edge's row, float32 (B, E). B x N x words never exists at once.
+
+    Words are the outer loop, so that their weights become float32 once.
+    """
     head: Any = bare(model).lm_head
-    rows = max(1, logit_bytes // (4 * len(hidden) * head.out_features))
-    found = []
-    for first in range(0, hidden.shape[1], rows):
-        # Edges are in row order, so those of a chunk are neighbours.
-        start, stop = trie.edge_row.searchsorted([first, first + rows])
-        row, token = (
-            torch.from_numpy(array[start:stop]).to(hidden.device) for array in (trie.edge_row - first, trie.edge_token)
-        )
-        chunk = hidden[:, first : first + rows]
-        if torch.is_grad_enabled():
-            found.append(checkpoint(_predicted, head, chunk, row, token, use_reentrant=False))
-        else:
-            found.append(_predicted(head, chunk, row, token))
-    return torch.cat(found, dim=1)
+    words = min(head.out_features, WORDS_AT_ONCE)
+    rows = max(1, logit_bytes // (2 * 4 * len(hidden) * words))  # logits, and as much again for their exponentials
+    edges, logits = [], []
+    mass = hidden.new_full(hidden.shape[:2], -torch.inf, dtype=torch.float32)  # of the words so far, a logarithm
+    for first in range(0, head.out_features, words):
+        weight = head.weight[first : first + words].float()
+        masses = []
+        for row in range(0, hidden.shape[1], rows):
+            # Edges are in row order, so those of a chunk are neighbours.
+            start, stop = trie.edge_row.searchsorted([row, row + rows])
+            token = trie.edge_token[start:stop] - first
+            asked = np.flatnonzero((token >= 0) & (token < len(weight)))
+            edges.append(start + asked)
+            places = tuple(
+                torch.from_numpy(place).to(hidden.device)
+                for place in (trie.edge_row[start:stop][asked] - row, token[asked])
+            )
+            part, found = _answered(weight, hidden[:, row : row + rows], places)
+            masses.append(part)
+            logits.append(found)
+        mass = torch.logaddexp(mass, torch.cat(masses, dim=1))
+    in_order, edge_row = (
+        torch.from_numpy(index).to(hidden.device) for index in (np.concatenate(edges).argsort(), trie.edge_row)
+    )
+    return torch.cat(logits, dim=1)[:, in_order] - mass[:, edge_row]
 
 
-def _predicted(head: Any, states: Tensor, row: Tensor, token: Tensor) -> Tensor:  # noqa: ANN401
-    """Log-probability (B, e) of `token[i]` after hidden state `row[i]` of (B, R, D)."""
-    return _logits(head, states).log_softmax(-1)[:, row, token]
+def _answered(weight: Tensor, states: Tensor, places: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Logarithm of the words' summed exponentials after each state (B, R); logits (B, e) at `places`, (row, word)."""
+
+    def found(weight: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        logits = _logits(weight, states)
+        return logits.logsumexp(-1), logits[:, *places]
+
+    if torch.is_grad_enabled():
+        return checkpoint(found, weight, states, use_reentrant=False)  # pyright: ignore[reportReturnType]
+    return found(weight, states)
 
 
-def _logits(head: Any, states: Tensor) -> Tensor:  # noqa: ANN401
+def _logits(weight: Tensor, states: Tensor) -> Tensor:
     """Hidden states (B, R, D) -> float32 (B, R, W), also under autocast: bf16 has steps of an eighth at 16, so ties."""
     with torch.autocast(states.device.type, enabled=False):
-        parts = [functional.linear(states.float(), weight.float()) for weight in head.weight.split(WORDS_AT_ONCE)]
-    return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        return functional.linear(states.float(), weight)
