@@ -24,11 +24,18 @@ from slr.errors import UserError
 from slr.files import write_whole
 
 MIB = 2**20
+M_MMAP_THRESHOLD = -3  # glibc's malloc.h
+OWN_PAGES_FROM = 2**17  # bytes
+_clock: Callable[[], float] = time.perf_counter
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was typed: `key=value` words, `--quick`, and where `--json` writes."""
+    """What was typed: `key=value` words, `--quick`, and where `--json` writes.
+
+    `--cpu-time` acts at once: from then on `now` counts this process's processor time instead of the wall's. With one
+    thread on a machine that others load, that is what an idle machine would take, but for the caches that they share.
+    """
 
     words: dict[str, str]
     quick: bool
@@ -48,7 +55,10 @@ def options(usage: str, defaults: Mapping[str, str | None]) -> Options:
     words = list(sys.argv[1:])
     target = _taken_out(words, "--json", usage)
     quick = "--quick" in words
-    typed = arguments.parse([word for word in words if word != "--quick"], defaults, usage)
+    if "--cpu-time" in words:
+        global _clock
+        _clock = time.process_time
+    typed = arguments.parse([word for word in words if word not in ("--quick", "--cpu-time")], defaults, usage)
     if target is not None and not target.absolute().parent.is_dir():
         raise UserError(f"--json {target}: expected a file in a folder that exists; make the folder")
     return Options(typed, quick, target)
@@ -96,6 +106,8 @@ def watched(device: torch.device) -> Iterator[Peak]:
     """Watch the peak of memory: torch's own count on CUDA, else the resident size's, above what it was at the start.
 
     Linux keeps that high-water mark itself and lets a process put it back, so no moment between two samples is missed.
+    Meanwhile every large tensor has pages of its own, given back when it goes: what the C library would rather keep for
+    the next one is nothing that the work needs, and can be several times as much. It costs time, so time other calls.
     """
     peak = Peak()
     gc.collect()
@@ -106,11 +118,14 @@ def watched(device: torch.device) -> Iterator[Peak]:
         yield peak
         peak.bytes = torch.cuda.max_memory_allocated()
     elif sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)  # what an earlier contestant freed must not be there for this one to reuse
+        library = ctypes.CDLL(None)
+        library.malloc_trim(0)  # what an earlier contestant freed must not be there for this one to reuse
+        library.mallopt(M_MMAP_THRESHOLD, OWN_PAGES_FROM)
         Path("/proc/self/clear_refs").write_text("5")  # 5: the high-water mark is put back to what is resident now
         before = _resident("VmRSS")
         yield peak
         peak.bytes = max(0, _resident("VmHWM") - before)
+        library.mallopt(M_MMAP_THRESHOLD, 2**25)  # where it ends up by itself
     else:
         yield peak
 
@@ -126,7 +141,7 @@ def now(device: torch.device) -> float:
     """Seconds, once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return _clock()
 
 
 def cost(work: Callable[[], object], device: torch.device, calls: int) -> Cost:
@@ -212,6 +227,7 @@ def machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "cores": cores,
         "threads": torch.get_num_threads(),
+        "clock": "wall" if _clock is time.perf_counter else "processor",
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "dtype": str(dtype).removeprefix("torch."),
         "matrix_gflops": round(matrix_rate(device, dtype) / 1e9, 1),

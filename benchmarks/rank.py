@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 USAGE = (
     "python benchmarks/rank.py [model=tiny|2b] [config=FOLDER] [device=cpu|cuda] [quantization=none|nf4] [frames=N] "
-    "[clips=1,8] [index=WLASL_INDEX] [rounds=N] [calls=N] [--quick] [--json FILE]"
+    "[clips=1,8] [index=WLASL_INDEX] [rounds=N] [calls=N] [--quick] [--cpu-time] [--json FILE]"
 )
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "wlasl" / "index" / "WLASL_v0.3.json"
 DEFAULTS = {"model": "tiny", "config": "", "device": "", "quantization": "", "frames": "8", "clips": ""}

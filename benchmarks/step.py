@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 USAGE = (
     "python benchmarks/step.py [model=tiny|2b] [config=FOLDER] [device=cpu|cuda] [quantization=none|nf4] [batch=N] "
-    "[micro=N] [frames=8,16] [steps=N] [rounds=N] [--quick] [--json FILE]"
+    "[micro=N] [frames=8,16] [steps=N] [rounds=N] [--quick] [--cpu-time] [--json FILE]"
 )
 DEFAULTS = {"model": "tiny", "config": "", "device": "", "quantization": "", "batch": "", "micro": ""}
 DEFAULTS |= {"frames": "", "steps": "", "rounds": "3"}
@@ -262,10 +262,8 @@ def plain(bench: Bench, case: Case, steps: int) -> Cost:
     """A step of the plain recipe."""
     from plain import train
 
-    count = bench.warming + steps
-    stop_checkpointing(bench)
-    with measure.watched(bench.device) as peak:
-        ends = train(
+    def trained(count: int) -> list[float]:
+        return train(
             bench.recognizer.network,
             bench.plain_data(case, (count + AHEAD) * case.batch),
             steps=count,
@@ -276,23 +274,34 @@ def plain(bench: Bench, case: Case, steps: int) -> Cost:
             workers=bench.machine.workers,
             device=bench.device,
         )
-    return Cost(step_seconds(bench, ends), peak.bytes)
+
+    stop_checkpointing(bench)
+    return step_cost(bench, trained, steps)
 
 
 def ours(bench: Bench, case: Case, steps: int, cached: Any = None) -> Cost:  # noqa: ANN401
     """A step of ours, from files or from a batch with features."""
     from slr.model import vlm
 
+    def trained(count: int) -> list[float]:
+        ahead = count + AHEAD
+        batches = loader(bench, case, ahead) if cached is None else again_and_again(cached, ahead)
+        return fit(bench, batches, count)
+
     stop_checkpointing(bench)
     if case.checkpointing:
         vlm.checkpoint_layers(bench.recognizer.network)
     bench.recognizer.train()
     bench.recognizer.micro_batch = case.micro
-    count = bench.warming + steps
-    batches = loader(bench, case, count + AHEAD) if cached is None else again_and_again(cached, count + AHEAD)
+    return step_cost(bench, trained, steps)
+
+
+def step_cost(bench: Bench, trained: Callable[[int], list[float]], steps: int) -> Cost:
+    """Mean seconds of a step, and the peak of others; `trained` trains for some steps and returns when each ended."""
     with measure.watched(bench.device) as peak:
-        ends = fit(bench, batches, count)
-    return Cost(step_seconds(bench, ends), peak.bytes)
+        trained(2)  # from the second on there are the optimiser's moments
+    ends = trained(bench.warming + steps)
+    return Cost((ends[-1] - ends[bench.warming - 1]) / steps, peak.bytes)
 
 
 def again_and_again(batch: Any, times: int) -> "DataLoader":  # noqa: ANN401
@@ -336,11 +345,6 @@ def fit(bench: Bench, batches: "DataLoader", steps: int) -> list[float]:
         )
         trainer.fit(bench.recognizer, batches)
     return clock.ends
-
-
-def step_seconds(bench: Bench, ends: list[float]) -> float:
-    """Mean seconds of a step from the steps' ends, those of the first ones left out."""
-    return (ends[-1] - ends[bench.warming - 1]) / (len(ends) - bench.warming)
 
 
 def stop_checkpointing(bench: Bench) -> None:
