@@ -6,7 +6,8 @@ their first gloss.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from slr import arguments, assemble
-from slr.data.collate import collate_training
+from slr.data.collate import Sample, collate_training
 from slr.data.datamodule import ClipData
+from slr.data.manifest import Clip
 from slr.data.split import read_split
 from slr.errors import explained
 from slr.features import ENCODINGS, decode, encode
@@ -27,47 +29,73 @@ from slr.run import open_run
 USAGE = "python benchmarks/features.py run=FOLDER [limit=N]"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A run's best network and its val clips."""
+
+    recognizer: Recognizer
+    data: ClipData
+    clips: list[Clip]
+
+
 def main() -> None:
     """Measure and print."""
     words = arguments.parse(sys.argv[1:], {"run": None, "limit": "1000"}, USAGE)
-    run = Path(words["run"])
-    folder, config, vocabulary = open_run(run)
+    run = opened(Path(words["run"]), arguments.whole_number("limit", words["limit"], 1))
+    found = {dtype: [stray(run, clip, dtype) for clip in tqdm(run.clips, desc=dtype)] for dtype in ENCODINGS}
+    show(found)
+
+
+def opened(folder: Path, limit: int) -> Trained:
+    """The run in `folder`, with `limit` of its val clips at most."""
+    run, config, vocabulary = open_run(folder)
     clips = assemble.clips(config)
-    chosen = read_split(folder.split, clips).select(clips, "val")[: arguments.whole_number("limit", words["limit"], 1)]
-    machine = assemble.machine(config)
-    inputs = assemble.inputs(config)
+    machine, inputs = assemble.machine(config), assemble.inputs(config)
     recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
-    recognizer.restore(folder.checkpoint("best"))
+    recognizer.restore(run.checkpoint("best"))
     recognizer.eval()
     data = assemble.data(config, assemble.prepared(config), {}, vocabulary, machine, inputs)
-    found = {
-        dtype: [stray(recognizer, data, [clip], dtype) for clip in tqdm(chosen, desc=dtype)] for dtype in ENCODINGS
-    }
-    print(f"{len(chosen)} clips   features   loss      log-probability   same first gloss")
-    for dtype, rows in found.items():
-        worst = {name: max(row[name] for row in rows) for name in ("features", "loss", "ranking")}
+    return Trained(recognizer, data, read_split(run.split, clips).select(clips, "val")[:limit])
+
+
+def show(found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """The largest strays of each way, and how many clips keep their first gloss."""
+    print(f"{len(next(iter(found.values())))} clips   features   loss      log-probability   same first gloss")
+    for name, rows in found.items():
+        worst = {figure: max(row[figure] for row in rows) for figure in ("features", "loss", "ranking")}
         same = sum(row["first"] for row in rows)
-        print(f"{dtype:<12} {worst['features']:<10.2%} {worst['loss']:<9.1e} {worst['ranking']:<17.1e} {same:.0f}")
+        print(f"{name:<12} {worst['features']:<10.2%} {worst['loss']:<9.1e} {worst['ranking']:<17.1e} {same:.0f}")
 
 
 @torch.no_grad()
-def stray(recognizer: Recognizer, data: ClipData, clips: list, dtype: str) -> Mapping[str, float]:
+def stray(run: Trained, clip: Clip, dtype: str) -> Mapping[str, float]:
     """How far storing one clip's features in `dtype` takes them, its loss and its ranking from what they were."""
-    sample = data.ranking_set(clips)[0, 0]
-    features = recognizer.encode(torch.stack([sample.frames]))  # pyright: ignore[reportArgumentType]
-    kept = decode(encode(features[0].cpu(), dtype), *features.shape[1:], dtype).to(features).unsqueeze(0)
-    told = collate_training([sample], data.inputs.pad_id)
+    sample = run.data.ranking_set([clip])[0, 0]
+    features = seen(run.recognizer, sample)
+    stored = encode(features[0].cpu(), dtype)
+    kept = decode(stored, features.shape[1], features.shape[2], dtype).to(features).unsqueeze(0)
+    return compared(run, sample, features, kept)
 
-    def results(seen: Tensor) -> tuple[Tensor, Tensor]:
-        network = recognizer.network
-        hidden = hidden_states(network, seen, told["input_ids"], told["attention_mask"])
+
+def seen(recognizer: Recognizer, sample: Sample) -> Tensor:
+    """Features (1, V, D) of a sample's frames."""
+    return recognizer.encode(torch.stack([sample.frames]))  # pyright: ignore[reportArgumentType]
+
+
+def compared(run: Trained, sample: Sample, features: Tensor, others: Tensor) -> dict[str, float]:
+    """How far other features of a sample, its loss and its ranking are from what `features` give."""
+    told = collate_training([sample], run.data.inputs.pad_id)
+
+    def results(features: Tensor) -> tuple[Tensor, Tensor]:
+        network = run.recognizer.network
+        hidden = hidden_states(network, features, told["input_ids"], told["attention_mask"])
         prompt = torch.tensor([sample.prompt])
-        ranking = rank(network, seen, prompt, torch.ones_like(prompt), recognizer.trie)
+        ranking = rank(network, features, prompt, torch.ones_like(prompt), run.recognizer.trie)
         return answer_loss(network, hidden, told["labels"], 0.0), ranking
 
-    (loss, ranking), (other_loss, other_ranking) = results(features), results(kept)
+    (loss, ranking), (other_loss, other_ranking) = results(features), results(others)
     return {
-        "features": float((kept - features).norm() / features.norm()),
+        "features": float((others - features).norm() / features.norm()),
         "loss": float((other_loss - loss).abs()),
         "ranking": float((other_ranking - ranking).abs().max()),
         "first": float(ranking.argmax() == other_ranking.argmax()),
