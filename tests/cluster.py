@@ -78,7 +78,8 @@ def write(file: Path, text: object) -> None:
 def sbatch(words: list[str]) -> None:
     [script] = [word for word in words if not word.startswith("-")]
     lines = [line for line in Path(script).read_text().splitlines() if line.startswith("#SBATCH ")]
-    options = dict(re.fullmatch(r"--([a-z-]+)(?:=(.*))?", shlex.split(line)[1]).groups() for line in lines)
+    given = [word for line in lines for word in shlex.split(line)[1:]]
+    options = dict(re.fullmatch(r"--([a-z-]+)(?:=(.*))?", word).groups() for word in given)
     job = 1000 * (1 + len(list(home().glob("*000"))))
     (home() / str(job)).mkdir()
     array = re.fullmatch(r"0-(\d+)%(\d+)", options.get("array", ""))

@@ -212,28 +212,22 @@ def test_a_sweep_with_one_failing_and_one_preempted_job_goes_to_its_end(tmp_path
     assert cluster.states(machines)["2000"] == "COMPLETED"  # one job, no array
 
 
-SCRIPT = """#!/bin/bash
-#SBATCH --job-name=job.sh
-#SBATCH --requeue
-#SBATCH --open-mode=append
-#SBATCH --output={log}
-#SBATCH --signal=TERM@120
-test -n "$SLURM_RESTART_COUNT" || export PYTHONPATH={fault}
-cd {root}
-srun {command} && exit
-code=$?
-test $code = 143 && scontrol requeue $SLURM_JOB_ID
-exit $code
-"""
+def documented(command: str, fault: str, log: Path) -> str:
+    """The page's batch script, for another command, which a fault meets at its first start."""
+    page = (ROOT / "docs" / "several-machines.md").read_text(encoding="utf-8")
+    script = page.partition("## Slurm")[2].split("```")[1].lstrip()
+    assert script.count("python train.py hardware=cuda frames=8 lora.r=16") == script.count("slurm-%j.log") == 1
+    planted = f'test -n "$SLURM_RESTART_COUNT" || export PYTHONPATH={fault}\ncd {ROOT}\nsrun {command}'
+    return script.replace("srun python train.py hardware=cuda frames=8 lora.r=16", planted).replace(
+        "slurm-%j.log", str(log)
+    )
 
 
 @pytest.mark.slow
 def test_a_batch_script_that_is_requeued_goes_on_with_its_run(tmp_path, undisturbed, machines, data):
     words = [sys.executable, "train.py", *TINY, data, f"outputs={tmp_path / AWKWARD}"]
     script, log = tmp_path / "job.sh", tmp_path / "log"
-    script.write_text(
-        SCRIPT.format(log=log, fault=f"{AT_THE_THIRD_STEP}term", root=ROOT, command=shlex.join(words)), encoding="utf-8"
-    )
+    script.write_text(documented(shlex.join(words), f"{AT_THE_THIRD_STEP}term", log), encoding="utf-8")
     subprocess.run(["sbatch", str(script)], check=True, timeout=60)
     patience = time.monotonic() + 500
     while cluster.states(machines)["1000"] not in cluster.ENDED and time.monotonic() < patience:
