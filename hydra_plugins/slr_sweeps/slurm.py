@@ -62,6 +62,9 @@ class Slurm(Folders):
         self.max_num_timeout = max_num_timeout
         self.tasks = words["nodes"] * words["tasks_per_node"]
         words |= {"array_parallelism": array_parallelism, "name": "slr"}
+        words["additional_parameters"] = {"requeue": True} | words.get(
+            "additional_parameters", {}
+        )  # else by the cluster
         self.words = {name if name in GENERAL else f"slurm_{name}": word for name, word in words.items() if word}
 
     def work(self, jobs: Sequence[Job], board: Board, stopping: Stopping) -> None:
