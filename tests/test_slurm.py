@@ -52,6 +52,14 @@ def wait_for(file: Path) -> None:
         time.sleep(0.05)
 
 
+def settled(machines: Path) -> dict[str, str]:
+    """How Slurm has every job in the end; a job's result is there a moment before its batch script has ended."""
+    patience = time.monotonic() + 60
+    while not set((found := cluster.states(machines)).values()) <= set(cluster.ENDED) and time.monotonic() < patience:
+        time.sleep(0.05)
+    return found
+
+
 def name_of(job) -> str:
     return (job.folder.root / slurm.QUEUED).read_text()
 
@@ -85,7 +93,7 @@ def test_every_job_of_an_array_comes_to_its_true_end(tmp_path, monkeypatch, mach
         "e": ("stopped", "Slurm: CANCELLED by 0"),
     }
     assert toy.starts(folder) == ["a", "b", "c", "d", "d", "e"]
-    assert cluster.states(machines) == {
+    assert settled(machines) == {
         "1000_0": "COMPLETED",
         "1000_1": "FAILED",
         "1000_2": "FAILED",
@@ -142,7 +150,7 @@ def test_of_a_run_of_several_tasks_each_is_one_process(tmp_path, monkeypatch, ma
     jobs = toy.laid_out(tmp_path / "sweep", a="", b="")
     launcher(tasks_per_node=2).work(jobs, silent, Stopping())
     assert {job.status for job in jobs} == {"done"}
-    assert set(cluster.states(machines).values()) == {"COMPLETED"}
+    assert set(settled(machines).values()) == {"COMPLETED"}
 
 
 def test_what_is_missing_is_said_in_a_line(tmp_path, monkeypatch, machines):
@@ -204,12 +212,12 @@ def test_a_sweep_with_one_failing_and_one_preempted_job_goes_to_its_end(tmp_path
     assert "going on behind step" in (runs[0] / "log.txt").read_text()
     assert (machines / "1000_0" / "restarts").read_text() == "1"
     assert adapter(runs[0]) == undisturbed
-    assert cluster.states(machines) == {"1000_0": "COMPLETED", "1000_1": "FAILED", "1000_2": "COMPLETED"}
+    assert settled(machines) == {"1000_0": "COMPLETED", "1000_1": "FAILED", "1000_2": "COMPLETED"}
 
     code, out, err = trained(*words)
     assert code == 0, out + err
     assert [status(run) for run in runs] == ["done"] * 3
-    assert cluster.states(machines)["2000"] == "COMPLETED"  # one job, no array
+    assert settled(machines)["2000"] == "COMPLETED"  # one job, no array
 
 
 def documented(command: str, fault: str, log: Path) -> str:
