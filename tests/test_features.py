@@ -53,7 +53,7 @@ def network(quantization="none"):
 
 
 def recognizer(inputs, quantization="none"):
-    return Recognizer(network(quantization), inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, "token", 0.1, 4)
+    return Recognizer(network(quantization), inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, "token", 0.1, 4, 0)
 
 
 def data(clips, inputs, views=None, jitter=None, sampling="uniform", workers=0):
