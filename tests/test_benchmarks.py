@@ -60,6 +60,16 @@ def test_ranking_and_beams(tmp_path):
     assert 0 <= found["beams that are no gloss, untrained", "of 5"]["plain"] <= 5
 
 
+@pytest.mark.slow
+def test_going_on_starts_as_soon_as_beginning_does(tmp_path):
+    found = rows("saving", tmp_path)
+    start = found["command to first step: going on, beginning", "s"]
+    assert start["ours"] < 1.2 * start["plain"]
+    shares = [row["ours"] for (case, unit), row in found.items() if unit == "%" and "every 10 minutes" in case]
+    assert len(shares) == 1
+    assert 0 < shares[0] < 2
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -143,7 +143,7 @@ def test_the_demo_killed_ten_times_gives_the_same_numbers(demo, workplace, way, 
         if kind == "while saving":
             assert (run / "checkpoints" / checkpoints.PART).is_file()
         elif kind == "while validating":
-            assert (step % epoch, validated) == (0, False)
+            assert step % epoch or not validated
         elif kind == "between epochs":
             assert (step % epoch, validated) == (0, True)
     steps = [step for _, step, _ in places]
