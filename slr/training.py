@@ -25,6 +25,7 @@ from slr.stopping import Stopping
 if TYPE_CHECKING:
     from slr.hardware import Machine
 
+BRIEF = 60.0  # seconds of training that a killed validation may cost besides itself
 LOSS = "val/loss"  # the one monitor that is better when it is smaller
 SCORE = "val/top1"  # what sweeps and searches rank by
 
@@ -82,7 +83,7 @@ class Keeper(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Save where it is time: here all curves of the step before are written, and nothing of the next is."""
-        is_due = processes.gather(time.monotonic() - self.saved >= 60 * self.every)[0]
+        is_due = self._is_older_than(60 * self.every)
         asked = self._asked()
         if asked or is_due:
             self._save(trainer, best=False)
@@ -90,15 +91,17 @@ class Keeper(Checkpoint):
             raise SystemExit(asked)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before a validation, which may be long, so that one that is cut short costs itself alone."""
+        """Save before a validation, which may be long, unless hardly anything has happened since the last state."""
         self.validated = False
-        self._save(trainer, best=False)
+        if self._is_older_than(min(60 * self.every, BRIEF)):
+            self._save(trainer, best=False)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """End where that was asked for; the state was saved when the validation began."""
+        """Save and end where that was asked for; ranking changes nothing of what a state has."""
         if asked := self._asked():
+            self._save(trainer, best=False)
             raise SystemExit(asked)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -139,6 +142,10 @@ class Keeper(Checkpoint):
         if codes:
             self.stopping.code = codes[0]
         return self.stopping.code
+
+    def _is_older_than(self, seconds: float) -> bool:
+        """Whether the last state is, by the chief's clock."""
+        return processes.gather(time.monotonic() - self.saved >= seconds)[0]
 
     def _save(self, trainer: Trainer, best: bool) -> None:
         processes.once(lambda: self._write(trainer, best))
