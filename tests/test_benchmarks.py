@@ -63,7 +63,7 @@ def test_ranking_and_beams(tmp_path):
 @pytest.mark.slow
 def test_going_on_starts_as_soon_as_beginning_does(tmp_path):
     found = rows("saving", tmp_path)
-    start = found["command to first step: going on, beginning", "s"]
+    start = found["command to first step: going on, beginning", "processor s"]
     assert start["ours"] < 1.2 * start["plain"]
     shares = [row["ours"] for (case, unit), row in found.items() if unit == "%" and "every 10 minutes" in case]
     assert len(shares) == 1

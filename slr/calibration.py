@@ -1,0 +1,161 @@
+"""How far probabilities can be believed: temperature, calibration error, and when not to answer.
+
+Knows no torch: whoever reads a run's calibration need not load a network.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp, softmax
+
+from slr.errors import UserError
+from slr.files import write_whole
+
+LogProbability = NDArray[np.float32]  # (n, K), natural logs, not renormalised
+BINS = 15
+ANSWERED = 0.95  # share of validation clips that are answered; leaves room for people unlike them
+RANGE = (0.05, 20.0)  # of temperatures
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a run's validation part taught about its probabilities.
+
+    Attributes:
+        temperature: probabilities are the softmax of log-probabilities divided by it.
+        threshold: least confidence at which a clip is answered.
+        answered: share of the validation clips that were answered at it.
+        n: validation clips that this was learned from.
+    """
+
+    temperature: float
+    threshold: float
+    answered: float
+    n: int
+
+    def probabilities(self, log_probability: LogProbability) -> NDArray[np.float64]:
+        """Calibrated probabilities (n, K), rows adding up to 1, in the order that the log-probabilities have."""
+        return softmax(log_probability.astype(np.float64) / self.temperature, axis=1)
+
+    def answers(self, log_probability: LogProbability) -> NDArray[np.bool_]:
+        """Whether each clip (n,) is answered, or called unknown."""
+        return confidence(log_probability) >= self.threshold
+
+
+def fit(log_probability: LogProbability, glosses: NDArray[np.int64], answered: float = ANSWERED) -> Calibration:
+    """Learn from a validation part.
+
+    Args:
+        log_probability: (n, K) of its clips.
+        glosses: (n,) the true ones, in [0, K).
+        answered: share of the clips that are to be answered, in (0, 1].
+    """
+    scores = confidence(log_probability)
+    threshold = float(np.quantile(scores, 1 - answered, method="lower"))
+    return Calibration(
+        temperature=fit_temperature(log_probability, glosses),
+        threshold=threshold,
+        answered=float((scores >= threshold).mean()),
+        n=len(glosses),
+    )
+
+
+def fit_temperature(log_probability: LogProbability, glosses: NDArray[np.int64]) -> float:
+    """The temperature in `RANGE` under which the true glosses are likeliest (Guo et al., ICML 2017).
+
+    >>> sure = np.log(np.array([[0.9, 0.1]] * 4, dtype=np.float32))  # right three times of four
+    >>> round(fit_temperature(sure, np.array([0, 0, 0, 1])), 2)  # where 0.9 becomes 0.75
+    2.0
+    """
+    scores = log_probability.astype(np.float64)
+
+    def loss(logarithm: float) -> float:
+        scaled = scores / np.exp(logarithm)
+        own = np.take_along_axis(scaled, glosses[:, np.newaxis], axis=1)[:, 0]
+        return float((logsumexp(scaled, axis=1) - own).mean())
+
+    found = minimize_scalar(loss, bounds=tuple(np.log(RANGE)), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x))
+
+
+def confidence(log_probability: LogProbability) -> NDArray[np.float64]:
+    """How well the best gloss stands, (n,): its log-probability, which unlike a probability says that none may fit."""
+    return log_probability.max(axis=1).astype(np.float64)
+
+
+class Bin(NamedTuple):
+    """Clips of like confidence."""
+
+    confidence: float  # mean
+    accuracy: float
+    n: int
+
+
+def reliability(confidences: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
+    """Clips in `bins` of as equal counts as can be, the least confident first; fewer bins where clips are fewer.
+
+    Args:
+        confidences: (n,) probability of the first gloss, in [0, 1].
+        right: (n,) whether it is the true one.
+        bins: how many.
+    """
+    order = np.argsort(confidences, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return [Bin(float(confidences[part].mean()), float(right[part].mean()), len(part)) for part in parts]
+
+
+def calibration_error(bins: list[Bin]) -> float:
+    """Mean distance of confidence from accuracy, weighted by clips (ECE with equal-mass bins, Nixon et al. 2019).
+
+    >>> round(calibration_error([Bin(0.9, 0.8, 10), Bin(0.5, 0.5, 30)]), 3)
+    0.025
+    """
+    return sum(abs(one.confidence - one.accuracy) * one.n for one in bins) / sum(one.n for one in bins)
+
+
+def risk_coverage(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    """Share of clips answered, and of wrong ones among those, (n,) each, as the threshold falls (Geifman 2017).
+
+    Clips of one score are answered together, so that their order decides nothing.
+
+    >>> coverage, risk = risk_coverage(np.array([3.0, 1.0, 2.0]), np.array([True, False, True]))
+    >>> coverage.round(2).tolist(), risk.round(2).tolist()
+    ([0.33, 0.67, 1.0], [0.0, 0.0, 0.33])
+    """
+    order = np.argsort(-scores, kind="stable")
+    answered = np.arange(1, len(scores) + 1)
+    wrong = np.cumsum(~right[order])
+    last = np.searchsorted(-scores[order], -scores[order], side="right") - 1  # of those with the same score
+    return answered[last] / len(scores), wrong[last] / answered[last]
+
+
+def area_under_risk(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Mean risk over all coverages, 0 where every wrong clip comes last and none is wrong (AURC, Geifman 2017)."""
+    return float(risk_coverage(scores, right)[1].mean())
+
+
+def write(path: Path, calibration: Calibration) -> None:
+    """Write `calibration.json`."""
+    write_whole(path, json.dumps(dataclasses.asdict(calibration), indent=1) + "\n")
+
+
+def read(path: Path) -> Calibration | None:
+    """What `write` wrote, or None where there is none.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: expected a calibration, found something else ({error}); evaluate the run's val part again"
+        ) from error
