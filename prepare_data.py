@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 USAGE = """python prepare_data.py dataset=synthetic                                         drawn signers
 python prepare_data.py dataset=folder dataset.clips=FOLDER dataset.labels=FILE   your own clips
+python prepare_data.py dataset=folder dataset.layout=autsl dataset.clips=FOLDER  AUTSL; docs/new_dataset.md has more
 python prepare_data.py dataset=wlasl dataset.subset=100                          WLASL, whatever can still be fetched
 python prepare_data.py dataset=wlasl dataset.index=FILE dataset.clips=FOLDER     WLASL's index and <video_id>.mp4
 stages=[fetch,cut] runs some of WLASL's: index, select, fetch, cut, verify, manifest, report
@@ -39,7 +40,8 @@ def prepare(dataset: schema.Dataset, data: Path, stages: Sequence[str] | None = 
         case schema.Folder():
             from slr.prepare.folder import prepare_folder
 
-            return prepare_folder(Path(dataset.clips), Path(dataset.labels), out, workers)
+            labels = Path(dataset.labels) if dataset.labels else None
+            return prepare_folder(Path(dataset.clips), labels, out, workers, layout=dataset.layout)
         case schema.Wlasl():
             from slr.prepare.wlasl import STAGES, prepare_wlasl
 

@@ -262,7 +262,7 @@ def check(config: schema.Config, here: bool) -> None:
         UserError: hardware, clips or weights are not there, the clips cannot be divided, or a gloss cannot be spelled.
     """
     from slr.model.checkpoint import locate
-    from slr.prepare.labels import read_labels
+    from slr.prepare.folder import read_layout
 
     manifest = Path(config.data) / config.dataset.place / "manifest.jsonl"
     if config.dataset.name == "wlasl" and not manifest.is_file():
@@ -273,7 +273,8 @@ def check(config: schema.Config, here: bool) -> None:
     if here and config.hardware.device == "cuda":
         require_cuda()
     if isinstance(config.dataset, schema.Folder):
-        read_labels(Path(config.dataset.labels), Path(config.dataset.clips))  # before gigabytes are fetched
+        labels = Path(config.dataset.labels) if config.dataset.labels else None
+        read_layout(config.dataset.layout, Path(config.dataset.clips), labels)  # before gigabytes are fetched
     locate(config.model.checkpoint, config.model.revision, need_weights=config.model.weights == "pretrained")
     if config.dataset.name != "wlasl":
         prepare(config.dataset, Path(config.data))

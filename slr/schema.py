@@ -109,22 +109,30 @@ class Wlasl:
         return f"wlasl/{self.subset}"
 
 
+LAYOUTS = ("labels", "asl_citizen", "autsl", "lsa64", "include", "ms_asl")
+
+
 @dataclass
 class Folder:
-    """`dataset=folder`: any clips and a list of labels."""
+    """`dataset=folder`: any clips and a list of labels, or a published data set as it unpacks."""
 
     name: str
+    layout: str  # labels: a list of the user's own; else the data set's
     clips: Path_
-    labels: Path_
+    labels: Path_ | None  # of a published data set the place of its lists; null: where the data set has them
 
     def __post_init__(self) -> None:
-        """Check the name."""
+        """Check the name, the layout, and that there are labels where they are needed."""
         one_of("dataset.name", self.name, ("folder",))
+        one_of("dataset.layout", self.layout, LAYOUTS)
+        if self.layout == "labels" and not self.labels:
+            raise UserError("dataset.labels is not given; add dataset.labels=FILE, or the dataset.layout of clips")
 
     @property
     def place(self) -> str:
         """Where its prepared clips lie, relative to `data`: a folder of its own for each pair of clips and labels."""
-        return f"folder/{hashlib.sha256(json.dumps([self.clips, self.labels]).encode()).hexdigest()[:12]}"
+        what = [self.clips, self.labels] if self.layout == "labels" else [self.layout, self.clips, self.labels]
+        return f"folder/{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}"
 
 
 @dataclass

@@ -102,6 +102,11 @@ def test_a_sweep_is_checked_job_by_job():
         (["sampling=random"], "sampling=random: expected one of uniform, segment"),
         (["split.train=0.9"], r"split.train \+ split.val \+ split.test = 1.2: expected 1"),
         (["dataset=folder"], "dataset.clips is not given"),
+        (["dataset=folder", "dataset.clips='/x'"], "dataset.labels is not given"),
+        (
+            ["dataset=folder", "dataset.clips='/x'", "dataset.layout=wlasl"],
+            "dataset.layout=wlasl: expected one of labels",
+        ),
         (["dataset=synthetic", "dataset.clips='/x'"], "Key 'clips' not in 'Synthetic'"),
         (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number, found fast"),
         (["frames"], "frames: expected key=value"),

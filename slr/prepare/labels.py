@@ -106,7 +106,7 @@ def _record(key: str | None, row: dict[str, Any], clips: Path, place: str, taken
     if part is not None and part not in PARTS:
         raise UserError(f"expected split train, val or test in {place}, found {part!r}")
     return Record(
-        id=_unique(key or Path(given).stem, taken),
+        id=unique(key or Path(given).stem, taken),
         file=clips.absolute() / given,
         given=given,
         gloss=gloss,
@@ -130,10 +130,10 @@ def _value(row: dict[str, Any], names: tuple[str, ...], place: str) -> str | Non
     return None
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def unique(name: str, taken: set[str]) -> str:
     """A name that no other clip has, of characters that every file system takes, also one that ignores case.
 
-    >>> _unique("../Größe, 1", {"gr_e_1"})
+    >>> unique("../Größe, 1", {"gr_e_1"})
     'Gr_e_1-2'
     """
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:100] or "clip"

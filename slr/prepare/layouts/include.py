@@ -1,0 +1,84 @@
+"""`dataset.layout=include`: INCLUDE, Indian Sign Language, as its archives unpack.
+
+`<Category>/<number>. <word>/MVI_<number>.MOV` (some `.MP4`, some a folder deeper), the archives of one category in one
+folder or in one of their own, such as `Adjectives_1of8/Adjectives/…`. Published at zenodo.org/record/4010759 with two
+lists, `train_include.csv` and `test_include.csv` (columns `Category,Word,Video,FilePath`); the authors' code
+(github.com/AI4Bharat/INCLUDE) brings three, `include_{train,val,test}.txt`, a path a line. Described in Sridhar et al.,
+"INCLUDE: A Large Scale Dataset for Indian Sign Language Recognition" (ACM Multimedia 2020). Signers are not published.
+"""
+
+import re
+from pathlib import Path, PurePosixPath
+
+from slr.errors import UserError
+from slr.prepare.layouts.listed import Listed, table, text, videos
+
+# The authors' three lists come first: the published pair has nothing to choose a checkpoint by.
+LISTS = (
+    {"train": "include_train.txt", "val": "include_val.txt", "test": "include_test.txt"},
+    {"train": "train_include.csv", "test": "test_include.csv"},
+)
+PLACES = ("", "Train_Test_Split", "train_test_paths")  # in the folder of the data set
+ARCHIVE = re.compile(r"[^/]+_\d+of\d+/(?=[^/]+/[^/]+/)")
+NUMBER = re.compile(r"\s*\d+\.\s*")
+
+
+def read(folder: Path, lists: Path | None) -> list[Listed]:
+    """What the lists name, in their order; without lists every video that is there, of no part.
+
+    A gloss is the word in lower case, without its number: as in the authors' code, a word of two categories is one
+    sign. Lists and files are compared without the files' extension, which some lists have wrong.
+
+    Args:
+        folder: That holds the categories, or the archives as they unpack.
+        lists: The folder of the lists; None looks for them in `folder`.
+
+    Raises:
+        UserError: There is no such folder, it has a video twice, or `lists` holds no lists.
+    """
+    there = videos(folder, _key)
+    listed = _listed(folder, lists)
+    if listed is None:
+        listed = [(None, path.relative_to(folder).as_posix()) for path in there.values()]
+    return [_row(path, part, there) for part, path in listed]
+
+
+def _row(path: str, part: str | None, there: dict[str, Path]) -> Listed:
+    key = _key(path)
+    if key is None:
+        raise UserError(f"expected Category/Number. Word/video in INCLUDE's lists, found {path[:80]!r}")
+    word = NUMBER.sub("", key.split("/")[1], count=1).lower()
+    return Listed(name=key.replace("/", "_"), given=path, file=there.get(key), gloss=word, part=part)
+
+
+def _key(path: str) -> str | None:
+    """Category, word and video, without archive and extension; None for what is no video of the data set.
+
+    >>> _key("Adjectives_1of8/Adjectives/1. loud/MVI_5177.MOV"), _key("Train_Test_Split/a.csv")
+    ('Adjectives/1. loud/MVI_5177', None)
+    """
+    path = ARCHIVE.sub("", path, count=1)
+    pure = PurePosixPath(path)
+    is_video = len(pure.parts) >= 3 and NUMBER.match(pure.parts[1]) and pure.suffix.lower() in (".mov", ".mp4")
+    return str(pure.with_suffix("")) if is_video else None
+
+
+def _listed(folder: Path, lists: Path | None) -> list[tuple[str, str]] | None:
+    """Part and path of every listed video; None where no lists are there and none were asked for."""
+    places = [folder / name for name in PLACES] if lists is None else [lists]
+    for place in places:
+        for names in LISTS:
+            if all((place / name).is_file() for name in names.values()):
+                return [(part, path) for part, name in names.items() for path in _paths(place / name)]
+    if lists is not None:
+        raise UserError(
+            f"expected the lists {' or '.join(', '.join(names.values()) for names in LISTS)} in {lists}, found "
+            "neither; set dataset.labels to their folder"
+        )
+    return None
+
+
+def _paths(path: Path) -> list[str]:
+    if path.suffix == ".csv":
+        return [row["FilePath"] for row in table(path, ("FilePath",))]
+    return [line.strip() for line in text(path).split("\n") if line.strip()]

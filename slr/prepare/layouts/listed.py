@@ -1,0 +1,141 @@
+"""What a published data set lists → records of the videos that are there, and a row for each one that is not.
+
+A reader of a layout is a function of two folders, that of the data set and that of its lists (None: where the data set
+has them), to one `Listed` for each clip, whether its video is there or not. It opens no video.
+"""
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slr.data.manifest import Rejected
+from slr.errors import UserError
+from slr.prepare.labels import Record, unique
+from slr.prepare.untrusted import WHOLE, Cut
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One clip that a data set lists."""
+
+    name: str  # what its id is made of
+    given: str  # the file as the data set names it
+    file: Path | None  # None: it is not there
+    gloss: str
+    signer: str | None = None
+    part: str | None = None  # the data set's own: train, val or test
+    cut: Cut = WHOLE
+    segment: str | None = None  # recording and range, where a recording holds several clips
+
+
+def divide(listed: Iterable[Listed], folder: Path) -> tuple[list[Record], list[Rejected]]:
+    """What there is a video for, and what there is none for; ids are the same whichever of the videos are there.
+
+    Raises:
+        UserError: none of the videos is there, or they have fewer than two glosses.
+    """
+    records: list[Record] = []
+    lost: list[Rejected] = []
+    taken: set[str] = set()
+    for row in listed:
+        name = unique(row.name, taken)
+        taken.add(name.casefold())
+        if row.file is None:
+            detail = f"it is not in {folder}"
+            lost.append(Rejected(name, row.given, row.gloss, "missing", detail, row.part, row.segment))
+        else:
+            own = {"signer": row.signer, "official_part": row.part, "cut": row.cut, "segment": row.segment}
+            records.append(Record(name, row.file.absolute(), row.given, row.gloss, prompt=None, **own))
+    _refuse_nothing(records, lost, folder)
+    return records, lost
+
+
+def _refuse_nothing(records: Sequence[Record], lost: Sequence[Rejected], folder: Path) -> None:
+    if not records:
+        packed = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".zip", ".7z", ".rar", ".001")]
+        remedy = f"unpack {packed[0].name} and its like first" if packed else "set dataset.clips"
+        first = f", such as {lost[0].file}" if lost else ""
+        raise UserError(
+            f"expected the videos that the data set lists in {folder}{first}, found none of {len(lost)}; {remedy}"
+        )
+    glosses = {record.gloss for record in records}
+    if len(glosses) < 2:
+        raise UserError(
+            f"expected videos of at least two glosses in {folder}, found {len(records)} of {len(glosses)}; "
+            "set dataset.clips"
+        )
+
+
+def videos(folder: Path, key: Callable[[str], str | None]) -> dict[str, Path]:
+    """The files under a folder by their key, links left out.
+
+    Args:
+        folder: Where to look, at any depth.
+        key: Of a path relative to it with forward slashes; None where a file is none of the data set's.
+
+    Raises:
+        UserError: There is no such folder, or two files have one key.
+    """
+    if not folder.is_dir():
+        raise UserError(f"expected the folder of the videos at {folder}, found none; set dataset.clips")
+    found: dict[str, Path] = {}
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(place, name)
+            own = key(path.relative_to(folder).as_posix())
+            if own is None or path.is_symlink():  # a link out of an archive may lead anywhere
+                continue
+            if own in found:
+                raise UserError(f"expected one file for {own} in {folder}, found {found[own]} and {path}; remove one")
+            found[own] = path
+    return found
+
+
+def text(path: Path) -> str:
+    """The content of a list, of UTF-8.
+
+    Raises:
+        UserError: There is none.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"expected a list of the data set at {path}, found none that can be read ({error}); set dataset.labels to "
+            "the place of its lists"
+        ) from None
+
+
+def table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
+    """The rows of a CSV list with a header, values without spaces around them.
+
+    Raises:
+        UserError: There is no such file, or it lacks a column or, somewhere, its value.
+    """
+    reader = csv.DictReader(io.StringIO(text(path), newline=""), skipinitialspace=True)
+    header = [name.strip() for name in reader.fieldnames or []]
+    if not set(columns) <= set(header):
+        raise UserError(f"expected the columns {', '.join(columns)} in {path}, found {', '.join(header) or 'none'}")
+    rows = []
+    for cells in reader:
+        row = {(name or "").strip(): (value or "").strip() for name, value in cells.items() if isinstance(value, str)}
+        empty = [name for name in columns if not row.get(name)]
+        if empty:
+            raise UserError(f"expected a value for {empty[0]} in {path}, line {reader.line_num}, found none")
+        rows.append(row)
+    return rows
+
+
+def told_apart(names: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, str]:
+    """Names of classes, with a mark behind each that two classes share: two signs never become one gloss.
+
+    >>> told_apart({"175": "you", "182": "you", "0": "sister"}, {"175": "sen", "182": "siz", "0": "abla"})
+    {'175': 'you (sen)', '182': 'you (siz)', '0': 'sister'}
+    """
+    times = Counter(names.values())
+    return {key: name if times[name] == 1 else f"{name} ({marks[key]})" for key, name in names.items()}

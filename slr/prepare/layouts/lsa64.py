@@ -1,0 +1,65 @@
+"""`dataset.layout=lsa64`: LSA64, Argentinian Sign Language, in its raw or its cut version.
+
+`<sign>_<person>_<repetition>.mp4`, three digits each: 64 signs by 10 people, 5 times each. Described, with the table of
+the signs' names, at facundoq.github.io/datasets/lsa64 and in Ronchetti et al., "LSA64: An Argentinian Sign Language
+Dataset" (CACIC 2016). It has no parts of its own. Two different people bear the number 10, in signs that do not
+overlap; under one name they stay on one side of `split=signer`.
+"""
+
+import re
+from itertools import product
+from pathlib import Path
+
+from slr.errors import UserError
+from slr.prepare.layouts.listed import Listed, text, told_apart, videos
+
+# By number, from 1 on. Two signs are published as Red.
+ENGLISH = (
+    "Opaque, Red, Green, Yellow, Bright, Light-blue, Colors, Red, Women, Enemy, Son, Man, Away, Drawer, Born, Learn, "
+    "Call, Skimmer, Bitter, Sweet milk, Milk, Water, Food, Argentina, Uruguay, Country, Last name, Where, Mock, "
+    "Birthday, Breakfast, Photo, Hungry, Map, Coin, Music, Ship, None, Name, Patience, Perfume, Deaf, Trap, Rice, "
+    "Barbecue, Candy, Chewing-gum, Spaghetti, Yogurt, Accept, Thanks, Shut down, Appear, To land, Catch, Help, Dance, "
+    "Bathe, Buy, Copy, Run, Realize, Give, Find"
+)
+NAMES = ENGLISH.split(", ")
+PEOPLE, REPETITIONS = 10, 5
+VIDEO = re.compile(r"(?:.*/)?(\d{3}_\d{3}_\d{3})\.mp4")
+
+
+def read(folder: Path, lists: Path | None) -> list[Listed]:
+    """Every sign, person and repetition, in this order. Glosses are the English names; those of both Reds say which.
+
+    Args:
+        folder: Where the videos lie, at any depth; of one version.
+        lists: Other names, a line `number|name|…` for each sign, as in the published table; None takes the English.
+
+    Raises:
+        UserError: There is no such folder, it has a video twice, or `lists` does not name every sign.
+    """
+    there = videos(folder, _number)
+    glosses = _glosses(lists)
+    listed = []
+    for sign, person, repetition in product(glosses, range(1, PEOPLE + 1), range(1, REPETITIONS + 1)):
+        name = f"{sign}_{person:03d}_{repetition:03d}"
+        listed.append(Listed(name, f"{name}.mp4", there.get(name), glosses[sign], f"{person:03d}"))
+    return listed
+
+
+def _number(path: str) -> str | None:
+    found = VIDEO.fullmatch(path)
+    return found and found[1]
+
+
+def _glosses(lists: Path | None) -> dict[str, str]:
+    """Sign, as three digits -> gloss."""
+    numbers = [f"{number:03d}" for number in range(1, len(NAMES) + 1)]
+    names = dict(zip(numbers, NAMES, strict=True))
+    if lists is not None:
+        rows = [line.split("|") for line in text(lists).split("\n") if line.strip()]
+        names = {row[0].strip().zfill(3): row[1].strip() for row in rows if len(row) > 1 and row[1].strip()}
+        if sorted(names) != numbers:
+            raise UserError(
+                f"expected a line number|name for each of the signs 1 to {len(NAMES)} in {lists}, found "
+                f"{len(names)} such lines; leave dataset.labels out for the English names"
+            )
+    return told_apart(names, {number: str(int(number)) for number in numbers})

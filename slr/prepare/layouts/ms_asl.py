@@ -1,0 +1,93 @@
+"""`dataset.layout=ms_asl`: MS-ASL, whose lists name stretches of YouTube videos.
+
+`MSASL_train.json`, `MSASL_val.json`, `MSASL_test.json`: each a list of objects with `url`, `start_time` and `end_time`
+in seconds, `signer_id`, `text` (the class; `clean_text` and `org_text` are what it was cleaned from) and more.
+Published at microsoft.com/en-us/download/details.aspx?id=100121 and described in Vaezi Joze and Koller, "MS-ASL: A
+Large-Scale Data Set and Benchmark for Understanding American Sign Language" (BMVC 2019, arXiv 1812.01053). The videos
+come from whoever has downloaded them: whole recordings named after their YouTube id, `<id>.mp4` or, as yt-dlp names
+them, `<title> [<id>].mp4`. Nothing is fetched.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from slr.data.manifest import PARTS
+from slr.errors import UserError
+from slr.prepare.address import distinct, youtube_id
+from slr.prepare.encode import FPS
+from slr.prepare.layouts.listed import Listed, text, videos
+from slr.prepare.untrusted import Cut
+
+SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv")
+NAME = re.compile(r"(?:.* \[)?([A-Za-z0-9_-]{11})\]?", re.DOTALL)
+
+
+def read(folder: Path, lists: Path | None) -> list[Listed]:
+    """What the three lists name, in their order.
+
+    Args:
+        folder: Where the recordings lie, at any depth.
+        lists: The folder of the three lists; None is `folder`.
+
+    Raises:
+        UserError: A list is not there or not of this layout, or a recording is there twice.
+    """
+    there = videos(folder, _id)
+    return [
+        _listed(row, part, there, f"entry {number} of {path}")
+        for part in PARTS
+        for path, number, row in _rows((lists or folder) / f"MSASL_{part}.json")
+    ]
+
+
+def _rows(path: Path) -> Iterator[tuple[Path, int, Any]]:
+    try:
+        rows = json.loads(text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"expected JSON in {path}, found {error}") from None
+    if not isinstance(rows, list):
+        raise UserError(f"expected a list of clips in {path}, found {type(rows).__name__}")
+    yield from ((path, number, row) for number, row in enumerate(rows, start=1))
+
+
+def _listed(row: Any, part: str, there: dict[str, Path], place: str) -> Listed:  # noqa: ANN401
+    try:
+        address, gloss, signer = str(row["url"]).strip(), str(row["text"]).strip(), row["signer_id"]
+        start, end = float(row["start_time"]), float(row["end_time"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"expected url, text, signer_id, start_time and end_time in {place}, found {error!r}") from None
+    if not gloss or not 0 <= start < end < float("inf"):
+        raise UserError(f"expected a text and start_time before end_time in {place}, found {gloss!r}, {start}, {end}")
+    address = address if "://" in address else f"https://{address}"  # some are listed without
+    recording = youtube_id(address)
+    cut = pictures(start, end)
+    name = recording or PurePosixPath(address).stem
+    return Listed(
+        name=f"{name}_{cut.first}-{cut.last}",
+        given=address,
+        file=there.get(recording) if recording else None,
+        gloss=gloss,
+        signer=str(signer),
+        part=part,
+        cut=cut,
+        segment=f"{distinct(address)}#{cut.first}-{cut.last}",
+    )
+
+
+def pictures(start: float, end: float) -> Cut:
+    """The pictures, of 25 a second and counted from 1, that are shown from `start` to `end` in seconds.
+
+    >>> pictures(0.0, 1.0), pictures(14.467, 17.167)
+    (Cut(first=1, last=25, crop=None), Cut(first=363, last=429, crop=None))
+    """
+    first = round(start * FPS) + 1
+    return Cut(first, max(first, round(end * FPS)))
+
+
+def _id(path: str) -> str | None:
+    pure = PurePosixPath(path)
+    found = NAME.fullmatch(pure.stem) if pure.suffix.lower() in SUFFIXES else None
+    return found and found[1]
