@@ -168,7 +168,9 @@ def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
         from slr.data.fingerprint import look_for_copies
 
         copies = look_for_copies(Path(config.data) / config.dataset.place, clips, os.cpu_count() or 1)
-    return make_split(clips, split.rule, split.seed, shares, copies, split.coverage, split.drop_leaks)
+    return make_split(
+        clips, split.rule, split.seed, shares, copies, split.coverage, split.drop_leaks, config.limit_train
+    )
 
 
 def record_beginning(folder: RunFolder, config: schema.Config, split: Split, vocabulary: list[str]) -> None:
@@ -240,7 +242,10 @@ def finish(
 
 def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
     """Check every job of a command, once for all that ask the same of machine, data and model."""
-    asked = {repr([one.hardware, one.data, one.dataset, one.split, one.model, one.frames]): one for one in configs}
+    asked = {
+        repr([one.hardware, one.data, one.dataset, one.split, one.limit_train, one.model, one.frames]): one
+        for one in configs
+    }
     for config in asked.values():
         check(config, here)
 

@@ -355,6 +355,7 @@ class Config:
     hardware: Hardware
     dataset: Any  # Wlasl, Folder or Synthetic: each option file names its own
     split: Split
+    limit_train: int | None  # clips of a gloss that train, at most
     model: Model
     lora: Lora
     objective: Objective
@@ -368,6 +369,8 @@ class Config:
         one_of("sampling", self.sampling, ("uniform", "segment"))
         at_least("batch", self.batch, 1)
         at_least("epochs", self.epochs, 1)
+        if self.limit_train is not None:
+            at_least("limit_train", self.limit_train, 1)
         if self.sweep is not None:
             folder_name("sweep", self.sweep)
         for key in ("outputs", "data"):

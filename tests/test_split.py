@@ -341,3 +341,52 @@ def test_the_seed_matters_among_signers_of_different_sizes():
     for split in splits:
         counts = Counter(split.parts.values())
         assert all(abs(counts[part] / len(clips) - SHARES[part]) < 0.05 for part in PARTS)
+
+
+@pytest.mark.parametrize("rule", ["stratified", "signer", "official"])
+def test_a_limit_takes_so_many_of_each_gloss_and_nests(rule, tmp_path):
+    clips = random_clips(3, count=400)
+    parts = np.random.default_rng(3).choice(["train", "val", "test"], len(clips), p=[0.7, 0.15, 0.15]).tolist()
+    clips = [replace(c, official_part=part) for c, part in zip(clips, parts, strict=True)]
+
+    def divided(limit, seed=0, order=1):
+        return make_split(clips[::order], rule, seed, SHARES, drop_leaks=True, limit_train=limit)
+
+    whole = divided(None)
+    assert (whole.left_out, whole.limit_train) == ([], None)
+    glosses = {c.id: c.gloss for c in clips}
+    all_of = Counter(glosses[name] for name, part in whole.parts.items() if part == "train")
+    kept_before: set[str] = set()
+    hashes = {whole.hash}
+    for limit in (1, 2, 4, 8):
+        split = divided(limit)
+        kept = {name for name, part in split.parts.items() if part == "train"}
+        assert Counter(glosses[name] for name in kept) == {gloss: min(n, limit) for gloss, n in all_of.items()}
+        assert kept_before < kept
+        assert split.parts.keys() | set(split.left_out) == whole.parts.keys()
+        assert not split.parts.keys() & set(split.left_out)
+        for part in ("val", "test"):
+            assert split.select(clips, part) == whole.select(clips, part)
+        assert split == divided(limit, order=-1)
+        hashes.add(split.hash)
+        kept_before = kept
+        assert f"at most {limit} a gloss train, {len(split.left_out)} more are left out" in describe(clips, split)
+        write_split(tmp_path / "split.json", split)
+        assert read_split(tmp_path / "split.json", clips) == split
+    assert len(hashes) == 5
+    assert max(all_of.values()) > 8
+    if rule == "official":  # the parts stay, so another seed can only draw other clips
+        assert divided(1, seed=1).left_out != divided(1).left_out
+    assert divided(1000).parts == whole.parts
+
+
+def test_a_limit_says_nothing_of_leaks():
+    """A leaking clip that the limit leaves out is not one that was dropped as a leak."""
+    clips = [replace(clip(f"a{n}", "a", content="twin"), official_part="train") for n in range(3)]
+    clips += [replace(clip(f"b{n}", "b"), official_part="train") for n in range(3)]
+    clips += [
+        replace(clip("t", "a", content="twin"), official_part="test"),
+        replace(clip("v", "b"), official_part="val"),
+    ]
+    split = make_split(clips, "official", 0, SHARES, limit_train=1)
+    assert "3 train or val clips show the recording of a val or test clip: kept" in describe(clips, split)

@@ -27,6 +27,8 @@ class Split:
         leaks: of `official`, each train or val clip that shows the recording of a val or test clip -> that clip's id.
             `parts` lacks them where they were dropped.
         uncoverable: glosses that the rule could not put on both sides, train and test, whatever it did.
+        limit_train: clips that a gloss may train with, at most; None does not limit them.
+        left_out: training clips beyond that limit; `parts` lacks them.
     """
 
     rule: str
@@ -35,6 +37,8 @@ class Split:
     hash: str
     leaks: dict[str, str] = field(default_factory=dict)
     uncoverable: list[str] = field(default_factory=list)
+    limit_train: int | None = None
+    left_out: list[str] = field(default_factory=list)
 
     def select(self, clips: Sequence[Clip], part: str) -> list[Clip]:
         """The clips of `part` (train, val, test or all), in the manifest's order; dropped ones are in none."""
@@ -49,6 +53,7 @@ def make_split(
     copies: Iterable[Link] = (),
     coverage: float = 0.0,
     drop_leaks: bool = False,
+    limit_train: int | None = None,
 ) -> Split:
     """Put clips into parts; `stratified` and `signer` keep all that show one recording in the same.
 
@@ -62,6 +67,8 @@ def make_split(
         copies: ids of clips that show one recording, beside those that are known by file and segment.
         coverage: share of the glosses that `signer` must give both train and test a clip of.
         drop_leaks: `official` leaves train and val clips out that show the recording of a val or test clip.
+        limit_train: leave out training clips beyond so many of a gloss, drawn by the seed alone: what a smaller limit
+            keeps, a larger one keeps too. Val and test stay as they are.
 
     Raises:
         UserError: fewer than two glosses, a clip without signer or official part where the rule needs it, a coverage
@@ -89,7 +96,23 @@ def make_split(
         case _:
             raise ValueError(f"expected rule official, stratified or signer, found {rule!r}")
     _refuse_empty(parts, rule, clips)
-    return Split(rule, seed, parts, _hash(rule, seed, ordered, parts), leaks, uncoverable)
+    left_out = set() if limit_train is None else _beyond(ordered, parts, seed, limit_train)
+    parts = {name: part for name, part in parts.items() if name not in left_out}
+    own = _hash(rule, seed, ordered, parts)
+    return Split(rule, seed, parts, own, leaks, uncoverable, limit_train, sorted(left_out))
+
+
+def _beyond(clips: list[Clip], parts: Mapping[str, str], seed: int, limit: int) -> set[str]:
+    """Training clips beyond `limit` of their gloss, whose order is the seed's."""
+    training: dict[str, list[str]] = defaultdict(list)
+    for clip in clips:
+        if parts.get(clip.id) == "train":
+            training[clip.gloss].append(clip.id)
+    return {
+        names[place]
+        for gloss, names in training.items()
+        for place in _generator(seed, f"limit {gloss}").permutation(len(names))[limit:]
+    }
 
 
 def _refuse_empty(parts: Mapping[str, str], rule: str, clips: Sequence[Clip]) -> None:
@@ -202,12 +225,14 @@ def describe(clips: Sequence[Clip], split: Split) -> str:
             f"{_some(split.uncoverable)}"
         )
     if split.leaks:
-        dropped = not split.leaks.keys() <= split.parts.keys()
+        dropped = not split.leaks.keys() <= split.parts.keys() | set(split.left_out)
         words.append(
             f"{len(split.leaks)} train or val clips show the recording of a val or test clip: "
             + ("left out" if dropped else "kept, split.drop_leaks=true leaves them out")
         )
-    seed = "" if split.rule == "official" else f", seed {split.seed}"
+    if split.limit_train is not None:
+        words.append(f"at most {split.limit_train} a gloss train, {len(split.left_out)} more are left out")
+    seed = "" if split.rule == "official" and split.limit_train is None else f", seed {split.seed}"
     return f"split {split.rule}{seed}: " + "; ".join(words)
 
 
@@ -229,7 +254,7 @@ def read_split(path: Path, clips: Sequence[Clip]) -> Split:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         split = Split(**fields)
-        whose = split.parts.keys() | split.leaks.keys()
+        whose = split.parts.keys() | split.leaks.keys() | set(split.left_out)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: expected the split of a run, found none that can be read ({error})") from error
     ordered = sorted(clips, key=lambda clip: clip.id)
