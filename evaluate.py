@@ -1,48 +1,130 @@
 """Evaluate a run from its own folder: `python evaluate.py run=outputs/… part=test`."""
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from slr import arguments
 from slr.errors import UserError, explained
+from slr.files import write_whole
+
+if TYPE_CHECKING:
+    from slr.data.listing import Coverage
 
 USAGE = (
-    "python evaluate.py run=FOLDER [part=train|val|test|all] [limit=N] [checkpoint=best|last|PATH] [device=cpu|cuda]"
+    "python evaluate.py run=FOLDER [part=train|val|test|all] [limit=N] [checkpoint=best|last|PATH] [device=cpu|cuda] "
+    "[coverage=SHARE] [other=FOLDER of a prepared data set]"
 )
-DEFAULTS = {"run": None, "part": "test", "limit": "all", "checkpoint": "best", "device": "as trained"}
+DEFAULTS = {
+    "run": None,
+    "part": "test",
+    "limit": "all",
+    "checkpoint": "best",
+    "device": "as trained",
+    "coverage": "0.9",
+    "other": "none",
+}
 
 
-def evaluate(run: Path, part: str, limit: int | None, checkpoint: str, device: str | None) -> dict:
-    """Rank a part of the run's clips, write `<run>/evaluation/evaluation_results.json`, return its summary.
+@dataclass(frozen=True)
+class Wish:
+    """What is to be evaluated.
 
-    Args:
+    Attributes:
         run: the run's folder; configuration, split and vocabulary are its own.
         part: train, val, test or all.
         limit: rank the first `limit` clips of the part only.
         checkpoint: best, last, or a path.
         device: None is the one that the run was trained on.
+        coverage: least share of the listed clips that must be there.
+        other: a prepared data set to rank instead of the run's own.
+    """
+
+    run: Path
+    part: str
+    limit: int | None
+    checkpoint: str
+    device: str | None
+    coverage: float
+    other: Path | None
+
+
+def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
+    """Rank a part of the run's clips and write what that gave; returns the results and the folder they lie in.
 
     Raises:
-        UserError: no such run, part without clips, or clips other than those that the run divided.
+        UserError: no such run; a part without clips, or with too few of those that are listed; clips, split or
+            vocabulary other than the run's.
     """
     from slr.data.split import read_split
-    from slr.run import open_run, write_json
+    from slr.run import open_run
 
-    folder, config, vocabulary = open_run(run)
+    folder, config, vocabulary = open_run(wish.run)
     if config.lora.scope != "none":
-        folder.checkpoint(checkpoint)  # costs nothing, and the network seconds
-    from slr import assemble, predict
-    from slr.report.evaluation import evaluation
+        folder.checkpoint(wish.checkpoint)  # costs nothing, and the network seconds
+    from slr import assemble, calibration, predict, scoring
+    from slr.report.evaluation import write_evaluation
 
     clips = assemble.clips(config)
-    chosen = read_split(folder.split, clips).select(clips, part)[:limit]
+    split = read_split(folder.split, clips)
+    scoring.refuse_strangers(folder, split, vocabulary)
+    checkpoint = None if config.lora.scope == "none" else wish.checkpoint
+    found = scoring.context(config, clips, split, wish.part, checkpoint, None)
+    chosen = split.select(clips, wish.part)[: wish.limit]
     if not chosen:
-        raise UserError(f"part={part}: the run's split put no clip there")
-    recognizer = predict.load(run, checkpoint, device)
-    about = {"part": part, "checkpoint": None if config.lora.scope == "none" else checkpoint}
-    results = evaluation(chosen, vocabulary, recognizer.rank_clips(chosen, f"ranking {part}"), about)
-    write_json(folder.evaluation / "evaluation_results.json", results, indent=None)
-    return results["summary"]
+        raise UserError(f"part={wish.part}: the run's split put no clip there")
+    if not wish.other:
+        refuse_few(wish, folder.evaluation, found.coverage)
+    ranker = predict.load(wish.run, wish.checkpoint, wish.device)
+    learned = calibration.read(folder.calibration) if wish.checkpoint == "best" else None
+    learned = learned or scoring.calibrate(ranker, split.select(clips, "val"))
+    if wish.other:
+        results, _ = scoring.score_elsewhere(ranker, wish.other, checkpoint, learned)
+        place = folder.evaluation / f"other-{wish.other.resolve().name}"
+    else:
+        results = scoring.score(ranker, chosen, replace(found, calibration=learned))
+        place = folder.evaluation
+    write_evaluation(place, results, found.coverage.missing)
+    return results, place
+
+
+def refuse_few(wish: Wish, place: Path, coverage: "Coverage") -> None:
+    """See that the part has enough of the clips that its data set lists for a number that bears its name.
+
+    Raises:
+        UserError: it has not; `missing.txt` then says which are missing.
+    """
+    if coverage.share >= wish.coverage:
+        return
+    place.mkdir(exist_ok=True)
+    write_whole(place / "missing.txt", "".join(f"{name}\n" for name in coverage.missing))
+    raise UserError(
+        f"part={wish.part}: expected {wish.coverage:.0%} of the clips that the data set lists, found "
+        f"{coverage.describe()}, {coverage.missing[0]} is the first that is missing ({place / 'missing.txt'}); fetch "
+        f"them, or say that fewer will do: coverage={int(coverage.share * 100) / 100}"
+    )
+
+
+def wish(words: dict[str, str]) -> Wish:
+    """What the words of the command line ask for.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    if words["part"] not in ("train", "val", "test", "all"):
+        raise UserError(f"part={words['part']}: expected train, val, test or all")
+    if words["device"] not in ("as trained", "cpu", "cuda"):
+        raise UserError(f"device={words['device']}: expected cpu or cuda")
+    return Wish(
+        run=Path(words["run"]),
+        part=words["part"],
+        limit=None if words["limit"] == "all" else arguments.whole_number("limit", words["limit"], 1),
+        checkpoint=words["checkpoint"],
+        device=None if words["device"] == "as trained" else words["device"],
+        coverage=arguments.share("coverage", words["coverage"]),
+        other=None if words["other"] == "none" else Path(words["other"]),
+    )
 
 
 def main() -> None:
@@ -50,19 +132,12 @@ def main() -> None:
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print(f"usage: {USAGE}")
         return
-    words = arguments.parse(sys.argv[1:], DEFAULTS, USAGE)
-    if words["part"] not in ("train", "val", "test", "all"):
-        raise UserError(f"part={words['part']}: expected train, val, test or all")
-    limit = None if words["limit"] == "all" else arguments.whole_number("limit", words["limit"], 1)
-    device = None if words["device"] == "as trained" else words["device"]
-    if device not in (None, "cpu", "cuda"):
-        raise UserError(f"device={device}: expected cpu or cuda")
-    summary = evaluate(Path(words["run"]), words["part"], limit, words["checkpoint"], device)
+    results, place = evaluate(wish(arguments.parse(sys.argv[1:], DEFAULTS, USAGE)))
 
     from slr.report.evaluation import table
 
-    print(table(summary))
-    print(f"written: {Path(words['run']) / 'evaluation' / 'evaluation_results.json'}")
+    print(table(results))
+    print(f"written: {place / 'evaluation_results.json'}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from prepare_data import prepare
 from slr import checkpoints, commandline, curves, processes, schema
+from slr.data import listing
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import PARTS, Split, describe, make_split, read_split, write_split
 from slr.errors import UserError, explained
@@ -85,7 +86,7 @@ def train(config: schema.Config, folder: RunFolder, record: Record, stopping: St
     clips = assemble.clips(config)
     split, vocabulary = processes.once(lambda: divided(config, folder, clips))
     print(describe(clips, split))
-    record.tell(provenance(config, assemble.manifest(config), split.hash))
+    record.tell(provenance(config, assemble.manifest(config), split.hash, vocabulary))
 
     parts = {part: split.select(clips, part) for part in PARTS}
     with assemble.memory_told(config, machine):
@@ -99,7 +100,7 @@ def train(config: schema.Config, folder: RunFolder, record: Record, stopping: St
                 return
         else:
             curves.cut_back(folder.root, 0, validated=True)  # of a run that was cut while it was evaluated
-        finish(config, folder, recognizer, machine, parts, record)
+        finish(config, folder, recognizer, machine, clips, split, record)
 
 
 def fit(
@@ -154,9 +155,14 @@ def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> 
     if folder.is_begun:
         return read_split(folder.split, clips), read_json(folder.vocabulary)
     split = divide(clips, config)
-    vocabulary = sorted({clip.gloss for clip in clips})
+    vocabulary = vocabulary_of(config, clips)
     record_beginning(folder, config, split, vocabulary)
     return split, vocabulary
+
+
+def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:
+    """The glosses that a run ranks."""
+    return listing.vocabulary(clips, listing.read_lost(Path(config.data) / config.dataset.place), config.split.rule)
 
 
 def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
@@ -206,37 +212,39 @@ def finish(
     folder: RunFolder,
     recognizer: "Recognizer",
     machine: "Machine",
-    parts: dict[str, list[Clip]],
+    clips: Sequence[Clip],
+    split: Split,
     record: Record,
 ) -> None:
-    """Put the best checkpoint back, export its adapter, rank the test part, and write and print what that gave.
+    """Put the best checkpoint back, export its adapter, calibrate, rank the test part, write and print what that gave.
 
     The record learns `val`, the metrics that chose the checkpoint (without training, those of the model as it is), and
     `test`, the summary.
     """
-    from slr import predict
+    from slr import calibration, predict, scoring
     from slr.model import lora
-    from slr.report.evaluation import evaluation, table
-
-    ranker = predict.SignRecognizer(recognizer, config, machine)
-
-    def rank(part: str) -> dict[str, Any]:
-        ranked = ranker.rank_clips(parts[part], f"ranking {part}")
-        return evaluation(parts[part], ranker.vocabulary, ranked, {"part": part, "checkpoint": checkpoint})
+    from slr.report.evaluation import table, write_evaluation
 
     checkpoint = None if config.lora.scope == "none" else "best"
-    if checkpoint is None:
-        val = rank("val")["summary"]
-    else:
-        val = recognizer.restore(folder.checkpoint("best"))
+    val = {}
+    if checkpoint:
+        val = recognizer.restore(folder.checkpoint(checkpoint))
         processes.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
-    results = rank("test")
+    ranker = predict.SignRecognizer(recognizer, config, machine)
+    learned = scoring.calibrate(ranker, split.select(clips, "val"))
+
+    def score(part: str) -> tuple[dict[str, Any], list[str]]:
+        found = scoring.context(config, clips, split, part, checkpoint, learned)
+        return scoring.score(ranker, split.select(clips, part), found), found.coverage.missing
+
+    results, missing = score("test")
     test = results["summary"]
-    print(table(test))
-    record.tell({"val": val, "test": test})
+    print(table(results))
+    record.tell({"val": val or score("val")[0]["summary"], "test": test})
     step = record.content.get("progress", {}).get("step", 0)
     if processes.chief():
-        write_json(folder.evaluation / "evaluation_results.json", results, indent=None)
+        calibration.write(folder.calibration, learned)
+        write_evaluation(folder.evaluation, results, missing)
         curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
 
 
@@ -290,7 +298,7 @@ def check(config: schema.Config, here: bool) -> None:
 
     if here:
         assemble.machine(settle(config))
-    assemble.spell(config, clips)
+    assemble.spell(config, clips, vocabulary_of(config, clips))
 
 
 def require_cuda() -> None:

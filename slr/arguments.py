@@ -44,3 +44,18 @@ def whole_number(key: str, value: str, least: int) -> int:
     if not value.isdecimal() or int(value) < least:
         raise UserError(f"{key}={value}: expected a whole number of at least {least}")
     return int(value)
+
+
+def share(key: str, value: str) -> float:
+    """The number from 0 to 1 that `value` spells.
+
+    Raises:
+        UserError: it spells none.
+    """
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise UserError(f"{key}={value}: expected a number from 0 to 1")
+    return number

@@ -70,8 +70,8 @@ def inputs(config: schema.Config) -> Inputs:
     return load_inputs(config.model.checkpoint, config.model.revision)
 
 
-def spell(config: schema.Config, clips: Sequence[Clip]) -> None:
-    """See that the model can be asked and can answer.
+def spell(config: schema.Config, clips: Sequence[Clip], vocabulary: Sequence[str]) -> None:
+    """See that the model can be asked of every clip and can answer with every gloss.
 
     Raises:
         UserError: a prompt or a gloss holds a special token, a gloss cannot be spelled, or two are spelled alike.
@@ -79,8 +79,7 @@ def spell(config: schema.Config, clips: Sequence[Clip]) -> None:
     words = inputs(config)
     for prompt in {clip.prompt or config.model.prompt for clip in clips}:
         words.prompt_ids(prompt, config.frames)
-    glosses = sorted({clip.gloss for clip in clips})
-    build_trie([words.answer_ids(gloss) for gloss in glosses], glosses)
+    build_trie([words.answer_ids(gloss) for gloss in vocabulary], vocabulary)
 
 
 def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machine, inputs: Inputs) -> Recognizer:

@@ -1,6 +1,6 @@
 """What a ranking is worth: top-k, per instance and per class, and mean reciprocal rank, with their uncertainty."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +51,32 @@ def place_of_truth(log_probability: Tensor, gloss: Tensor) -> Tensor:
     return 1 + ahead.sum(dim=1)
 
 
+def best_place(places: NDArray[np.int64], glosses: Glosses, groups: Sequence[Sequence[int]]) -> Ranks:
+    """The best place that the true gloss, or one that no system can tell from it, has in each clip's ranking.
+
+    Args:
+        places: int (n, K), the place of every gloss, 1 is first.
+        glosses: int (n,).
+        groups: of glosses that count as one; each gloss in one of them at most.
+    """
+    alike = np.eye(places.shape[1], dtype=bool)
+    for group in groups:
+        alike[np.ix_(group, group)] = True
+    return np.where(alike[glosses], places, places.shape[1]).min(axis=1)
+
+
+def places(log_probability: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The place of every gloss, int64 (n, K) from 1 on; equal ones in the vocabulary's order.
+
+    >>> places(np.array([[-2.0, -1.0, -2.0]], dtype=np.float32)).tolist()
+    [[2, 1, 3]]
+    """
+    order = np.argsort(-log_probability, axis=1, kind="stable")
+    found = np.empty_like(order)
+    np.put_along_axis(found, order, np.arange(1, order.shape[1] + 1)[np.newaxis], axis=1)
+    return found
+
+
 def top(ranks: Ranks, glosses: Glosses, k: int) -> float:
     """Share of clips whose true gloss is among the first `k`: per instance."""
     return float((ranks <= k).mean())
@@ -71,10 +97,14 @@ def mean_reciprocal_rank(ranks: Ranks, glosses: Glosses) -> float:
 METRICS: Mapping[str, Callable[[Ranks, Glosses], float]] = {
     "top1": lambda ranks, glosses: top(ranks, glosses, 1),
     "top5": lambda ranks, glosses: top(ranks, glosses, 5),
+    "top10": lambda ranks, glosses: top(ranks, glosses, 10),
     "mrr": mean_reciprocal_rank,
     "top1_per_class": lambda ranks, glosses: top_per_class(ranks, glosses, 1),
     "top5_per_class": lambda ranks, glosses: top_per_class(ranks, glosses, 5),
+    "top10_per_class": lambda ranks, glosses: top_per_class(ranks, glosses, 10),
 }
+PER_INSTANCE = ("top1", "top5", "top10")
+SAMPLES = 2000  # of the bootstrap
 
 
 class Figure(NamedTuple):  # torchmetrics takes results apart, and refuses frozen dataclasses
@@ -99,27 +129,73 @@ def figures(ranks: Ranks, glosses: Glosses) -> dict[str, Figure]:
         raise ValueError("expected at least one ranked clip, found none")
     order = np.lexsort((ranks, glosses))  # several processes gather clips in another order than one meets them
     ranks, glosses = ranks[order], glosses[order]
-    rng = np.random.default_rng(0)
-    samples = rng.integers(len(ranks), size=(2000, len(ranks)))
     return {
-        name: _wilson(metric(ranks, glosses), len(ranks))
-        if name in ("top1", "top5")
-        else _bootstrap(metric, ranks, glosses, samples)
+        name: wilson(metric(ranks, glosses), len(ranks))
+        if name in PER_INSTANCE
+        else bootstrap(lambda rows, metric=metric: metric(ranks[rows], glosses[rows]), len(ranks))
         for name, metric in METRICS.items()
     }
 
 
-def _wilson(share: float, n: int) -> Figure:
+def wilson(share: float, n: int) -> Figure:
+    """A share of `n` clips with Wilson's score interval."""
     interval = binomtest(round(share * n), n).proportion_ci(method="wilson")
     return Figure(share, float(interval.low), float(interval.high), n)
 
 
-def _bootstrap(
-    metric: Callable[[Ranks, Glosses], float], ranks: Ranks, glosses: Glosses, samples: NDArray[np.int64]
-) -> Figure:
-    values = [metric(ranks[rows], glosses[rows]) for rows in samples]
-    low, high = np.quantile(values, (0.025, 0.975))
-    return Figure(metric(ranks, glosses), float(low), float(high), len(ranks))
+def bootstrap(metric: Callable[[NDArray[np.int64]], float], n: int) -> Figure:
+    """A metric with its percentile interval.
+
+    Args:
+        metric: of the clips with these numbers, int (m,) in [0, n), some of them more than once.
+        n: clips.
+    """
+    samples = np.random.default_rng(0).integers(n, size=(SAMPLES, n))
+    low, high = np.quantile([metric(rows) for rows in samples], (0.025, 0.975))
+    return Figure(metric(np.arange(n)), float(low), float(high), n)
+
+
+class Tally(NamedTuple):
+    """By gloss, (K,) each: clips, clips whose first gloss it is, and clips where both agree."""
+
+    true: NDArray[np.int64]
+    named: NDArray[np.int64]
+    right: NDArray[np.int64]
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """Share of the clips so named that are right; 0 where none is."""
+        return self.right / np.maximum(self.named, 1)
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """Share of its clips that are so named; 0 where it has none."""
+        return self.right / np.maximum(self.true, 1)
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """Harmonic mean of precision and recall; 0 where the gloss is neither meant nor named."""
+        return 2 * self.right / np.maximum(self.true + self.named, 1)
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the glosses that have clips."""
+        return float(self.f1[self.true > 0].mean())
+
+
+def tally(first: Glosses, glosses: Glosses, count: int) -> Tally:
+    """Count by gloss.
+
+    Args:
+        first: int (n,), what each clip is named.
+        glosses: int (n,), what it is.
+        count: K.
+    """
+    return Tally(
+        true=np.bincount(glosses, minlength=count),
+        named=np.bincount(first, minlength=count),
+        right=np.bincount(glosses[first == glosses], minlength=count),
+    )
 
 
 def chance(glosses: int) -> dict[str, float]:
@@ -128,9 +204,9 @@ def chance(glosses: int) -> dict[str, float]:
     >>> round(chance(4)["mrr"], 4)  # (1 + 1/2 + 1/3 + 1/4) / 4
     0.5208
     """
-    top1, top5 = 1 / glosses, min(5, glosses) / glosses
-    reciprocal = float((1 / np.arange(1, glosses + 1)).mean())
-    return {"top1": top1, "top5": top5, "mrr": reciprocal, "top1_per_class": top1, "top5_per_class": top5}
+    shares = {f"top{k}": min(k, glosses) / glosses for k in (1, 5, 10)}
+    per_class = {f"{name}_per_class": share for name, share in shares.items()}
+    return shares | {"mrr": float((1 / np.arange(1, glosses + 1)).mean())} | per_class
 
 
 class RankingMetrics(Metric):

@@ -64,6 +64,11 @@ class RunFolder:
         return self.root / "adapter"
 
     @property
+    def calibration(self) -> Path:
+        """Temperature and threshold that the validation part has taught, of the best checkpoint."""
+        return self.root / "calibration.json"
+
+    @property
     def evaluation(self) -> Path:
         """What `evaluate.py` writes."""
         return self.root / "evaluation"
@@ -220,13 +225,14 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def provenance(config: schema.Config, manifest: Path, split: str) -> dict[str, Any]:
-    """What a number depends on: versions, and hashes of code, configuration, data and split.
+def provenance(config: schema.Config, manifest: Path, split: str, vocabulary: Sequence[str]) -> dict[str, Any]:
+    """What a number depends on: versions, and hashes of code, configuration, data, split and vocabulary.
 
     Args:
         config: of the run.
         manifest: the file that lists the prepared clips.
         split: the split's own hash.
+        vocabulary: the ordered glosses.
     """
     return {
         "versions": {"python": platform.python_version()}
@@ -237,6 +243,7 @@ def provenance(config: schema.Config, manifest: Path, split: str) -> dict[str, A
             "config": digest(schema.to_plain(config)),
             "data": sha256(manifest),
             "split": split,
+            "vocabulary": digest(list(vocabulary)),
         },
     }
 

@@ -61,6 +61,8 @@ class Rejected:
     gloss: str
     reason: str  # a code, for counting
     detail: str  # a sentence, for reading
+    official_part: str | None = None  # as of the clip that it would have been
+    segment: str | None = None
 
 
 Row = typing.TypeVar("Row", Clip, Rejected)

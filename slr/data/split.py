@@ -258,9 +258,10 @@ def read_split(path: Path, clips: Sequence[Clip]) -> Split:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: expected the split of a run, found none that can be read ({error})") from error
     ordered = sorted(clips, key=lambda clip: clip.id)
-    if whose != {clip.id for clip in clips} or split.hash != _hash(split.rule, split.seed, ordered, split.parts):
+    found = _hash(split.rule, split.seed, ordered, split.parts)
+    if whose != {clip.id for clip in clips} or split.hash != found:
         raise UserError(
-            f"{path}: the run divided other clips than those prepared now; prepare the run's data set again, "
-            "or train a new run"
+            f"{path}: the run divided other clips than those prepared now (hash {split.hash[:12]}, now {found[:12]}); "
+            "prepare the run's data set again, or train a new run"
         )
     return split

@@ -206,12 +206,12 @@ def _write_lists(records: list[Record], outcomes: dict[str, Outcome], lost: Sequ
     for record in records:
         outcome = outcomes.get(record.id, {})
         if record.id in stubs:
-            rejected.append(Rejected(record.id, record.given, record.gloss, "stub", stubs[record.id]))
+            rejected.append(_rejected(record, "stub", stubs[record.id]))
         elif outcome.get("verified"):
             clips.append(_clip(record, outcome["clip"]))
         else:
             told = outcome.get("rejected") or {"reason": "pending", "detail": "it is not cut and verified yet"}
-            rejected.append(Rejected(record.id, record.given, record.gloss, **told))
+            rejected.append(_rejected(record, **told))
     rejected += lost
     if not _already(out, clips, rejected):
         write_rejected(out / "rejected.jsonl", rejected)
@@ -235,6 +235,10 @@ def _clip(record: Record, facts: dict[str, Any]) -> Clip:
         segment=record.segment,
         **facts,
     )
+
+
+def _rejected(record: Record, reason: str, detail: str) -> Rejected:
+    return Rejected(record.id, record.given, record.gloss, reason, detail, record.official_part, record.segment)
 
 
 def _already(out: Path, clips: list[Clip], rejected: list[Rejected]) -> bool:

@@ -155,7 +155,7 @@ def _records(
             records.append(_record(instance, file, given, cut))
         else:
             reason, detail = outcome.get("reason", "pending"), outcome.get("detail", "it has not been asked for yet")
-            lost.append(Rejected(instance.id, given, instance.gloss, reason, detail))
+            lost.append(Rejected(instance.id, given, instance.gloss, reason, detail, instance.part, instance.segment))
     return records, lost
 
 
