@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
     from torch.utils.tensorboard import SummaryWriter
 
@@ -48,6 +50,37 @@ def add_results(folder: Path, part: str, metrics: Mapping[str, float], step: int
     with SummaryWriter(str(folder)) as writer:
         for name, value in metrics.items():
             writer.add_scalar(f"{part}/{name}", value, step)
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What a run has logged: tag -> (step, value) by step; none where there are no events."""
+    found: dict[str, dict[int, float]] = {}
+    for file in sorted(folder.glob(PATTERN)):
+        for event in _events(file):
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return {tag: sorted(points.items()) for tag, points in found.items()}
+
+
+def add_images(folder: Path, title: str, images: Mapping[str, "NDArray[np.uint8]"], step: int) -> None:
+    """Log pictures, in the place of those that were logged under this title before.
+
+    Args:
+        folder: of the run.
+        title: their tags are `<title>/<name>`.
+        images: name -> uint8 (H, W, 3).
+        step: optimiser steps that lie behind what they show.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    suffix = "." + title.replace("/", "-")
+    before = [file for file in folder.glob(PATTERN) if file.name.endswith(suffix)]
+    with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+        for name, image in images.items():
+            writer.add_image(f"{title}/{name}", image, step, dataformats="HWC")
+    for file in before:
+        file.unlink()
 
 
 def cut_back(folder: Path, step: int, validated: bool) -> None:

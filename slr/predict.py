@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -13,13 +13,17 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from slr import assemble, processes, schema
+from slr.data import video
+from slr.data.collate import collate_ranking
 from slr.data.manifest import Clip, read_manifest
 from slr.errors import UserError
 from slr.hardware import Machine
 from slr.prepare.verify import Job, Prepared, prepare_clips
 from slr.recognizer import Recognizer
 from slr.report.evaluation import ranking
+from slr.report.pictures import Seen
 from slr.run import open_run
+from slr.saliency import occlusion
 
 LogProbability = NDArray[np.float32]
 
@@ -97,16 +101,46 @@ class SignRecognizer:
                 rows = self._rank([_prepare(path, Path(folder), self.vocabulary[0])], Path(folder))
         return [(row["gloss"], row["probability"]) for row in ranking(self.vocabulary, rows[0])[:top]]
 
-    def rank_clips(self, clips: Sequence[Clip], title: str) -> LogProbability:
-        """Log-probabilities of every gloss for clips of the run's own data set: float32 (n, K).
+    def rank_clips(self, clips: Sequence[Clip], title: str, folder: Path | None = None) -> LogProbability:
+        """Log-probabilities of every gloss for clips of a prepared data set: float32 (n, K).
 
         Several processes share the work, and each gets the whole.
 
         Args:
-            clips: n rows of its manifest.
+            clips: n rows of its manifest, whose glosses need not be in the vocabulary.
             title: heads the progress bar.
+            folder: of the data set; None is the run's own.
         """
-        return self._rank(clips, assemble.prepared(self._config), self._machine.workers, title)
+        known, any_gloss = set(self.vocabulary), self.vocabulary[0]  # a clip's own is not looked at
+        clips = [clip if clip.gloss in known else dataclasses.replace(clip, gloss=any_gloss) for clip in clips]
+        return self._rank(clips, folder or assemble.prepared(self._config), self._machine.workers, title)
+
+    def show(
+        self, clips: Sequence[Clip], glosses: Sequence[Sequence[str]], title: str, folder: Path | None = None
+    ) -> Iterator[Seen]:
+        """Each clip's sampled frames, and by how much each of them speaks for some glosses.
+
+        Args:
+            clips: n rows of a manifest, whose glosses are in the vocabulary.
+            glosses: n lists of what is asked about each clip.
+            title: heads a progress bar.
+            folder: of the data set; None is the run's own.
+        """
+        place = folder or assemble.prepared(self._config)
+        data = assemble.data(self._config, place, {}, self.vocabulary, self._machine, self._recognizer.inputs)
+        samples = data.ranking_set(clips)
+        self._recognizer.to(self._machine.device).eval()
+        for number, clip in enumerate(tqdm(clips, desc=title, unit="clip", dynamic_ncols=True)):
+            batch = collate_ranking([samples[0, number]], self._recognizer.inputs.pad_id)
+            moved = self._recognizer.transfer_batch_to_device(batch, torch.device(self._machine.device), 0)
+            with self._machine.autocast():
+                weights = occlusion(self._recognizer, moved, glosses[number], data.ranking_batch).cpu()
+            positions = samples.positions(clip, 0)
+            yield Seen(
+                frames=video.read(place / clip.file, positions),
+                seconds=(positions / clip.fps).tolist(),
+                weights=dict(zip(glosses[number], weights.T.tolist(), strict=True)),
+            )
 
     def _rank(self, clips: Sequence[Clip], folder: Path, workers: int = 0, title: str | None = None) -> LogProbability:
         machine = dataclasses.replace(self._machine, workers=workers)
