@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from prepare_data import prepare
-from slr import checkpoints, commandline, curves, processes, schema
+from slr import checkpoints, commandline, curves, initial, processes, schema
 from slr.data import listing
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import PARTS, Split, describe, make_split, read_split, write_split
@@ -86,6 +86,10 @@ def train(config: schema.Config, folder: RunFolder, record: Record, stopping: St
     clips = assemble.clips(config)
     split, vocabulary = processes.once(lambda: divided(config, folder, clips))
     print(describe(clips, split))
+    if config.init:
+        began = initial.written_down(folder)
+        print(began.describe())
+        record.tell({"init": dataclasses.asdict(began)})
     record.tell(provenance(config, assemble.manifest(config), split.hash, vocabulary))
 
     parts = {part: split.select(clips, part) for part in PARTS}
@@ -139,6 +143,8 @@ def fit(
     data.steps_behind = place.step
     if saved:
         print(f"going on behind step {place.step}")
+    elif config.init:
+        recognizer.begin_with(initial.the_same(config, folder))
     trainer = assemble.trainer(config, folder, machine, stopping, lambda at: record.tell({"progress": at}), place)
     trainer.fit(recognizer, data, ckpt_path=saved, weights_only=True)
     stopping.heed()
@@ -181,6 +187,8 @@ def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
 
 def record_beginning(folder: RunFolder, config: schema.Config, split: Split, vocabulary: list[str]) -> None:
     """Write what evaluate, resume and `slr.load` need, before anything can fail."""
+    if config.init:
+        initial.write_down(folder, initial.take(config, split.parts))
     write_json(folder.config, schema.to_plain(config))
     write_json(folder.vocabulary, vocabulary)
     write_split(folder.split, split)
@@ -193,6 +201,8 @@ def refuse_other(config: schema.Config, folder: RunFolder, goes_on: bool) -> boo
         UserError: names the settings.
     """
     other = schema.from_plain(read_json(folder.config), folder.config)
+    if config.init == other.init is not None and not goes_on:
+        initial.the_same(config, folder)
     differing = schema.differences(other, config)
     if differing and not goes_on:
         raise UserError(
@@ -250,6 +260,9 @@ def finish(
 
 def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
     """Check every job of a command, once for all that ask the same of machine, data and model."""
+    for config in configs:
+        if config.init:
+            initial.adapter_file(config)
     asked = {
         repr([one.hardware, one.data, one.dataset, one.split, one.limit_train, one.model, one.frames]): one
         for one in configs

@@ -265,19 +265,43 @@ class Recognizer(L.LightningModule):
         Raises:
             UserError: the file is no checkpoint of slr, or one of other layers or another vocabulary.
         """
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            adapter = {name.removeprefix("network."): tensor for name, tensor in content["state_dict"].items()}
-            vocabulary, metrics = content["vocabulary"], content["metrics"]
-        except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
-            raise UserError(
-                f"expected a checkpoint of slr at {path}, found another file ({error!r}); use best, last or another"
-            ) from error
+        adapter, vocabulary, metrics = _read_checkpoint(path)
         if vocabulary != self.vocabulary:
             raise UserError(f"expected a checkpoint of the same glosses at {path}, found others; use the run's own")
         lora.load_adapter_state(self.network, adapter)
         self._agree()
         return metrics
+
+    def begin_with(self, path: Path) -> None:
+        """Put the adapter of an earlier training in place, whatever its glosses were.
+
+        Args:
+            path: a checkpoint, or the weights of an exported adapter.
+
+        Raises:
+            UserError: the file is neither, or of other layers.
+        """
+        if path.suffix == ".ckpt":
+            lora.load_adapter_state(self.network, _read_checkpoint(path)[0])
+        else:
+            lora.load_exported(self.network, path)
+        self._agree()
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str], dict[str, float]]:
+    """A checkpoint's adapter by the names in the network, its glosses, and its validation metrics.
+
+    Raises:
+        UserError: the file is no checkpoint of slr.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        adapter = {name.removeprefix("network."): tensor for name, tensor in content["state_dict"].items()}
+        return adapter, content["vocabulary"], content["metrics"]
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
+        raise UserError(
+            f"expected a checkpoint of slr at {path}, found another file ({error!r}); use best, last or another"
+        ) from error
 
 
 @dataclass(frozen=True)

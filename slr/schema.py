@@ -19,7 +19,7 @@ from slr import memory
 from slr.errors import UserError
 
 Path_ = str  # a field of this type holds a path: typed as it is in the shell, made absolute before it is read
-PATH_KEYS = ("outputs", "data", "dataset.clips", "dataset.labels", "dataset.index", "model.checkpoint")
+PATH_KEYS = ("outputs", "data", "init", "dataset.clips", "dataset.labels", "dataset.index", "model.checkpoint")
 
 
 def at_least(key: str, value: float, least: float) -> None:
@@ -348,6 +348,7 @@ class Config:
     jitter: Jitter
     batch: int
     epochs: int
+    init: Path_ | None  # an earlier run, whose adapter this one begins with
     gradient_checkpointing: bool
     optimizer: Optimizer
     early_stopping: EarlyStopping

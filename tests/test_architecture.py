@@ -41,6 +41,7 @@ FORBIDDEN = {
     "slr.report": ["slr.model", "slr.recognizer", "slr.prepare", "slr.assemble", "slr.data.datamodule"],
     "slr.compare": ["slr.model", "slr.data", "slr.recognizer", "slr.prepare", "slr.assemble", "slr.metrics", "torch"],
     "slr.run": ["slr.model", "slr.data", "slr.recognizer", "slr.prepare", "slr.report", "slr.assemble", "torch"],
+    "slr.initial": ["torch", "slr.model", "slr.data", "slr.recognizer", "slr.prepare", "slr.report", "slr.assemble"],
     "slr.training": ["slr.prepare", "slr.report", "slr.assemble", "slr.data", "slr.model"],
     "slr.checkpoints": ["torch", "slr.run", "slr.training"],
     "slr.recognizer": ["slr.prepare", "slr.run", "slr.report", "slr.assemble", "slr.data.datamodule"],

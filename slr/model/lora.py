@@ -204,6 +204,29 @@ def load_adapter(model: "Model", folder: Path) -> "PeftModel":
     return adapted.requires_grad_(False).eval()
 
 
+def load_exported(model: "Model", file: Path) -> None:
+    """Copy the weights that `save_adapter` wrote into a model with the same adapter, which goes on to learn.
+
+    Args:
+        model: with its adapter.
+        file: `adapter_model.safetensors`.
+
+    Raises:
+        UserError: the file holds no tensors, or names or shapes differ.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    adapted: Any = model
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"expected an adapter's weights in {file}, found none that can be read ({error})") from None
+    _refuse_difference(weights, get_peft_model_state_dict(adapted, save_embedding_layers=False), str(file))
+    set_peft_model_state_dict(adapted, weights)
+
+
 def _refuse_difference(found: dict[str, Any], expected: dict[str, Any], place: str) -> None:
     shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (found, expected)]
     differing = sorted(

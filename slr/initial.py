@@ -1,0 +1,128 @@
+"""`init=`: the adapter that a run begins with, which an earlier run has trained. Knows no torch.
+
+What it was is written down when the run begins, since the earlier run may go on, move or be deleted.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from slr import schema
+from slr.errors import UserError
+from slr.files import sha256
+from slr.run import RunFolder, find_run, read_json, write_json
+
+EXPORTED = "adapter_model.safetensors"  # as PEFT names it
+# What makes an adapter's numbers mean the same. The vocabulary is none of it, and neither is the quantization.
+AGREEING = ("model.checkpoint", "model.revision", "model.weights", "lora.scope", "lora.r", "lora.alpha", "lora.targets")
+
+
+@dataclass(frozen=True)
+class Initial:
+    """The adapter that a run begins with.
+
+    Attributes:
+        run: the earlier run's folder.
+        file: within it.
+        sha256: of the file.
+        seen: val and test -> clips of the new run's part that the earlier one trained with.
+    """
+
+    run: str
+    file: str
+    sha256: str
+    seen: dict[str, int]
+
+    def describe(self) -> str:
+        """One line: where the adapter comes from, and what of the evaluation it knows already."""
+        known = [f"{count} clips of {part}" for part, count in self.seen.items() if count]
+        told = f"; it has trained with {' and '.join(known)}, which say nothing of unseen clips" if known else ""
+        return f"begins with the adapter of {self.run} ({self.file}, SHA-256 {self.sha256[:12]}){told}"
+
+
+def adapter_file(config: schema.Config) -> Path:
+    """The earlier run's best checkpoint, or its exported adapter where the checkpoint is gone.
+
+    Raises:
+        UserError: `init` is no run, one without an adapter or without a validation yet, or one whose adapter does not
+            fit this run's model.
+    """
+    folder, other = _earlier(config)
+    if other.lora.scope == "none":
+        raise UserError(f"init={config.init}: expected a run with an adapter, found one of lora=none")
+    before, now = schema.identity(other), schema.identity(config)
+    keys = [*AGREEING, *(["seed"] if config.model.weights == "random" else [])]  # which draws those weights
+    differing = [f"{key}: {before[key]} there, {now[key]} here" for key in keys if before[key] != now[key]]
+    if differing:
+        raise UserError(f"init={config.init}: expected a run of the same model and adapter, found {differing[0]}")
+    if (folder.checkpoints / "best.ckpt").is_file():
+        return folder.checkpoint("best")
+    if (folder.adapter / EXPORTED).is_file():
+        return folder.adapter / EXPORTED
+    raise UserError(
+        f"init={config.init}: expected checkpoints/best.ckpt or adapter/{EXPORTED} in it, found neither; let that run "
+        "get through an epoch first"
+    )
+
+
+def _earlier(config: schema.Config) -> tuple[RunFolder, schema.Config]:
+    try:
+        return find_run(Path(config.init or ""))
+    except UserError as error:
+        raise UserError(f"init={config.init}: {error}") from None
+
+
+def take(config: schema.Config, parts: dict[str, str]) -> Initial:
+    """What a run begins with.
+
+    Args:
+        config: of the run, with `init`.
+        parts: its own clips' parts.
+
+    Raises:
+        UserError: as `adapter_file`.
+    """
+    file = adapter_file(config)
+    folder, other = _earlier(config)
+    same = other.dataset.place == config.dataset.place and folder.split.is_file()
+    trained = {name for name, part in read_json(folder.split)["parts"].items() if part == "train"} if same else set()
+    seen = {part: sum(name in trained for name in parts if parts[name] == part) for part in ("val", "test")}
+    return Initial(str(folder.root), file.relative_to(folder.root).as_posix(), sha256(file), seen)
+
+
+def write_down(folder: RunFolder, initial: Initial) -> None:
+    """Keep what a run begins with in its folder."""
+    write_json(_record(folder), asdict(initial))
+
+
+def written_down(folder: RunFolder) -> Initial:
+    """What a run has begun with, or is to begin with.
+
+    Raises:
+        UserError: its folder does not say.
+    """
+    try:
+        return Initial(**read_json(_record(folder)))
+    except (OSError, TypeError) as error:
+        raise UserError(f"expected what the run began with in {_record(folder)}, found {error}; train anew") from None
+
+
+def the_same(config: schema.Config, folder: RunFolder) -> Path:
+    """The file that the run has written down, if it still is what it was.
+
+    Raises:
+        UserError: the earlier run has another adapter now, or as `adapter_file`.
+    """
+    initial = written_down(folder)
+    adapter_file(config)  # says what is wrong where all of it is gone
+    file = Path(initial.run) / initial.file
+    found = sha256(file) if file.is_file() else "none"
+    if found != initial.sha256:
+        raise UserError(
+            f"init={config.init}: expected the adapter that this run began with, {initial.file} of SHA-256 "
+            f"{initial.sha256[:12]}, found {found[:12]}; begin a new run"
+        )
+    return file
+
+
+def _record(folder: RunFolder) -> Path:
+    return folder.root / "init.json"

@@ -1,0 +1,206 @@
+"""`init=`: a run that begins with the adapter of an earlier one."""
+
+import dataclasses
+import hashlib
+import shutil
+
+import pytest
+import torch
+from entry import command, ended, only_run, scalars
+from safetensors.torch import load_file, save_file
+
+from slr import assemble, commandline, initial
+from slr.data.split import read_split
+from slr.errors import UserError
+from slr.model import lora
+from slr.recognizer import step_seed
+from slr.run import RunFolder, open_run, read_json, write_json
+from slr.schema import to_plain
+
+
+@pytest.fixture(scope="module")
+def earlier(demo):
+    """The demo: a run of sixteen signs."""
+    run, _ = demo
+    return run
+
+
+@pytest.fixture(scope="module")
+def later(workplace, earlier):
+    """A run of six signs, by other people, that begins with it."""
+    words = ["experiment=demo", "dataset.signs=6", "dataset.signers=8", "dataset.seed=1", "epochs=1", f"init={earlier}"]
+    printed = command("train.py", *words, f"outputs={workplace / 'later'}", f"data={workplace / 'data'}")
+    return only_run(workplace / "later"), printed
+
+
+def test_the_run_says_what_it_began_with(earlier, later):
+    run, printed = later
+    best = earlier / "checkpoints" / "best.ckpt"
+    digest = hashlib.sha256(best.read_bytes()).hexdigest()
+    told = {"run": str(earlier), "file": "checkpoints/best.ckpt", "sha256": digest, "seen": {"val": 0, "test": 0}}
+    assert read_json(run / "result.json")["init"] == told
+    assert read_json(run / "config.json")["init"] == str(earlier)
+    assert f"begins with the adapter of {earlier}" in printed
+    assert len(read_json(run / "vocabulary.json")) == 6
+    assert len(read_json(earlier / "vocabulary.json")) == 16
+
+
+def built(run):
+    """A later run's network and batches as they are before it trains, in micro-batches of its own."""
+    folder, config, vocabulary = open_run(run)
+    machine, inputs = assemble.machine(config), assemble.inputs(config)
+    recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
+    recognizer.micro_batch = config.hardware.micro_batch
+    clips = assemble.clips(config)
+    split = read_split(folder.split, clips)
+    parts = {part: split.select(clips, part) for part in ("train", "val", "test")}
+    machine = dataclasses.replace(machine, workers=0)
+    data = assemble.data(config, assemble.prepared(config), parts, vocabulary, machine, inputs)
+    return recognizer, next(iter(data.train_dataloader())), config
+
+
+def first_loss(recognizer, batch, config):
+    """What the first step of a training would tell."""
+    recognizer.manual_backward = lambda loss: loss.backward()
+    torch.manual_seed(step_seed(config.seed, 0, 0))
+    return float(recognizer.backward_batch(batch))
+
+
+def test_its_first_loss_is_that_of_the_earlier_adapter_on_the_same_batch(earlier, later):
+    """The exported adapter's tensors are put into place by hand."""
+    run, _ = later
+    recognizer, batch, config = built(run)
+    fresh = first_loss(recognizer, batch, config)
+    weights = load_file(earlier / "adapter" / "adapter_model.safetensors")
+    own = {name: parameter for name, parameter in recognizer.network.named_parameters() if parameter.requires_grad}
+    assert {name.replace(".default.weight", ".weight") for name in own} == set(weights)
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name.replace(".default.weight", ".weight")])
+    [(_, told), *_] = scalars(run)["train/loss"]
+    assert first_loss(recognizer, batch, config) == pytest.approx(told, abs=1e-5)
+    assert abs(told - fresh) > 0.01  # a fresh adapter would have told another
+
+
+def test_checkpoint_and_export_give_the_same_adapter_which_goes_on_to_learn(earlier, later):
+    run, _ = later
+    states = []
+    for file in ("checkpoints/best.ckpt", "adapter/adapter_model.safetensors"):
+        recognizer, *_ = built(run)
+        recognizer.begin_with(earlier / file)
+        states.append(lora.adapter_state(recognizer.network))
+    assert states[0].keys() == states[1].keys()
+    assert len(states[0]) > 0
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    weights = load_file(earlier / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(states[0][name.replace(".weight", ".default.weight")], weights[name]) for name in weights)
+
+
+def test_files_that_do_not_fit_are_refused(later, tmp_path):
+    run, _ = later
+    recognizer, *_ = built(run)
+    before = lora.adapter_state(recognizer.network)
+    save_file({"a": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="expected adapter tensors that fit"):
+        recognizer.begin_with(tmp_path / "adapter_model.safetensors")
+    for name in ("broken.safetensors", "broken.ckpt"):
+        (tmp_path / name).write_text("no tensors")
+        with pytest.raises(UserError, match="expected"):
+            recognizer.begin_with(tmp_path / name)
+    after = lora.adapter_state(recognizer.network)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def compose(*words):
+    return commandline.configurations(commandline.quote_paths(["experiment=demo", *words]))[0]
+
+
+@pytest.fixture
+def old(tmp_path):
+    """The folder of a run that has left its exported adapter alone, under a name that shells pass."""
+    commandline.register()
+    folder = RunFolder(tmp_path / "an, earlier = rün")
+    write_json(folder.config, to_plain(compose()))
+    write_json(folder.split, {"parts": {"a": "train", "b": "train", "c": "test", "d": "val"}})
+    folder.adapter.mkdir()
+    (folder.adapter / initial.EXPORTED).write_bytes(b"weights")
+    return folder
+
+
+def test_the_export_serves_where_the_checkpoint_is_gone(old):
+    config = compose(f"init={old.root}")
+    assert config.init == str(old.root)
+    assert initial.adapter_file(config) == old.adapter / initial.EXPORTED
+    parts = {"a": "test", "b": "val", "c": "test", "d": "train"}
+    assert initial.take(config, parts).seen == {"val": 1, "test": 1}
+    assert "it has trained with 1 clips of val and 1 clips of test" in initial.take(config, parts).describe()
+    other = compose(f"init={old.root}", "dataset.seed=1")  # other clips, whatever they are called
+    assert initial.take(other, parts).seen == {"val": 0, "test": 0}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["model=internvl3_5_2b"], "model.checkpoint: tiny there"),
+        (["model.revision=abc"], "model.revision: None there, abc here"),
+        (["lora.r=8"], "lora.r: 16 there, 8 here"),
+        (["lora.alpha=8"], "lora.alpha: 32 there, 8 here"),
+        (["lora.targets=[q_proj]"], "lora.targets:"),
+        (["lora=none"], "lora.scope: language there, none here"),
+    ],
+)
+def test_another_model_or_adapter_is_refused(old, words, says):
+    with pytest.raises(UserError) as refusal:
+        initial.adapter_file(compose(f"init={old.root}", *words))
+    assert says in str(refusal.value)
+    assert str(refusal.value).startswith(f"init={old.root}: expected a run of the same model and adapter")
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_is_no_such_run_is_refused(old, tmp_path):
+    shutil.rmtree(old.adapter)
+    with pytest.raises(UserError, match=r"expected checkpoints/best.ckpt or adapter"):
+        initial.adapter_file(compose(f"init={old.root}"))
+    write_json(old.config, to_plain(compose("lora=none")))
+    with pytest.raises(UserError, match="expected a run with an adapter, found one of lora=none"):
+        initial.adapter_file(compose(f"init={old.root}"))
+    with pytest.raises(UserError, match=r"init=.*nowhere: expected the folder of a run"):
+        initial.adapter_file(compose(f"init={tmp_path / 'nowhere'}"))
+
+
+def test_a_refusal_comes_before_anything_starts(old, tmp_path):
+    places = [f"outputs={tmp_path / 'out'}", f"data={tmp_path / 'data'}"]
+    code, out, err = ended("train.py", "experiment=demo", f"init={old.root}", "lora.r=2", *places)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: init=")
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_run_that_has_not_trained_yet_wants_the_very_adapter_that_it_wrote_down(old, tmp_path):
+    config, run = compose(f"init={old.root}"), RunFolder(tmp_path / "later")
+    initial.write_down(run, initial.take(config, {}))
+    assert initial.the_same(config, run) == old.adapter / initial.EXPORTED
+    (old.adapter / initial.EXPORTED).write_bytes(b"other weights")
+    with pytest.raises(UserError, match="expected the adapter that this run began with"):
+        initial.the_same(config, run)
+    (run.root / "init.json").unlink()
+    with pytest.raises(UserError, match="train anew"):
+        initial.the_same(config, run)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_does_not_begin_anew(later, workplace):
+    """It goes on from its own state, though the earlier run has been deleted since."""
+    run, _ = later
+    copy = workplace / "goes on, later"
+    shutil.copytree(run, copy)
+    config = read_json(copy / "config.json")
+    write_json(copy / "config.json", config | {"init": str(workplace / "deleted since")})
+    printed = command("train.py", f"resume={copy}", "epochs=2")
+    steps = read_json(run / "result.json")["progress"]["step"]
+    assert f"going on behind step {steps}" in printed
+    result = read_json(copy / "result.json")
+    assert result["progress"]["step"] == 2 * steps
+    assert result["init"] == read_json(run / "result.json")["init"]
