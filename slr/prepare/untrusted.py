@@ -72,7 +72,9 @@ class Cut:
 WHOLE = Cut(1, -1)
 
 
-def read_untrusted(path: Path, fps: int, longest_side: int, cut: Cut = WHOLE) -> Iterator[np.ndarray]:
+def read_untrusted(
+    path: Path, fps: int, longest_side: int, cut: Cut = WHOLE, longest: float = LONGEST
+) -> Iterator[np.ndarray]:
     """Decode a file once, in one thread, as uint8 (H, W, 3) RGB pictures, `fps` of them for each second.
 
     Pictures are turned and mirrored as the file asks, their pixels made square, and both sides made even and at most
@@ -90,7 +92,7 @@ def read_untrusted(path: Path, fps: int, longest_side: int, cut: Cut = WHOLE) ->
         with av.open(str(path.absolute()), metadata_errors="replace", options=OPENING) as container:
             stream = _picture_stream(container)
             aspect, view = float(stream.sample_aspect_ratio or 1), None
-            timed = _timed(container, stream, (cut.first - 1) / fps)
+            timed = _timed(container, stream, (cut.first - 1) / fps, longest)
             for frame in islice(resample(timed, fps, cut.first - 1), wanted):
                 # Once: to look at a frame's side data ties it into a reference cycle, and memory fills with frames.
                 view = view or View(frame, stream.width, stream.height, aspect, longest_side, cut.crop)
@@ -158,7 +160,7 @@ def _picture_stream(container: InputContainer) -> av.VideoStream:
 
 
 def _timed(
-    container: InputContainer, stream: av.VideoStream, since: float
+    container: InputContainer, stream: av.VideoStream, since: float, longest: float
 ) -> Iterator[tuple[float, float, av.VideoFrame]]:
     """Time and duration of each frame in seconds, strictly rising from 0 whatever the file states.
 
@@ -172,8 +174,8 @@ def _timed(
             origin = frame.time - (now + step)
         stated = frame.time - origin if frame.time is not None and origin is not None else now
         last, now = now, stated if stated > now else now + step
-        if now > since + LONGEST:
-            raise Unfit("too_long", f"it lasts more than {LONGEST:.0f} seconds")
+        if now > since + longest:
+            raise Unfit("too_long", f"it lasts more than {longest:.0f} seconds")
         own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else now - last
         yield now, own, frame
 

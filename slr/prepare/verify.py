@@ -13,7 +13,8 @@ from slr.errors import UserError
 from slr.files import sha256
 from slr.prepare.encode import FPS, write_clip
 from slr.prepare.guard import Ended, Guard, Limits
-from slr.prepare.untrusted import WHOLE, Cut, Unfit, read_untrusted
+from slr.prepare.still import is_picture, read_pictures
+from slr.prepare.untrusted import LONGEST, WHOLE, Cut, Unfit, read_untrusted
 from slr.prepare.view import Crop
 
 BLOCK = 6  # frames read in a row between two jumps: half of what lies between key frames
@@ -41,6 +42,8 @@ class Job:
     longest_side: int = 640  # pixels; larger pictures are made smaller
     least_frames: int = 1  # at 25 a second; a shorter clip is rejected as too_short
     cut: Cut = WHOLE
+    pictures: bool = False  # whether a still picture, or an animation, may be a clip too
+    longest: float = LONGEST  # seconds; a longer recording is rejected as too_long
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def prepare_clips(
     Raises:
         UserError: A clip could not be written, for instance on a full disk.
     """
-    calls = [(str(job.source), str(job.target), job.longest_side, job.least_frames, asdict(job.cut)) for job in jobs]
+    calls = [_call(job) for job in jobs]
     with Guard(prepare_clip, workers, limits) as guard:
         for number, outcome in guard.run(calls):
             if isinstance(outcome, Ended):
@@ -84,13 +87,29 @@ def prepare_clips(
                 yield number, Prepared(**(outcome | {"facts": Facts(**outcome["facts"])}))
 
 
+def _call(job: Job) -> tuple[str, str, int, int, dict[str, Any], bool, float]:
+    """A job as `prepare_clip` takes it, fit for JSON."""
+    cut = asdict(job.cut)
+    return str(job.source), str(job.target), job.longest_side, job.least_frames, cut, job.pictures, job.longest
+
+
 def prepare_clip(
-    source: str, target: str, longest_side: int, least_frames: int, cut: dict[str, Any]
+    source: str,
+    target: str,
+    longest_side: int,
+    least_frames: int,
+    cut: dict[str, Any],
+    pictures: bool = False,
+    longest: float = LONGEST,
 ) -> dict[str, object]:
     """Prepare one file, unguarded: the facts of the clip that was written, or reason and detail why there is none."""
     path, part = Path(target), _cut(**cut)
     try:
-        written = write_clip(path, read_untrusted(Path(source), FPS, longest_side, part))
+        if pictures and is_picture(Path(source)):
+            frames = read_pictures(Path(source), FPS, longest_side)
+        else:
+            frames = read_untrusted(Path(source), FPS, longest_side, part, longest)
+        written = write_clip(path, frames)
         if written < least_frames:
             path.unlink()
             raise Unfit("too_short", f"it has {written} pictures at {FPS} a second, at least {least_frames} are wanted")
