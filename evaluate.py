@@ -78,7 +78,7 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
         refuse_few(wish, folder.evaluation, found.coverage)
     ranker = predict.load(wish.run, wish.checkpoint, wish.device)
     learned = calibration.read(folder.calibration) if wish.checkpoint == "best" else None
-    learned = learned or scoring.calibrate(ranker, split.select(clips, "val"))
+    learned = learned or scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
     if wish.other:
         results, _ = scoring.score_elsewhere(ranker, wish.other, checkpoint, learned)
         place = folder.evaluation / f"other-{wish.other.resolve().name}"

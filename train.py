@@ -241,7 +241,7 @@ def finish(
         val = recognizer.restore(folder.checkpoint(checkpoint))
         processes.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
     ranker = predict.SignRecognizer(recognizer, config, machine)
-    learned = scoring.calibrate(ranker, split.select(clips, "val"))
+    learned = scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
 
     def score(part: str) -> tuple[dict[str, Any], list[str]]:
         found = scoring.context(config, clips, split, part, checkpoint, learned)

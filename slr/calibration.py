@@ -3,66 +3,133 @@
 Knows no torch: whoever reads a run's calibration need not load a network.
 """
 
-import dataclasses
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
 from slr.errors import UserError
-from slr.files import write_whole
 
 LogProbability = NDArray[np.float32]  # (n, K), natural logs, not renormalised
+States = NDArray[np.float32]  # (n, D), what rankings came from: slr.model.ranking.Look
 BINS = 15
 ANSWERED = 0.95  # share of validation clips that are answered; leaves room for people unlike them
 RANGE = (0.05, 20.0)  # of temperatures
 
 
-@dataclass(frozen=True)
+class Looked(NamedTuple):
+    """What a recognizer makes of n clips.
+
+    Attributes:
+        log_probability: float32 (n, K), natural logs, not renormalised.
+        state: float32 (n, D), what each ranking came from.
+    """
+
+    log_probability: NDArray[np.float32]
+    state: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Familiarity:
+    """How near a clip comes to those that trained: minus Mahalanobis's distance from the nearest gloss (Lee et al.,
+    NeurIPS 2018).
+
+    A model's probabilities do not tell a sign that it has never met: softmax over the vocabulary must go somewhere, and
+    log-probabilities too are high where a strange sign shares a movement with a known one.
+
+    Attributes:
+        means: float32 (G, D), the mean state of each gloss that trained.
+        precision: float32 (D, D), inverse of the covariance around them, which all glosses share.
+    """
+
+    means: NDArray[np.float32]
+    precision: NDArray[np.float32]
+
+    def scores(self, states: States) -> NDArray[np.float64]:
+        """Minus the distance in standard deviations, (n,), 0 at most."""
+        nearest = np.full(len(states), np.inf)
+        for mean in self.means.astype(np.float64):  # one at a time: (n, G, D) of a large vocabulary is gigabytes
+            apart = states - mean
+            nearest = np.minimum(nearest, ((apart @ self.precision) * apart).sum(axis=1))
+        return -np.sqrt(np.maximum(nearest, 0))
+
+
+def fit_familiarity(states: States, glosses: NDArray[np.int64]) -> Familiarity:
+    """Learn from a training part.
+
+    The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf, 2004), since clips may be fewer than
+    the state's numbers.
+
+    Args:
+        states: (n, D) of its clips.
+        glosses: (n,) the true ones.
+    """
+    from sklearn.covariance import ledoit_wolf  # a second to import, and only training's end learns
+
+    kinds, which = np.unique(glosses, return_inverse=True)
+    means = np.stack([states[which == number].mean(axis=0, dtype=np.float64) for number in range(len(kinds))])
+    covariance, _ = ledoit_wolf(states - means[which], assume_centered=True)
+    return Familiarity(means.astype(np.float32), np.linalg.pinv(covariance, hermitian=True).astype(np.float32))
+
+
+@dataclass(frozen=True, eq=False)
 class Calibration:
-    """What a run's validation part taught about its probabilities.
+    """What a run's own clips taught about its answers.
 
     Attributes:
         temperature: probabilities are the softmax of log-probabilities divided by it.
-        threshold: least confidence at which a clip is answered.
+        threshold: least familiarity at which a clip is answered.
         answered: share of the validation clips that were answered at it.
-        n: validation clips that this was learned from.
+        n: validation clips that the numbers above were learned from.
+        familiarity: learned from the training clips.
     """
 
     temperature: float
     threshold: float
     answered: float
     n: int
+    familiarity: Familiarity
 
     def probabilities(self, log_probability: LogProbability) -> NDArray[np.float64]:
         """Calibrated probabilities (n, K), rows adding up to 1, in the order that the log-probabilities have."""
         return softmax(log_probability.astype(np.float64) / self.temperature, axis=1)
 
-    def answers(self, log_probability: LogProbability) -> NDArray[np.bool_]:
+    def answers(self, states: States) -> NDArray[np.bool_]:
         """Whether each clip (n,) is answered, or called unknown."""
-        return confidence(log_probability) >= self.threshold
+        return self.familiarity.scores(states) >= self.threshold
 
 
-def fit(log_probability: LogProbability, glosses: NDArray[np.int64], answered: float = ANSWERED) -> Calibration:
+def fit(
+    log_probability: LogProbability,
+    states: States,
+    glosses: NDArray[np.int64],
+    familiarity: Familiarity,
+    answered: float = ANSWERED,
+) -> Calibration:
     """Learn from a validation part.
 
     Args:
         log_probability: (n, K) of its clips.
+        states: (n, D) that they came from.
         glosses: (n,) the true ones, in [0, K).
+        familiarity: of the training part.
         answered: share of the clips that are to be answered, in (0, 1].
     """
-    scores = confidence(log_probability)
+    scores = familiarity.scores(states)
     threshold = float(np.quantile(scores, 1 - answered, method="lower"))
     return Calibration(
         temperature=fit_temperature(log_probability, glosses),
         threshold=threshold,
         answered=float((scores >= threshold).mean()),
         n=len(glosses),
+        familiarity=familiarity,
     )
 
 
@@ -82,11 +149,6 @@ def fit_temperature(log_probability: LogProbability, glosses: NDArray[np.int64])
 
     found = minimize_scalar(loss, bounds=tuple(np.log(RANGE)), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(found.x))
-
-
-def confidence(log_probability: LogProbability) -> NDArray[np.float64]:
-    """How well the best gloss stands, (n,): its log-probability, which unlike a probability says that none may fit."""
-    return log_probability.max(axis=1).astype(np.float64)
 
 
 class Bin(NamedTuple):
@@ -141,8 +203,15 @@ def area_under_risk(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> fl
 
 
 def write(path: Path, calibration: Calibration) -> None:
-    """Write `calibration.json`."""
-    write_whole(path, json.dumps(dataclasses.asdict(calibration), indent=1) + "\n")
+    """Write `calibration.safetensors`, whole or not at all."""
+    numbers = {name: repr(getattr(calibration, name)) for name in ("temperature", "threshold", "answered", "n")}
+    familiarity = calibration.familiarity
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file({"means": familiarity.means, "precision": familiarity.precision}, beside, numbers)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Calibration | None:
@@ -154,8 +223,12 @@ def read(path: Path) -> Calibration | None:
     if not path.is_file():
         return None
     try:
-        return Calibration(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        with safe_open(path, "numpy") as file:
+            found = file.metadata()
+            familiarity = Familiarity(file.get_tensor("means"), file.get_tensor("precision"))
+        numbers = [float(found[name]) for name in ("temperature", "threshold", "answered")]
+        return Calibration(*numbers, n=int(found["n"]), familiarity=familiarity)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: expected a calibration, found something else ({error}); evaluate the run's val part again"
+            f"{path}: expected a calibration, found something else ({error!r}); delete it and evaluate the run again"
         ) from error

@@ -1,31 +1,49 @@
-"""A trained recognizer at work: `slr.load`, rankings of a clip, of a part, of a file that someone brings."""
+"""A trained recognizer at work: `slr.load`, and what it says of a data set's clips and of files that someone brings."""
+
+if __name__ == "__main__":  # before the imports below, which take seconds: mistakes are told at once
+    import sys
+
+    from slr.errors import explained
+    from slr.predict_command import main
+
+    sys.exit(explained(lambda: main(sys.argv[1:])))
 
 import dataclasses
-import tempfile
-from collections.abc import Iterator, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from slr import assemble, processes, schema
+from slr import assemble, brought, calibration, processes, schema
+from slr.answers import Ranked, Ranking, Refusal, Scanned, Told
+from slr.calibration import Calibration, Looked
 from slr.data import video
-from slr.data.collate import collate_ranking
-from slr.data.manifest import Clip, read_manifest
+from slr.data.collate import Batch, collate_ranking
+from slr.data.manifest import Clip
 from slr.errors import UserError
 from slr.hardware import Machine
-from slr.prepare.verify import Job, Prepared, prepare_clips
+from slr.model.generation import Decoding
 from slr.recognizer import Recognizer
-from slr.report.evaluation import ranking
 from slr.report.pictures import Seen
 from slr.run import open_run
 from slr.saliency import occlusion
+from slr.scan import Segment, lay, segments, stretches
+from slr.watching import watch
 
 LogProbability = NDArray[np.float32]
+Files = str | PathLike[str] | Sequence[str | PathLike[str]]
+GREEDY = Decoding()
+Value = TypeVar("Value")
+Answer = TypeVar("Answer", Ranked, Scanned, Told)
 
 
 def load(path: str | PathLike[str], checkpoint: str = "best", device: str | None = None) -> "SignRecognizer":
@@ -33,7 +51,7 @@ def load(path: str | PathLike[str], checkpoint: str = "best", device: str | None
 
     Args:
         path: the run's folder.
-        checkpoint: best, last, or a path.
+        checkpoint: best, last, or a path; `base` is the model as it was before training.
         device: cpu or cuda; None is the device that the run was trained on.
 
     Raises:
@@ -46,63 +64,186 @@ def load(path: str | PathLike[str], checkpoint: str = "best", device: str | None
     machine = assemble.machine(config, device)
     inputs = assemble.inputs(config)
     recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
-    if config.lora.scope != "none":
+    if config.lora.scope != "none" and checkpoint != "base":  # an adapter that nobody trained changes nothing
         recognizer.restore(folder.checkpoint(checkpoint))
-    return SignRecognizer(recognizer, config, machine)
+    learned = calibration.read(folder.calibration) if checkpoint == "best" else None
+    return SignRecognizer(recognizer, config, machine, learned)
 
 
-def log_probabilities(
-    recognizer: Recognizer, loader: DataLoader, machine: Machine, title: str | None
-) -> LogProbability:
-    """Rank every clip of `loader`: float32 (n, K), in the loader's order; `title` heads a progress bar."""
+def each_batch(
+    recognizer: Recognizer, loader: DataLoader, machine: Machine, title: str | None, do: Callable[[Batch], Value]
+) -> list[Value]:
+    """What `do` makes of every batch of `loader`, on the machine's device; `title` heads a progress bar."""
     recognizer.to(machine.device).eval()
-    rows = []
+    found = []
     with machine.autocast():
         for batch in tqdm(loader, desc=title, unit="batch", disable=title is None, dynamic_ncols=True):
-            moved = recognizer.transfer_batch_to_device(batch, torch.device(machine.device), 0)
-            rows.append(recognizer.rank(moved).cpu())
-    return torch.cat(rows).numpy()
+            found.append(do(recognizer.transfer_batch_to_device(batch, torch.device(machine.device), 0)))
+    return found
 
 
 class SignRecognizer:
-    """Names the sign in a clip.
+    """Names the sign in a clip, finds the signs of a recording, and writes what the model would say.
+
+    Files may be anything that PyAV or PIL can read; they are prepared first, as training's were, in processes that can
+    be ended. A clip of a prepared data set is taken as it is. As a context, it lets go of its memory at the end.
 
     Attributes:
         vocabulary: the K ordered glosses that it ranks.
+        calibration: what the run's validation part has taught of its probabilities; None: they are taken as they are,
+            and every clip is answered.
     """
 
-    def __init__(self, recognizer: Recognizer, config: schema.Config, machine: Machine) -> None:
+    def __init__(
+        self, recognizer: Recognizer, config: schema.Config, machine: Machine, calibration: Calibration | None = None
+    ) -> None:
         """Made by `load`."""
         self.vocabulary = recognizer.vocabulary
-        self._recognizer = recognizer
+        self.calibration = calibration
+        self._open: Recognizer | None = recognizer
         self._config = config
         self._machine = machine
 
-    def rank(self, clip: str | PathLike[str], top: int = 5) -> list[tuple[str, float]]:
-        """The `top` likeliest glosses of a clip with their probabilities, best first.
+    @property
+    def _recognizer(self) -> Recognizer:
+        if self._open is None:
+            raise UserError("expected a recognizer that is open, found one that was closed; use slr.load again")
+        return self._open
 
-        A clip of a prepared data set is read as it is; any other file is prepared first, as training's were.
+    def close(self) -> None:
+        """Let go of the network and of the memory that it took; nothing more can be asked."""
+        self._open = None
+        gc.collect()  # modules refer to one another in circles
+        if self._machine.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @overload
+    def rank(self, clip: str | PathLike[str], top: int = 5) -> Ranking: ...
+
+    @overload
+    def rank(self, clip: Sequence[str | PathLike[str]], top: int = 5) -> list[Ranking]: ...
+
+    def rank(self, clip: Files, top: int = 5) -> Ranking | list[Ranking]:
+        """The `top` likeliest glosses of a clip with their calibrated probabilities, best first; of several, a list.
 
         Args:
-            clip: a video file.
+            clip: a file, or several, which are ranked together.
             top: how many, at least one; all where it exceeds the vocabulary.
 
         Raises:
-            UserError: the file is no video that could be prepared.
+            UserError: a file from which no clip could be made.
+        """
+        found = [_demanded(answer).ranking for answer in self.answers(_files(clip), top)]
+        return found[0] if isinstance(clip, str | PathLike) else found
+
+    def answers(self, files: Sequence[Path], top: int = 5) -> Iterator[Ranked | Refusal]:
+        """As `rank`, one after the other, with what was learned about each file; an unfit one is told and passed over.
+
+        Raises:
+            UserError: `top` below 1.
         """
         if top < 1:
             raise UserError(f"top={top}: expected at least 1")
-        path = Path(clip).expanduser().absolute()
-        known = _prepared_clip(path)
-        if known is not None:
-            rows = self._rank([dataclasses.replace(known, gloss=self.vocabulary[0])], path.parents[1])
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                rows = self._rank([_prepare(path, Path(folder), self.vocabulary[0])], Path(folder))
-        return [(row["gloss"], row["probability"]) for row in ranking(self.vocabulary, rows[0])[:top]]
+        for folder, made in brought.clips(files, self.vocabulary[0]):
+            clips = [one for one in made if isinstance(one, Clip)]
+            looked = self._look(clips, folder)
+            probabilities, known = self._probabilities(looked)
+            order = np.argsort(-looked.log_probability, axis=1, kind="stable")[:, :top]
+            best = [
+                [(self.vocabulary[number], float(own[number])) for number in numbers]
+                for own, numbers in zip(probabilities, order.tolist(), strict=True)
+            ]
+            told = zip(best, known.tolist(), strict=True)
+            for one in made:
+                yield one if isinstance(one, Refusal) else Ranked(*_watched(one), *next(told))
+
+    def scan(
+        self, recording: str | PathLike[str], window: float | None = None, stride: float | None = None
+    ) -> list[Segment]:
+        """The signs of a long recording in the order of time: start and end in seconds, gloss and probability.
+
+        Args:
+            recording: a file of at most two hours.
+            window: seconds that are looked at at once; None is what the run's clips last in the middle.
+            stride: seconds from one window to the next; None is a quarter of the window.
+
+        Raises:
+            UserError: the file cannot be read, or a window or stride is not above 0.
+        """
+        [found] = self.scans(_files(recording), window, stride)
+        return list(_demanded(found).segments)
+
+    def scans(
+        self, files: Sequence[Path], window: float | None = None, stride: float | None = None
+    ) -> Iterator[Scanned | Refusal]:
+        """As `scan`, one file after the other; an unfit one is told and passed over."""
+        window = self.usual_seconds() if window is None else window
+        stride = window / 4 if stride is None else stride
+        if not 0 < stride <= window < brought.HOURS:
+            raise UserError(f"window={window:g} stride={stride:g}: expected seconds above 0, the stride no longer")
+        for folder, [one] in brought.clips(files, self.vocabulary[0], brought.HOURS, at_once=1):
+            yield one if isinstance(one, Refusal) else Scanned(*_watched(one), self._scan(one, folder, window, stride))
+
+    def _scan(self, clip: Clip, folder: Path, window: float, stride: float) -> list[Segment]:
+        self._recognizer.to(self._machine.device).eval()
+        windows = lay(clip.frames, clip.fps, self._config.frames, window, stride)
+        path, prompt = folder / clip.file, self._config.model.prompt
+        looked, moved = watch(self._recognizer, self._machine, path, windows, prompt)
+        probabilities, known = self._probabilities(looked)
+        return segments(windows, probabilities, known, stretches(moved, clip.fps), self.vocabulary, clip.fps)
+
+    def usual_seconds(self) -> float:
+        """What a clip of the run's data lasts in the middle; 2 seconds where the data are not here."""
+        if not assemble.manifest(self._config).is_file():
+            return 2.0
+        return float(np.median([clip.frames / clip.fps for clip in assemble.clips(self._config)]))
+
+    @overload
+    def generate(self, clip: str | PathLike[str], prompt: str | None = None, decoding: Decoding = ...) -> str: ...
+
+    @overload
+    def generate(
+        self, clip: Sequence[str | PathLike[str]], prompt: str | None = None, decoding: Decoding = ...
+    ) -> list[str]: ...
+
+    def generate(self, clip: Files, prompt: str | None = None, decoding: Decoding = GREEDY) -> str | list[str]:
+        """What the model writes about a clip when nothing holds it to the vocabulary; of several clips, a list.
+
+        Args:
+            clip: a file, or several, which are asked about together.
+            prompt: the question; None is the run's.
+            decoding: how words are chosen.
+
+        Raises:
+            UserError: a file from which no clip could be made, or a prompt with a special token.
+        """
+        found = [_demanded(told).text for told in self.texts(_files(clip), prompt, decoding)]
+        return found[0] if isinstance(clip, str | PathLike) else found
+
+    def texts(
+        self, files: Sequence[Path], prompt: str | None = None, decoding: Decoding = GREEDY
+    ) -> Iterator[Told | Refusal]:
+        """As `generate`, one after the other; an unfit file is told and passed over."""
+        for folder, made in brought.clips(files, self.vocabulary[0]):
+            clips = [dataclasses.replace(one, prompt=prompt) for one in made if isinstance(one, Clip)]
+            found = iter(self._shared(clips, folder, lambda batch: self._recognizer.generate(batch, decoding)))
+            for one in made:
+                yield one if isinstance(one, Refusal) else Told(*_watched(one), next(found))
 
     def rank_clips(self, clips: Sequence[Clip], title: str, folder: Path | None = None) -> LogProbability:
-        """Log-probabilities of every gloss for clips of a prepared data set: float32 (n, K).
+        """Log-probabilities of every gloss for clips of a prepared data set: float32 (n, K); see `look_clips`."""
+        return self.look_clips(clips, title, folder).log_probability
+
+    def look_clips(self, clips: Sequence[Clip], title: str, folder: Path | None = None) -> Looked:
+        """The ranking of every gloss for clips of a prepared data set, and the state that each came from.
 
         Several processes share the work, and each gets the whole.
 
@@ -113,7 +254,7 @@ class SignRecognizer:
         """
         known, any_gloss = set(self.vocabulary), self.vocabulary[0]  # a clip's own is not looked at
         clips = [clip if clip.gloss in known else dataclasses.replace(clip, gloss=any_gloss) for clip in clips]
-        return self._rank(clips, folder or assemble.prepared(self._config), self._machine.workers, title)
+        return self._look(clips, folder or assemble.prepared(self._config), self._machine.workers, title)
 
     def show(
         self, clips: Sequence[Clip], glosses: Sequence[Sequence[str]], title: str, folder: Path | None = None
@@ -142,40 +283,73 @@ class SignRecognizer:
                 weights=dict(zip(glosses[number], weights.T.tolist(), strict=True)),
             )
 
-    def _rank(self, clips: Sequence[Clip], folder: Path, workers: int = 0, title: str | None = None) -> LogProbability:
+    def generated(
+        self, clips: Sequence[Clip], beams: int, title: str, folder: Path | None = None, length: int = 16
+    ) -> list[list[str]]:
+        """Free texts about clips of a prepared data set, the `beams` best of each, best first.
+
+        Several processes share the work, and each gets the whole.
+
+        Args:
+            clips: n rows of its manifest, whose glosses need not be in the vocabulary.
+            beams: width of the search.
+            title: heads the progress bar.
+            folder: of the data set; None is the run's own.
+            length: tokens of an answer, at most.
+        """
+        place = folder or assemble.prepared(self._config)
+        clips = [dataclasses.replace(clip, gloss=self.vocabulary[0]) for clip in clips]  # a clip's own is not looked at
+        return self._shared(
+            clips, place, lambda batch: self._recognizer.beams(batch, beams, length), self._machine.workers, title
+        )
+
+    def _look(self, clips: Sequence[Clip], folder: Path, workers: int = 0, title: str | None = None) -> Looked:
+        def do(batch: Batch) -> list[tuple[NDArray[np.float32], ...]]:
+            found = self._recognizer.look(batch)
+            return list(zip(found.log_probability.cpu().numpy(), found.state.cpu().numpy(), strict=True))
+
+        rows = self._shared(clips, folder, do, workers, title)
+        return Looked(*(np.stack(part) for part in zip(*rows, strict=True)))
+
+    def _shared(
+        self,
+        clips: Sequence[Clip],
+        folder: Path,
+        do: Callable[[Batch], Sequence[Value]],
+        workers: int = 0,
+        title: str | None = None,
+    ) -> list[Value]:
+        """What `do` makes of each clip of a batch, for all clips, whichever process has had them."""
         machine = dataclasses.replace(self._machine, workers=workers)
         data = assemble.data(self._config, folder, {}, self.vocabulary, machine, self._recognizer.inputs)
-        own = log_probabilities(self._recognizer, data.ranking_dataloader(clips), machine, title)
-        ranked = np.empty((len(clips), len(self.vocabulary)), np.float32)
-        for share, rows in zip(data.ranking_shares(len(clips)), processes.gather(own), strict=True):
-            ranked[[number for batch in share for number in batch]] = rows
-        return ranked
+        own = each_batch(self._recognizer, data.ranking_dataloader(clips), machine, title, do)
+        found: dict[int, Value] = {}
+        for share, batches in zip(data.ranking_shares(len(clips)), processes.gather(own), strict=True):
+            for numbers, values in zip(share, batches, strict=True):
+                found |= zip(numbers, values, strict=True)
+        return [found[number] for number in range(len(clips))]
+
+    def _probabilities(self, looked: Looked) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Calibrated probabilities (n, K), and whether each clip is answered (n,)."""
+        if self.calibration is None:
+            return softmax(looked.log_probability.astype(np.float64), axis=1), np.ones(len(looked.state), bool)
+        return self.calibration.probabilities(looked.log_probability), self.calibration.answers(looked.state)
 
 
-def _prepared_clip(path: Path) -> Clip | None:
-    """The manifest's row of a file that lies in a prepared data set."""
-    if len(path.parents) < 2 or not (path.parents[1] / "manifest.jsonl").is_file():
-        return None
-    rows = read_manifest(path.parents[1] / "manifest.jsonl")
-    return next((row for row in rows if path.parents[1] / row.file == path), None)
+def _files(given: Files) -> list[Path]:
+    return [Path(given)] if isinstance(given, str | PathLike) else [Path(one) for one in given]
 
 
-def _prepare(source: Path, folder: Path, gloss: str) -> Clip:
-    """Someone's file as training's clips were made, in `folder`; `gloss` only fills the row."""
-    if not source.is_file():
-        raise UserError(f"expected a video at {source}, found no file there")
-    [(_, outcome)] = prepare_clips([Job(source, folder / "clip.mp4")], workers=1)
-    if not isinstance(outcome, Prepared):
-        raise UserError(f"expected a video at {source}, found {outcome.reason}: {outcome.detail}")
-    facts = dataclasses.asdict(outcome.facts)
-    return Clip(
-        id="clip",
-        file="clip.mp4",
-        gloss=gloss,
-        source=str(source),
-        source_sha256=outcome.source_sha256,
-        signer=None,
-        official_part=None,
-        prompt=None,
-        **facts,
-    )
+def _watched(clip: Clip) -> tuple[Path, int, float]:
+    return Path(clip.source), clip.frames, clip.frames / clip.fps
+
+
+def _demanded(answer: Answer | Refusal) -> Answer:
+    """An answer.
+
+    Raises:
+        UserError: the file was refused.
+    """
+    if isinstance(answer, Refusal):
+        raise UserError(f"expected a video at {answer.source}, found {answer.reason}: {answer.detail}")
+    return answer

@@ -25,8 +25,9 @@ from slr.data.picture import draw_batch
 from slr.errors import UserError
 from slr.metrics import SHARED, RankingMetrics
 from slr.model import lora, vlm
+from slr.model.generation import Decoding, beam_search, generate
 from slr.model.inputs import Inputs
-from slr.model.ranking import LOGIT_BYTES, rank, sequence_log_probabilities
+from slr.model.ranking import LOGIT_BYTES, Look, look, sequence_log_probabilities
 from slr.model.trie import build_trie
 
 SHOWN = 90  # characters of the prompt's end in TensorBoard's picture; what is before them are the frames' places
@@ -106,11 +107,34 @@ class Recognizer(L.LightningModule):
 
     def rank(self, batch: Batch) -> Tensor:
         """Exact log-probability of every gloss for every clip: float32 (B, K)."""
+        return self.look(batch).log_probability
+
+    def look(self, batch: Batch) -> Look:
+        """As `rank`, with the state (B, D) that each ranking came from."""
         if not batch["clip"]:
-            return torch.zeros(0, len(self.vocabulary), device=self.device)
+            width = vlm.shape(self.network).hidden
+            return Look(*(torch.zeros(0, columns, device=self.device) for columns in (len(self.vocabulary), width)))
         with torch.no_grad():
             features = self._features(batch, slice(None))
-            return rank(self.network, features, batch["input_ids"], batch["attention_mask"], self.trie)
+            return look(self.network, features, batch["input_ids"], batch["attention_mask"], self.trie)
+
+    def generate(self, batch: Batch, decoding: Decoding) -> list[str]:
+        """Free text about every clip."""
+        if not batch["clip"]:
+            return []
+        features = self._features(batch, slice(None))
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        found = generate(self.network, features, ids, mask, self.inputs.end_id, decoding)
+        return [self.inputs.decode(tokens) for tokens in found]
+
+    def beams(self, batch: Batch, beams: int, length: int) -> list[list[str]]:
+        """Free texts about every clip by a beam search held to no vocabulary, best first."""
+        if not batch["clip"]:
+            return []
+        features = self._features(batch, slice(None))
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        found = beam_search(self.network, features, ids, mask, beams, length, self.inputs.end_id)
+        return [[self.inputs.decode(beam.tokens) for beam in beams] for beams in found]
 
     def clip_losses(self, batch: Batch, rows: slice) -> Tensor:
         """The objective's loss for some clips of a batch: float32 (b,), in nats."""

@@ -65,8 +65,8 @@ class RunFolder:
 
     @property
     def calibration(self) -> Path:
-        """Temperature and threshold that the validation part has taught, of the best checkpoint."""
-        return self.root / "calibration.json"
+        """What validation and training clips have taught of the best checkpoint's answers; see `slr.calibration`."""
+        return self.root / "calibration.safetensors"
 
     @property
     def evaluation(self) -> Path:

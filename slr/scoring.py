@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+from numpy.typing import NDArray
 
 from slr import assemble, schema
-from slr.calibration import Calibration, confidence, fit
+from slr.calibration import Calibration, fit, fit_familiarity
 from slr.data.listing import conflicts, coverage, read_lost
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split
@@ -18,11 +18,23 @@ from slr.report.evaluation import Context, evaluation
 from slr.run import RunFolder, digest, read_json
 
 
-def calibrate(ranker: SignRecognizer, clips: Sequence[Clip]) -> Calibration:
-    """What the run's validation clips teach about its probabilities."""
-    ranked = ranker.rank_clips(clips, "calibrating on val")
+def calibrate(ranker: SignRecognizer, train: Sequence[Clip], val: Sequence[Clip]) -> Calibration:
+    """What the run's own clips teach about its answers.
+
+    Args:
+        ranker: of the run.
+        train: what familiarity is learned from.
+        val: what temperature and threshold are learned from.
+    """
+    familiar = fit_familiarity(ranker.look_clips(train, "calibrating on train").state, glosses(ranker, train))
+    looked = ranker.look_clips(val, "calibrating on val")
+    return fit(looked.log_probability, looked.state, glosses(ranker, val), familiar)
+
+
+def glosses(ranker: SignRecognizer, clips: Sequence[Clip]) -> NDArray[np.int64]:
+    """The places of the clips' glosses in the vocabulary: (n,)."""
     position = {gloss: number for number, gloss in enumerate(ranker.vocabulary)}
-    return fit(ranked, np.array([position[clip.gloss] for clip in clips]))
+    return np.array([position[clip.gloss] for clip in clips])
 
 
 def context(
@@ -50,8 +62,7 @@ def context(
 
 def score(ranker: SignRecognizer, clips: Sequence[Clip], found: Context) -> dict[str, Any]:
     """Rank clips of the run's own data; the content of `evaluation_results.json`."""
-    ranked = ranker.rank_clips(clips, f"ranking {found.about['part']}")
-    return evaluation(clips, ranker.vocabulary, ranked, found)
+    return evaluation(clips, ranker.vocabulary, ranker.look_clips(clips, f"ranking {found.about['part']}"), found)
 
 
 def score_elsewhere(
@@ -60,8 +71,7 @@ def score_elsewhere(
     """Rank a prepared data set that the run does not know; its content as of `score`, and the clips that it counts.
 
     Clips of glosses outside the vocabulary count for one thing alone: whether they are called unknown. The summary has
-    `unknown` of them: n, glosses, the share `abstained` on, and `auroc`, the chance that a known clip is the more
-    confident of two (0.5: no better than a coin).
+    `unknown` of them: n, glosses, and the share `abstained` on.
 
     Raises:
         UserError: no prepared data set, or none of its glosses is in the vocabulary.
@@ -72,21 +82,15 @@ def score_elsewhere(
     if not known:
         raise UserError(f"other={folder}: expected clips of glosses that the run knows, found none of {len(clips)}")
     about = {"part": "all", "checkpoint": checkpoint, "data": str(folder), "split": "none"}
-    listed = coverage(clips, lost, Split("none", 0, {}, ""), "all")
-    found = Context(about, listed, conflicts([*clips, *lost]), calibration)
-    ranked = ranker.rank_clips([*known, *strange], "ranking", folder)
-    groups = [group for group in found.conflicts if set(group) <= set(ranker.vocabulary)]
-    found = Context(about, listed, groups, calibration)
-    results = evaluation(known, ranker.vocabulary, ranked[: len(known)], found)
+    groups = [group for group in conflicts([*clips, *lost]) if set(group) <= set(ranker.vocabulary)]
+    found = Context(about, coverage(clips, lost, Split("none", 0, {}, ""), "all"), groups, calibration)
+    results = evaluation(known, ranker.vocabulary, ranker.look_clips(known, "ranking", folder), found)
     if strange:
-        scores = confidence(ranked)
-        places = rankdata(scores)[: len(known)]
-        pairs = len(known) * len(strange)
+        states = ranker.look_clips(strange, "ranking unknown signs", folder).state
         results["summary"]["unknown"] = {
             "n": len(strange),
             "glosses": len({clip.gloss for clip in strange}),
-            "abstained": float((~calibration.answers(ranked[len(known) :])).mean()),
-            "auroc": float((places.sum() - len(known) * (len(known) + 1) / 2) / pairs),
+            "abstained": float((~calibration.answers(states)).mean()),
         }
     return results, known
 

@@ -11,7 +11,7 @@ edges, D hidden width.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,18 @@ LEAST_STRETCH = 64  # nodes; many short stretches cost more than what they spare
 WORDS_AT_ONCE = 2**14  # whose weights are made float32 together
 
 
-@torch.no_grad()
+class Look(NamedTuple):
+    """What a model makes of some clips.
+
+    Attributes:
+        log_probability: float32 (B, K), as of `rank`.
+        state: float32 (B, D), the last hidden state of the prompt's last token, from which the answer would follow.
+    """
+
+    log_probability: Tensor
+    state: Tensor
+
+
 def rank(
     model: "Model",
     features: Tensor,
@@ -44,7 +55,23 @@ def rank(
 ) -> Tensor:
     """Natural log of each gloss's exact probability after each clip's prompt, float32 (B, K), never renormalised.
 
-    The probability is of all the gloss's tokens and its end token, over the whole vocabulary of the tokenizer.
+    The probability is of all the gloss's tokens and its end token, over the whole vocabulary of the tokenizer. The rest
+    is as of `look`.
+    """
+    return look(model, features, prompt_ids, attention_mask, trie, logit_bytes, rows_at_once).log_probability
+
+
+@torch.no_grad()
+def look(
+    model: "Model",
+    features: Tensor,
+    prompt_ids: Tensor,
+    attention_mask: Tensor,
+    trie: Trie,
+    logit_bytes: int = LOGIT_BYTES,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> Look:
+    """Rank every gloss for each clip, and keep the state that the ranking came from.
 
     Args:
         features: (B, V, D) from `encode_frames` or a cache.
@@ -63,7 +90,7 @@ def rank(
         raise ValueError("expected a model in evaluation mode; do call model.eval() before ranking")
     _demand_left_padding(attention_mask)
     hidden = _cached_states(model, features, prompt_ids, attention_mask, trie, rows_at_once)
-    return _along_paths(_edge_log_probabilities(model, hidden, trie, logit_bytes), trie)
+    return Look(_along_paths(_edge_log_probabilities(model, hidden, trie, logit_bytes), trie), hidden[:, 0].float())
 
 
 def sequence_log_probabilities(

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from slr import calibration as calibrating
-from slr.calibration import Calibration
+from slr.calibration import Calibration, Looked
 from slr.data.listing import Coverage
 from slr.data.manifest import Clip
 from slr.files import write_whole
@@ -63,21 +64,20 @@ class Context:
     calibration: Calibration | None
 
 
-def evaluation(
-    clips: Sequence[Clip], vocabulary: Sequence[str], log_probability: LogProbability, context: Context
-) -> dict[str, Any]:
+def evaluation(clips: Sequence[Clip], vocabulary: Sequence[str], looked: Looked, context: Context) -> dict[str, Any]:
     """The content of `evaluation_results.json`.
 
     Args:
         clips: the n ranked clips, whose glosses are in the vocabulary.
         vocabulary: the K ordered glosses.
-        log_probability: float32 (n, K), natural log, not renormalised.
+        looked: what a recognizer makes of the clips.
         context: what the numbers are to be read against.
 
     Returns:
         `summary` (each metric with `<metric>_interval`, n, chance, coverage, mean mass), `per_gloss`, `per_signer`,
         `calibration` (None without one), and `predictions`: whole rankings, best first.
     """
+    log_probability = looked.log_probability
     position = {gloss: number for number, gloss in enumerate(vocabulary)}
     glosses = np.array([position[clip.gloss] for clip in clips])
     ranks = place_of_truth(torch.from_numpy(log_probability), torch.from_numpy(glosses)).numpy()
@@ -92,12 +92,11 @@ def evaluation(
     summary["grouped"] = _grouped(log_probability, glosses, [[position[g] for g in c] for c in context.conflicts])
     if summary["grouped"]:
         summary["grouped"]["groups"] = [list(group) for group in context.conflicts]
-    told = _calibration(log_probability, glosses, context.calibration)
     return {
         "summary": summary,
         "per_gloss": _per_gloss(vocabulary, log_probability, glosses, ranks),
         "per_signer": _per_signer(clips, ranks),
-        "calibration": told,
+        "calibration": _calibration(looked, glosses, context.calibration),
         "predictions": [
             {"clip": clip.id, "gloss": clip.gloss, "signer": clip.signer, "ranking": ranking(vocabulary, row)}
             for clip, row in zip(clips, log_probability, strict=True)
@@ -179,19 +178,14 @@ def _per_signer(clips: Sequence[Clip], ranks: Glosses) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["top1"], -row["n"], row["signer"]))
 
 
-def _calibration(
-    log_probability: LogProbability, glosses: Glosses, calibration: Calibration | None
-) -> dict[str, Any] | None:
-    """How far the probabilities can be believed here, by what the validation part taught."""
+def _calibration(looked: Looked, glosses: Glosses, calibration: Calibration | None) -> dict[str, Any] | None:
+    """How far the answers can be believed here, by what the run's own clips have taught."""
     if calibration is None:
         return None
-    right = log_probability.argmax(axis=1) == glosses
-    plain = Calibration(1.0, calibration.threshold, calibration.answered, calibration.n)
-    errors, bins = [], []
-    for one in (plain, calibration):
-        bins = calibrating.reliability(one.probabilities(log_probability).max(axis=1), right)
-        errors.append(calibrating.calibration_error(bins))
-    scores, answered = calibrating.confidence(log_probability), calibration.answers(log_probability)
+    right = looked.log_probability.argmax(axis=1) == glosses
+    plain = calibrating.reliability(softmax(looked.log_probability.astype(np.float64), axis=1).max(axis=1), right)
+    bins = calibrating.reliability(calibration.probabilities(looked.log_probability).max(axis=1), right)
+    scores, answered = calibration.familiarity.scores(looked.state), calibration.answers(looked.state)
     coverage, risk = calibrating.risk_coverage(scores, right)
     last = np.flatnonzero(np.diff(coverage, append=2) > 0)  # one point a score
     return {
@@ -200,8 +194,8 @@ def _calibration(
         "answered": calibration.answered,
         "fitted_on": "val",
         "fitted_n": calibration.n,
-        "ece": errors[1],
-        "ece_uncalibrated": errors[0],
+        "ece": calibrating.calibration_error(bins),
+        "ece_uncalibrated": calibrating.calibration_error(plain),
         "bins": [list(one) for one in bins],
         "aurc": calibrating.area_under_risk(scores, right),
         "risk_coverage": [[float(coverage[at]), float(risk[at])] for at in last],
@@ -303,7 +297,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         strange = summary["unknown"]
         notes.append(
             f"unknown signs: {strange['n']} clips of {strange['glosses']} glosses outside the vocabulary, "
-            f"{strange['abstained']:.1%} of them called unknown (AUROC {strange['auroc']:.3f})"
+            f"{strange['abstained']:.1%} of them called unknown"
         )
     if told:
         notes.append(
