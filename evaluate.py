@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 USAGE = (
     "python evaluate.py run=FOLDER [part=train|val|test|all] [limit=N] [checkpoint=best|last|PATH] [device=cpu|cuda] "
-    "[coverage=SHARE] [other=FOLDER of a prepared data set]"
+    "[coverage=SHARE] [other=FOLDER of a prepared data set] [decoding=rank|generate] [beams=N] [report=yes|no]"
 )
 DEFAULTS = {
     "run": None,
@@ -24,6 +24,15 @@ DEFAULTS = {
     "device": "as trained",
     "coverage": "0.9",
     "other": "none",
+    "decoding": "rank",
+    "beams": "5",
+    "report": "yes",
+}
+ALLOWED = {
+    "part": ("train", "val", "test", "all"),
+    "device": ("cpu", "cuda"),
+    "decoding": ("rank", "generate"),
+    "report": ("yes", "no"),
 }
 
 
@@ -39,6 +48,8 @@ class Wish:
         device: None is the one that the run was trained on.
         coverage: least share of the listed clips that must be there.
         other: a prepared data set to rank instead of the run's own.
+        beams: width of a search for free text beside the ranking; None makes none.
+        report: whether to write report.html.
     """
 
     run: Path
@@ -48,6 +59,8 @@ class Wish:
     device: str | None
     coverage: float
     other: Path | None
+    beams: int | None
+    report: bool
 
 
 def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
@@ -79,13 +92,21 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
     ranker = predict.load(wish.run, wish.checkpoint, wish.device)
     learned = calibration.read(folder.calibration) if wish.checkpoint == "best" else None
     learned = learned or scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
+    if wish.checkpoint == "best":
+        calibration.write(folder.calibration, learned)
+    place = folder.evaluation
     if wish.other:
-        results, _ = scoring.score_elsewhere(ranker, wish.other, checkpoint, learned)
-        place = folder.evaluation / f"other-{wish.other.resolve().name}"
+        place /= f"other-{wish.other.resolve().name}"
+        results, chosen = scoring.score_elsewhere(ranker, wish.other, checkpoint, learned)
     else:
         results = scoring.score(ranker, chosen, replace(found, calibration=learned))
-        place = folder.evaluation
+    if wish.beams:
+        results = scoring.add_generated(results, ranker, chosen, wish.beams, wish.other)
     write_evaluation(place, results, found.coverage.missing)
+    if wish.report:
+        from slr.report.page import report
+
+        report(ranker, chosen, results, folder, place, wish.other)
     return results, place
 
 
@@ -112,10 +133,9 @@ def wish(words: dict[str, str]) -> Wish:
     Raises:
         UserError: a value that cannot be.
     """
-    if words["part"] not in ("train", "val", "test", "all"):
-        raise UserError(f"part={words['part']}: expected train, val, test or all")
-    if words["device"] not in ("as trained", "cpu", "cuda"):
-        raise UserError(f"device={words['device']}: expected cpu or cuda")
+    for key, allowed in ALLOWED.items():
+        if words[key] not in (DEFAULTS[key], *allowed):
+            raise UserError(f"{key}={words[key]}: expected {' or '.join(allowed)}")
     return Wish(
         run=Path(words["run"]),
         part=words["part"],
@@ -124,6 +144,8 @@ def wish(words: dict[str, str]) -> Wish:
         device=None if words["device"] == "as trained" else words["device"],
         coverage=arguments.share("coverage", words["coverage"]),
         other=None if words["other"] == "none" else Path(words["other"]),
+        beams=arguments.whole_number("beams", words["beams"], 1) if words["decoding"] == "generate" else None,
+        report=words["report"] == "yes",
     )
 
 
@@ -137,7 +159,7 @@ def main() -> None:
     from slr.report.evaluation import table
 
     print(table(results))
-    print(f"written: {place / 'evaluation_results.json'}")
+    print(f"written: {', '.join(sorted(file.name for file in place.iterdir() if file.is_file()))} in {place}")
 
 
 if __name__ == "__main__":

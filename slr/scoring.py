@@ -15,6 +15,7 @@ from slr.data.split import Split
 from slr.errors import UserError
 from slr.predict import SignRecognizer
 from slr.report.evaluation import Context, evaluation
+from slr.report.generated import exact_match
 from slr.run import RunFolder, digest, read_json
 
 
@@ -93,6 +94,16 @@ def score_elsewhere(
             "abstained": float((~calibration.answers(states)).mean()),
         }
     return results, known
+
+
+def add_generated(
+    results: dict[str, Any], ranker: SignRecognizer, clips: Sequence[Clip], beams: int, folder: Path | None
+) -> dict[str, Any]:
+    """The results with `generated`: what free text by a beam search gives on the same clips; see `exact_match`."""
+    texts = ranker.generated(clips, beams, f"writing, {beams} beams", folder)
+    told = exact_match(texts, [clip.gloss for clip in clips], ranker.vocabulary)
+    predictions = [one | {"generated": own} for one, own in zip(results["predictions"], texts, strict=True)]
+    return results | {"generated": told | {"beams": beams}, "predictions": predictions}
 
 
 def refuse_strangers(folder: RunFolder, split: Split, vocabulary: Sequence[str]) -> None:

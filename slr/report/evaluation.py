@@ -75,7 +75,8 @@ def evaluation(clips: Sequence[Clip], vocabulary: Sequence[str], looked: Looked,
 
     Returns:
         `summary` (each metric with `<metric>_interval`, n, chance, coverage, mean mass), `per_gloss`, `per_signer`,
-        `calibration` (None without one), and `predictions`: whole rankings, best first.
+        `calibration` (None without one), `generated` (None; see `slr.scoring.add_generated`), and `predictions`: whole
+        rankings, best first.
     """
     log_probability = looked.log_probability
     position = {gloss: number for number, gloss in enumerate(vocabulary)}
@@ -97,6 +98,7 @@ def evaluation(clips: Sequence[Clip], vocabulary: Sequence[str], looked: Looked,
         "per_gloss": _per_gloss(vocabulary, log_probability, glosses, ranks),
         "per_signer": _per_signer(clips, ranks),
         "calibration": _calibration(looked, glosses, context.calibration),
+        "generated": None,
         "predictions": [
             {"clip": clip.id, "gloss": clip.gloss, "signer": clip.signer, "ranking": ranking(vocabulary, row)}
             for clip, row in zip(clips, log_probability, strict=True)
@@ -271,6 +273,8 @@ def table(results: Mapping[str, Any]) -> str:
     grouped = summary["grouped"]
     for name in GROUPED if grouped else ():
         rows.append((f"{TITLES[name]}, conflicts as one", *_cells(grouped, name), "", n))
+    for name in ("top1", "top5") if results["generated"] else ():
+        rows.append((f"{TITLES[name]}, free text", *_cells(results["generated"], name), "", n))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([head, *lines, *notes(results)])
@@ -298,6 +302,12 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"unknown signs: {strange['n']} clips of {strange['glosses']} glosses outside the vocabulary, "
             f"{strange['abstained']:.1%} of them called unknown"
+        )
+    if results["generated"]:
+        free = results["generated"]
+        notes.append(
+            f"free text: of the {free['beams']} beams a clip, {free['no_gloss']:.1%} are no gloss and "
+            f"{free['doubled']:.1%} name one again; exact match, capitals and spaces aside"
         )
     if told:
         notes.append(
