@@ -38,6 +38,7 @@ FORBIDDEN = {
     "slr.data": ["slr.model", "slr.prepare", "slr.recognizer", "slr.run", "slr.report", "slr.assemble"],
     "slr.model": ["slr.data", "slr.recognizer", "slr.run", "slr.report", "slr.assemble", "slr.metrics"],
     "slr.prepare": ["slr.model", "slr.recognizer", "slr.run", "slr.report", "slr.assemble", "slr.data.datamodule"],
+    "slr.prepare.layouts": ["av", "slr.prepare.records", "slr.prepare.verify", "slr.prepare.fetch", "slr.data.video"],
     "slr.report": ["slr.model", "slr.recognizer", "slr.prepare", "slr.assemble", "slr.data.datamodule"],
     "slr.compare": ["slr.model", "slr.data", "slr.recognizer", "slr.prepare", "slr.assemble", "slr.metrics", "torch"],
     "slr.run": ["slr.model", "slr.data", "slr.recognizer", "slr.prepare", "slr.report", "slr.assemble", "torch"],

@@ -96,6 +96,15 @@ def test_only_seed_is_left_out_of_a_setting(tmp_path, monkeypatch, capsys):
         told(monkeypatch, capsys, tmp_path, "by=sed")
 
 
+def test_runs_that_began_with_an_earlier_one_are_a_setting_of_their_own(tmp_path):
+    for seed in (0, 1):
+        for init in (None, "outputs/earlier"):
+            make_run(tmp_path / f"{seed} {bool(init)}", np.ones(10, dtype=int), seed=seed, init=init)
+    (group,) = comparable(runs_of(tmp_path), ["seed"], "top1")
+    assert [len(setting.seeds) for setting in group.settings] == [2, 2]
+    assert {setting.label for setting in group.settings} == {"init=null", "init=outputs/earlier"}
+
+
 def test_a_real_difference_is_named_with_its_winner_and_no_difference_is_not(tmp_path, monkeypatch, capsys):
     grid(tmp_path, {2: 0.3, 4: 0.79, 8: 0.8})
     out = told(monkeypatch, capsys, tmp_path)

@@ -14,10 +14,10 @@ from slr.errors import UserError
 from slr.run import RunFolder, digest, status_of
 
 METRICS = ("top1", "top5", "mrr")
-# Where things lie says nothing of a run (but the model it began with does, be it a name or a folder), nor does how work
-# was cut up: `hardware.micro_batch` follows from the memory that happened to be free.
+# Where things lie says nothing of a run (but what it began with does: a model, an earlier run), nor does how work was
+# cut up: `hardware.micro_batch` follows from the memory that happened to be free.
 CUT = {f"hardware.{key}" for key in ("workers", "frames_at_once", "memory", "micro_batch")}
-PLACES = {*schema.PATH_KEYS, *schema.ASIDE, *CUT, "trainer.name", "trainer.devices"} - {"model.checkpoint"}
+PLACES = {*schema.PATH_KEYS, *schema.ASIDE, *CUT, "trainer.name", "trainer.devices"} - {"model.checkpoint", "init"}
 
 
 class Score(NamedTuple):
