@@ -3,10 +3,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import label_ranking_average_precision_score, recall_score, top_k_accuracy_score
+from sklearn.metrics import (
+    f1_score,
+    label_ranking_average_precision_score,
+    precision_recall_fscore_support,
+    recall_score,
+    top_k_accuracy_score,
+)
 
 from slr.errors import UserError
-from slr.metrics import METRICS, RankingMetrics, chance, figures, place_of_truth
+from slr.metrics import METRICS, RankingMetrics, best_place, chance, figures, place_of_truth, places, tally
 
 
 @pytest.fixture(scope="module", params=range(3))
@@ -25,6 +31,7 @@ def test_metrics_equal_scikit_learn(ranked):
     labels = np.arange(12)
     assert got["top1"] == pytest.approx(top_k_accuracy_score(glosses, scores, k=1, labels=labels))
     assert got["top5"] == pytest.approx(top_k_accuracy_score(glosses, scores, k=5, labels=labels))
+    assert got["top10"] == pytest.approx(top_k_accuracy_score(glosses, scores, k=10, labels=labels))
     truth = np.eye(12)[glosses]
     assert got["mrr"] == pytest.approx(label_ranking_average_precision_score(truth, scores))
     seen = np.unique(glosses)
@@ -100,3 +107,46 @@ def test_a_model_that_computes_nonsense_does_not_win(bad):
     scores[1, 2] = bad
     with pytest.raises(UserError, match="not finite"):
         place_of_truth(scores, torch.tensor([0, 2]))
+
+
+def test_f1_precision_and_recall_equal_scikit_learn(ranked):
+    scores, glosses = (part.numpy() for part in ranked)
+    first = scores.argmax(1)
+    counts = tally(first, glosses, 12)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        glosses, first, labels=np.arange(12), zero_division=0
+    )
+    np.testing.assert_allclose(counts.precision, precision)
+    np.testing.assert_allclose(counts.recall, recall)
+    np.testing.assert_allclose(counts.f1, f1)
+    np.testing.assert_array_equal(counts.true, support)
+    seen = np.unique(glosses)  # the twelfth gloss has no clip: it is named in error, and has no share in the mean
+    assert counts.macro_f1 == pytest.approx(f1_score(glosses, first, labels=seen, average="macro", zero_division=0))
+
+
+@pytest.mark.parametrize("glosses", [[0, 1, 2, 3], [2, 2, 2], [5]], ids=["one clip each", "one class", "one clip"])
+def test_small_parts_have_every_metric(glosses):
+    scores = np.random.default_rng(1).integers(3, size=(len(glosses), 6)).astype(np.float32)  # with many ties
+    ranks = place_of_truth(torch.from_numpy(scores), torch.tensor(glosses)).numpy()
+    by_sort = np.argsort(-scores, axis=1, kind="stable")
+    assert ranks.tolist() == [1 + row.tolist().index(gloss) for row, gloss in zip(by_sort, glosses, strict=True)]
+    found = figures(ranks, np.array(glosses))
+    assert found["top1_per_class"].value == pytest.approx(
+        np.mean([np.mean([r == 1 for r, g in zip(ranks, glosses, strict=True) if g == own]) for own in set(glosses)])
+    )
+    assert all(figure.low <= figure.value <= figure.high for figure in found.values())
+
+
+def test_places_and_groups_equal_brute_force():
+    rng = np.random.default_rng(2)
+    scores = rng.integers(4, size=(60, 8)).astype(np.float32)
+    glosses = rng.integers(8, size=60)
+    groups = [[1, 4, 6], [2, 3]]
+    found = best_place(places(scores), glosses, groups)
+    for row, gloss, place in zip(scores, glosses, found, strict=True):
+        order = sorted(range(8), key=lambda number, row=row: (-row[number], number))
+        alike = next((group for group in groups if gloss in group), [gloss])
+        assert place == min(1 + order.index(one) for one in alike)
+    assert np.array_equal(
+        best_place(places(scores), glosses, []), place_of_truth(*map(torch.from_numpy, (scores, glosses)))
+    )
