@@ -93,6 +93,7 @@ def test_a_sweep_is_checked_job_by_job():
         (["frames=0"], "frames=0: expected at least 1"),
         (["frames=abc"], "frames=abc: expected a whole number, found abc"),
         (["frames=8.5"], "frames=8.5: expected a whole number, found 8.5"),
+        (["limit_train=0"], "limit_train=0: expected at least 1"),
         (["frames=null"], "frames=null: expected a whole number"),
         (["-m", "frames=0,8"], "frames=0: expected at least 1"),
         (["-m", "frames=8,abc"], "frames=abc: expected a whole number"),

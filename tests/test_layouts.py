@@ -228,6 +228,9 @@ def test_ms_asl_ranges_are_cut_by_time(world):
     recording = [numbered(number) for number in range(120)]
     write_video(world / "mI0ROkSQ7ME.mp4", recording, [number / 25 for number in range(120)], rate=25)
     write_video(world / "Help, a sign [l31UXgChCS4].mkv", recording[:30], [n / 25 for n in range(30)], rate=25)
+    for spot in (world / "one", world / "other"):  # as long as an id, and twice, but no list names it
+        spot.mkdir()
+        (spot / "my_video_01.mp4").write_text("no video")
     (world / "notes.txt").write_text("mI0ROkSQ7ME")
     whole = "https://www.youtube.com/watch?v=mI0ROkSQ7ME"
     lists = {

@@ -80,8 +80,7 @@ def videos(folder: Path, key: Callable[[str], str | None]) -> dict[str, Path]:
     Raises:
         UserError: There is no such folder, or two files have one key.
     """
-    if not folder.is_dir():
-        raise UserError(f"expected the folder of the videos at {folder}, found none; set dataset.clips")
+    require(folder)
     found: dict[str, Path] = {}
     for place, folders, names in os.walk(folder):
         folders.sort()
@@ -94,6 +93,12 @@ def videos(folder: Path, key: Callable[[str], str | None]) -> dict[str, Path]:
                 raise UserError(f"expected one file for {own} in {folder}, found {found[own]} and {path}; remove one")
             found[own] = path
     return found
+
+
+def require(folder: Path) -> None:
+    """Refuse a folder of the videos that is none."""
+    if not folder.is_dir():
+        raise UserError(f"expected the folder of the videos at {folder}, found none; set dataset.clips")
 
 
 def text(path: Path) -> str:

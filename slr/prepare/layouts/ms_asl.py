@@ -11,6 +11,7 @@ them, `<title> [<id>].mp4`. Nothing is fetched.
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +19,7 @@ from slr.data.manifest import PARTS
 from slr.errors import UserError
 from slr.prepare.address import distinct, youtube_id
 from slr.prepare.encode import FPS
-from slr.prepare.layouts.listed import Listed, text, videos
+from slr.prepare.layouts.listed import Listed, require, text, videos
 from slr.prepare.untrusted import Cut
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv")
@@ -35,12 +36,15 @@ def read(folder: Path, lists: Path | None) -> list[Listed]:
     Raises:
         UserError: A list is not there or not of this layout, or a recording is there twice.
     """
-    there = videos(folder, _id)
-    return [
-        _listed(row, part, there, f"entry {number} of {path}")
+    require(folder)
+    listed = [
+        _listed(row, part, f"entry {number} of {path}")
         for part in PARTS
         for path, number, row in _rows((lists or folder) / f"MSASL_{part}.json")
     ]
+    wanted = {youtube_id(row.given) for row in listed}
+    there = videos(folder, lambda path: name if (name := _id(path)) in wanted else None)
+    return [replace(row, file=there.get(youtube_id(row.given) or "")) for row in listed]
 
 
 def _rows(path: Path) -> Iterator[tuple[Path, int, Any]]:
@@ -53,7 +57,8 @@ def _rows(path: Path) -> Iterator[tuple[Path, int, Any]]:
     yield from ((path, number, row) for number, row in enumerate(rows, start=1))
 
 
-def _listed(row: Any, part: str, there: dict[str, Path], place: str) -> Listed:  # noqa: ANN401
+def _listed(row: Any, part: str, place: str) -> Listed:  # noqa: ANN401
+    """What an entry says, the video not looked for yet."""
     try:
         address, gloss, signer = str(row["url"]).strip(), str(row["text"]).strip(), row["signer_id"]
         start, end = float(row["start_time"]), float(row["end_time"])
@@ -62,13 +67,12 @@ def _listed(row: Any, part: str, there: dict[str, Path], place: str) -> Listed: 
     if not gloss or not 0 <= start < end < float("inf"):
         raise UserError(f"expected a text and start_time before end_time in {place}, found {gloss!r}, {start}, {end}")
     address = address if "://" in address else f"https://{address}"  # some are listed without
-    recording = youtube_id(address)
     cut = pictures(start, end)
-    name = recording or PurePosixPath(address).stem
+    name = youtube_id(address) or PurePosixPath(address).stem
     return Listed(
         name=f"{name}_{cut.first}-{cut.last}",
         given=address,
-        file=there.get(recording) if recording else None,
+        file=None,
         gloss=gloss,
         signer=str(signer),
         part=part,
