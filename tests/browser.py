@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -38,9 +38,9 @@ LIMIT = 90  # seconds of a browser, which hangs after that
 class Tab:
     """One tab; whatever it logs or throws, and whatever it asks the network for, is kept."""
 
-    def __init__(self, commands: int, answers: int) -> None:
-        self._out, self._in = os.fdopen(commands, "wb", buffering=0), os.fdopen(answers, "rb")
-        self._number, self._session = 0, ""
+    def __init__(self, commands: BinaryIO, answers: BinaryIO) -> None:
+        self._out, self._in = commands, answers
+        self._number, self._session, self._rest = 0, "", b""
         self.events: list[dict[str, Any]] = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -53,19 +53,22 @@ class Tab:
         message = {"id": self._number, "method": method, "params": params}
         self._out.write(json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0")
         while True:
-            answer = self._read()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, (method, answer)
-                return answer["result"]
+            message = self._read()
+            if message.get("id") == self._number:
+                assert "error" not in message, (method, message)
+                return message["result"]
 
     def _read(self) -> dict[str, Any]:
-        content = bytearray()
-        while (letter := self._in.read1(2**16)) and not letter.endswith(b"\0"):
-            content += letter
-        messages = [json.loads(one) for one in (content + letter).split(b"\0") if one]
-        assert messages, "the browser has gone"
-        self.events += messages
-        return messages[-1]
+        """The next answer or event; events are kept."""
+        while b"\0" not in self._rest:
+            content = self._in.read1(2**16)
+            assert content, "the browser has gone"
+            self._rest += content
+        one, _, self._rest = self._rest.partition(b"\0")
+        message = json.loads(one)
+        if "method" in message:
+            self.events.append(message)
+        return message
 
     def open(self, page: Path, width: int, scheme: str, height: int = 900) -> None:
         """Load a page as a screen of some CSS pixels sees it, light or dark."""
@@ -114,7 +117,8 @@ def browser(folder: Path) -> Iterator[Tab]:
     limit = threading.Timer(LIMIT, process.kill)
     limit.start()
     try:
-        yield Tab(commands, answers)
+        with os.fdopen(commands, "wb", buffering=0) as out, os.fdopen(answers, "rb") as back:
+            yield Tab(out, back)
     finally:
         limit.cancel()
         process.kill()

@@ -46,6 +46,7 @@ FORBIDDEN = {
     "slr.training": ["slr.prepare", "slr.report", "slr.assemble", "slr.data", "slr.model"],
     "slr.checkpoints": ["torch", "slr.run", "slr.training"],
     "slr.recognizer": ["slr.prepare", "slr.run", "slr.report", "slr.assemble", "slr.data.datamodule"],
+    "slr.saliency": ["slr.prepare", "slr.run", "slr.report", "slr.assemble", "slr.data.datamodule"],
     "slr.metrics": ["slr.model", "slr.data", "slr.prepare", "slr.recognizer"],
     "slr.schema": ["slr.model", "slr.data", "slr.prepare", "torch", "hydra", "omegaconf"],
 }
@@ -75,7 +76,8 @@ OWNERS = {
     "bitsandbytes": ["slr.model"],
     "decord": ["slr.data.video"],
     "optuna": ["slr.study"],
-    "matplotlib": ["slr.report.scatter"],
+    "matplotlib": ["slr.report.scatter", "slr.report.figures"],
+    "jinja2": ["slr.report.page"],
     "torchvision": [],
 }
 

@@ -21,7 +21,7 @@ INK, SOFT, LINE, PAPER, RIGHT, WRONG, THIRD = (
     "#d5dae0",
     "#ffffff",
     "#0072b2",
-    "#c4500a",
+    "#b84a08",
     "#00795a",
 )
 NAMES = {INK: "ink", SOFT: "soft", LINE: "line", PAPER: "paper", RIGHT: "right", WRONG: "wrong", THIRD: "third"}

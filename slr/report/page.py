@@ -239,7 +239,7 @@ def _rows(results: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> list[
     rows = []
     for row in worst_first(results["per_gloss"]):
         shown = [one for one in own[row["gloss"]] if one["clip"] in pictures]
-        clips = [_clip(one, pictures[one["clip"]], results["calibration"]) for one in shown]
+        clips = [_clip(one, pictures[one["clip"]]) for one in shown]
         near = _near(own[row["gloss"]], row["gloss"])
         rows.append({**row, "near": near, "clips": sorted(clips, key=lambda clip: clip["right"])})
     return rows
@@ -255,7 +255,7 @@ def _near(predictions: Sequence[Mapping[str, Any]], gloss: str) -> list[tuple[st
     return [(other, mass) for other, mass in masses.most_common(3) if mass >= 0.001]
 
 
-def _clip(prediction: Mapping[str, Any], shown: Pictures, told: Mapping[str, Any] | None) -> dict[str, Any]:
+def _clip(prediction: Mapping[str, Any], shown: Pictures) -> dict[str, Any]:
     """A clip as the template reads it."""
     ranking, gloss = prediction["ranking"], prediction["gloss"]
     named = ranking[0]["gloss"]
@@ -269,7 +269,7 @@ def _clip(prediction: Mapping[str, Any], shown: Pictures, told: Mapping[str, Any
         "named": named,
         "place": place,
         "probability": ranking[place - 1]["probability"],
-        "unknown": told is not None and ranking[0]["log_probability"] < told["threshold"],
+        "unknown": not prediction.get("answered", True),
         "top": ranking[:5],
         "kinds": kinds,
         "frames": _frames(shown, kinds),
