@@ -166,6 +166,8 @@ def lay_out_include(world: Path, drawn: list[Path]) -> None:
         "Places/19. House/Extra/MVI_3439.MOV",
         "Greetings/51. Good Morning/MVI_9971.MOV",
         "Pronouns/44. it/MVI_9971.MOV",
+        "Seasons_1of1/Seasons/Ex. Monsoon/MVI_4671.MOV",
+        "Days_and_Time/Second (Number)/MVI_005_4 (2).MOV",
     ]
     for source, name in zip(drawn, there, strict=False):
         place(source, world / name)
@@ -178,6 +180,7 @@ def test_include_with_the_authors_three_lists(world, drawn):
         "val": ["Places/19. House/Extra/MVI_3439.MOV", "Adjectives/2. quiet/MVI_5180.MOV"],
         "test": ["Greetings/51. Good Morning/MVI_9971.MOV", "Pronouns/44. it/MVI_9971.MOV"],
     }
+    lists["test"] += ["Seasons/Ex. Monsoon/MVI_4671.MOV", "Days_and_Time/Second (Number)/MVI_005_4 (2).MOV"]
     for part, paths in lists.items():
         (world / f"include_{part}.txt").write_text("\n".join(paths))
     clips, lost = prepared("include", world)
@@ -188,6 +191,8 @@ def test_include_with_the_authors_three_lists(world, drawn):
         "Adjectives_2._quiet_MVI_5180": ("quiet", None, "val"),
         "Greetings_51._Good_Morning_MVI_9971": ("good morning", None, "test"),
         "Pronouns_44._it_MVI_9971": ("it", None, "test"),
+        "Seasons_Ex._Monsoon_MVI_4671": ("monsoon", None, "test"),
+        "Days_and_Time_Second_Number__MVI_005_4_2": ("second (number)", None, "test"),
     }
     assert lost == {"Jobs_2._dog_MVI_1": ("missing", "dog", "train", None)}
 
@@ -195,7 +200,7 @@ def test_include_with_the_authors_three_lists(world, drawn):
 def test_include_with_the_published_pair_and_without_lists(world, drawn):
     lay_out_include(world, drawn)
     without, _ = prepared("include", world)
-    assert len(without) == 6
+    assert len(without) == 8
     assert {part for _, _, part in without.values()} == {None}
     assert "found neither" in refusal("include", world, world / "Animals")
     header = ["Category", "Word", "Video", "FilePath"]
@@ -242,6 +247,7 @@ def test_ms_asl_ranges_are_cut_by_time(world):
         "test": [
             entry(whole, "remember", 3.98, 4.4, 24),
             entry("www.youtube.com/watch?v=ri3NrdgfAtE", "absent", 0, 1, 1),
+            entry(whole, "wink", 2.0, 2.0, 24),
         ],
     }
     for part, rows in lists.items():
@@ -254,7 +260,10 @@ def test_ms_asl_ranges_are_cut_by_time(world):
         "mI0ROkSQ7ME_101-110": ("remember", "24", "test"),
     }
     absent = "https://www.youtube.com/watch?v=ri3NrdgfAtE#1-25"
-    assert lost == {"ri3NrdgfAtE_1-25": ("missing", "absent", "test", absent)}
+    assert lost == {
+        "ri3NrdgfAtE_1-25": ("missing", "absent", "test", absent),
+        "mI0ROkSQ7ME_51-51": ("too_short", "wink", "test", f"{whole}#51-51"),
+    }
     manifest = read_manifest(world.parent / "out" / "manifest.jsonl")
     # One stretch under two glosses says so, however its address is spelled.
     assert [clip.segment for clip in manifest] == [

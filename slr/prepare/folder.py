@@ -6,7 +6,7 @@ from slr.data.manifest import Rejected
 from slr.prepare.labels import Record, read_labels
 from slr.prepare.layouts import asl_citizen, autsl, include, lsa64, ms_asl
 from slr.prepare.layouts.listed import divide
-from slr.prepare.records import prepare_records
+from slr.prepare.records import LEAST_FRAMES, prepare_records
 from slr.prepare.verify import Limits
 
 # Of published data sets, by `dataset.layout`; `labels` is the user's own list.
@@ -34,13 +34,16 @@ def prepare_folder(
     Args:
         clips: The folder of the videos.
         labels: What lists them; see `read_layout`.
-        out, workers, longest_side, least_frames, limits: See `prepare_records`.
+        out, workers, longest_side, least_frames, limits: See `prepare_records`. Of a published data set, clips of less
+            than `LEAST_FRAMES` are rejected too.
         layout: See `read_layout`.
 
     Raises:
         UserError: As `read_layout` (then nothing is written), or as `prepare_records`.
     """
     records, lost = read_layout(layout, clips, labels)
+    if layout != "labels":
+        least_frames = max(least_frames, LEAST_FRAMES)
     return prepare_records("folder", records, out, workers, longest_side, least_frames, limits, lost)
 
 

@@ -20,6 +20,7 @@ from slr.prepare.verify import Facts, Job, Limits, Prepared, prepare_clips, veri
 
 VERSION = 2  # of what preparation makes of a file; a new number makes every clip anew
 STAGES = ("cut", "verify", "manifest")
+LEAST_FRAMES = 8  # of a clip of a published data set, at 25 a second: a third of a second is no sign
 STUB = 3  # so many different addresses of one host do not hold the same sign
 
 

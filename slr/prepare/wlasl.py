@@ -16,13 +16,12 @@ from slr.prepare.download import Failure, Manners, download
 from slr.prepare.fetch import describe_fetched, fetch, fetched, file_name
 from slr.prepare.index import Instance
 from slr.prepare.labels import Record
-from slr.prepare.records import prepare_records
+from slr.prepare.records import LEAST_FRAMES, prepare_records
 from slr.prepare.untrusted import Cut
 from slr.prepare.verify import Limits
 from slr.prepare.view import Crop
 
 STAGES = ("index", "select", "fetch", "cut", "verify", "manifest", "report")
-LEAST_FRAMES = 8  # at 25 a second: a third of a second is no sign
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """`dataset.layout=include`: INCLUDE, Indian Sign Language, as its archives unpack.
 
-`<Category>/<number>. <word>/MVI_<number>.MOV` (some `.MP4`, some a folder deeper), the archives of one category in one
-folder or in one of their own, such as `Adjectives_1of8/Adjectives/…`. Published at zenodo.org/record/4010759 with two
-lists, `train_include.csv` and `test_include.csv` (columns `Category,Word,Video,FilePath`); the authors' code
-(github.com/AI4Bharat/INCLUDE) brings three, `include_{train,val,test}.txt`, a path a line. Described in Sridhar et al.,
-"INCLUDE: A Large Scale Dataset for Indian Sign Language Recognition" (ACM Multimedia 2020). Signers are not published.
+`<Category>/<number>. <word>/MVI_<number>.MOV` (some `.MP4`, some a folder deeper, two words without a number), the
+archives of one category in one folder or each in one of its own, such as `Adjectives_1of8/Adjectives/…`. Published at
+zenodo.org/record/4010759 with two lists, `train_include.csv` and `test_include.csv` (columns
+`Category,Word,Video,FilePath`); the authors' code (github.com/AI4Bharat/INCLUDE) brings three,
+`include_{train,val,test}.txt`, a path a line. Described in Sridhar et al., "INCLUDE: A Large Scale Dataset for Indian
+Sign Language Recognition" (ACM Multimedia 2020). Signers are not published.
 """
 
 import re
@@ -20,7 +21,7 @@ LISTS = (
 )
 PLACES = ("", "Train_Test_Split", "train_test_paths")  # in the folder of the data set
 ARCHIVE = re.compile(r"[^/]+_\d+of\d+/(?=[^/]+/[^/]+/)")
-NUMBER = re.compile(r"\s*\d+\.\s*")
+NUMBER = re.compile(r"\s*(?:\d+|Ex)\.\s*")
 
 
 def read(folder: Path, lists: Path | None) -> list[Listed]:
@@ -46,8 +47,8 @@ def read(folder: Path, lists: Path | None) -> list[Listed]:
 def _row(path: str, part: str | None, there: dict[str, Path]) -> Listed:
     key = _key(path)
     if key is None:
-        raise UserError(f"expected Category/Number. Word/video in INCLUDE's lists, found {path[:80]!r}")
-    word = NUMBER.sub("", key.split("/")[1], count=1).lower()
+        raise UserError(f"expected Category/Number. Word/video.MOV in INCLUDE's lists, found {path[:80]!r}")
+    word = NUMBER.sub("", key.split("/")[1], count=1).strip().lower()
     return Listed(name=key.replace("/", "_"), given=path, file=there.get(key), gloss=word, part=part)
 
 
@@ -57,9 +58,8 @@ def _key(path: str) -> str | None:
     >>> _key("Adjectives_1of8/Adjectives/1. loud/MVI_5177.MOV"), _key("Train_Test_Split/a.csv")
     ('Adjectives/1. loud/MVI_5177', None)
     """
-    path = ARCHIVE.sub("", path, count=1)
-    pure = PurePosixPath(path)
-    is_video = len(pure.parts) >= 3 and NUMBER.match(pure.parts[1]) and pure.suffix.lower() in (".mov", ".mp4")
+    pure = PurePosixPath(ARCHIVE.sub("", path, count=1))
+    is_video = len(pure.parts) >= 3 and pure.suffix.lower() in (".mov", ".mp4")
     return str(pure.with_suffix("")) if is_video else None
 
 

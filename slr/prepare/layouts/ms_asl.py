@@ -64,7 +64,7 @@ def _listed(row: Any, part: str, place: str) -> Listed:  # noqa: ANN401
         start, end = float(row["start_time"]), float(row["end_time"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"expected url, text, signer_id, start_time and end_time in {place}, found {error!r}") from None
-    if not gloss or not 0 <= start < end < float("inf"):
+    if not gloss or not 0 <= start <= end < float("inf"):
         raise UserError(f"expected a text and start_time before end_time in {place}, found {gloss!r}, {start}, {end}")
     address = address if "://" in address else f"https://{address}"  # some are listed without
     cut = pictures(start, end)
