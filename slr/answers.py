@@ -37,7 +37,7 @@ class Watched:
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
-        return {"video": str(self.source), "seconds": round(self.seconds, 3)}
+        return {"video": str(self.source), "frames": self.frames, "seconds": round(self.seconds, 3)}
 
     @property
     def title(self) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from entry import ROOT, command, only_run
+from scipy.special import softmax
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slr.data.manifest import read_manifest
@@ -87,7 +88,8 @@ def test_load_ranks_a_clip_as_the_evaluation_did(demo, workplace):
     recognizer = slr.load(run)
     ranked = recognizer.rank(prepared(run) / "clips" / f"{prediction['clip']}.mp4", top=99)
     assert [gloss for gloss, _ in ranked] == [row["gloss"] for row in prediction["ranking"]]
-    expected = [row["probability"] for row in prediction["ranking"]]
+    logarithms = np.array([row["log_probability"] for row in prediction["ranking"]])
+    expected = softmax(logarithms / recognizer.calibration.temperature)
     np.testing.assert_allclose([probability for _, probability in ranked], expected, atol=1e-5)
 
     brought = workplace / "somebody's, clip = ü.mp4"

@@ -36,16 +36,21 @@ def read_pictures(path: Path, fps: int, longest_side: int) -> Iterator[np.ndarra
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # PIL's own alarm too, for sizes that show only as a file is read
     try:
         with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if min(width, height) < SMALLEST_SIDE or width * height > MOST_PIXELS:
-                allowed = f"from {SMALLEST_SIDE} a side up to {MOST_PIXELS:,} pixels"
-                raise Unfit("dimensions", f"{width}×{height}, allowed are pictures {allowed}")
+            _check(*image.size)
             image.draft("RGB", (longest_side, longest_side))  # a JPEG need not be decoded in its full size
             yield from resample(_timed(image, longest_side), fps)
     except (Unfit, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise Unfit("dimensions", f"{error}") from error
     except Exception as error:  # whatever PIL makes of garbage: it is about this file, and says so
         raise Unfit("broken", f"{error} ({type(error).__name__})") from error
+
+
+def _check(width: int, height: int) -> None:
+    if min(width, height) < SMALLEST_SIDE or width * height > MOST_PIXELS:
+        allowed = f"from {SMALLEST_SIDE} a side up to {MOST_PIXELS:,} pixels"
+        raise Unfit("dimensions", f"{width}×{height}, allowed are pictures {allowed}")
 
 
 def _timed(image, longest_side: int) -> Iterator[tuple[float, float, np.ndarray]]:  # noqa: ANN001
@@ -54,6 +59,7 @@ def _timed(image, longest_side: int) -> Iterator[tuple[float, float, np.ndarray]
 
     now, size = 0.0, None
     for frame in ImageSequence.Iterator(image):
+        _check(*frame.size)  # pages of a TIFF have sizes of their own
         upright = ImageOps.exif_transpose(frame).convert("RGB")
         size = size or _size(upright.size, longest_side)
         # Browsers show what states less than 0.02 s for 0.1 s; a still picture is a moment.
