@@ -20,7 +20,8 @@ from slr import calibration, curves
 from slr.data.listing import Coverage
 from slr.data.manifest import Clip
 from slr.report import page as pages
-from slr.report.evaluation import Context, evaluation
+from slr.report.evaluation import TITLES, Context, evaluation
+from slr.report.generated import exact_match
 from slr.report.page import About, confusion, page, report
 from slr.report.pictures import Seen, choose, pictures
 from slr.run import RunFolder, write_json
@@ -98,6 +99,13 @@ def shown(results, most=20):
 @pytest.fixture(scope="module")
 def made():
     clips, results = evaluated()
+    results["generated"] = exact_match(
+        [[one["gloss"]] if number % 2 else ["<q>", "y"] for number, one in enumerate(results["predictions"])],
+        [one["gloss"] for one in results["predictions"]],
+        VOCABULARY,
+    )
+    for one in results["predictions"]:
+        one["generated"] = ["<q>", "y"]
     about = About("<u>run</u>", "2026-01-01", {"lora.r": 8, "prompt": "<em>"}, {"data": "ab" * 32}, {"torch": "2"})
     return clips, results, page(results, shown(results), CURVES, about)
 
@@ -243,7 +251,10 @@ def test_a_page_of_two_thousand_glosses_stays_small():
             "recall": 0.0,
         }
         rows.append(row | {"f1": 0.0, "confused_with": [[other, 2]]})
-        predictions += [{"clip": f"{number} {n}", "gloss": gloss, "signer": None, "ranking": ranking} for n in range(2)]
+        predictions += [
+            {"clip": f"{number} {n}", "gloss": gloss, "signer": None, "answered": True, "ranking": ranking}
+            for n in range(2)
+        ]
     results |= {"summary": summary, "per_gloss": rows, "predictions": predictions}
     frames = rng.integers(0, 256, (8, 80, 80, 3), dtype=np.uint8)
     chosen = choose(results, pages.FRAMES // 8)
@@ -354,6 +365,40 @@ def test_a_browser_reads_the_glosses_as_they_are(tab, written, made):
         told = [row[key] for key in ("top1", "top5", "mrr", "precision", "recall", "f1")]
         expected = [str(row["n"]), *("–" if value is None else f"{value:.3f}" for value in told)]
         assert cells[row["gloss"].strip()][1:8] == expected
+
+
+def test_metrics_have_their_intervals(tab, written, made):
+    tab.open(written, 1280, "light")
+    table = (
+        "[...document.querySelectorAll('#summary tbody tr')].map(row => [...row.cells].map(c => c.textContent.trim()))"
+    )
+    cells = {row[0]: row[1:] for row in tab.ask(table)}
+    summary = made[1]["summary"]
+    for name, title in TITLES.items():
+        low, high = summary[f"{name}_interval"]
+        expected = [f"{summary[name]:.3f}", f"{low:.3f} – {high:.3f}", "", f"{summary['chance'][name]:.3f}"]
+        assert cells[title] == expected
+    assert cells["top-1, conflicts as one"][0] == f"{summary['grouped']['top1']:.3f}"
+    assert cells["top-5, free text"][0] == "0.500"
+    assert len(cells) == 14
+
+
+def test_clips_say_what_became_of_them(tab, written, made):
+    tab.open(written, 1280, "light")
+    told = tab.ask("[...document.querySelectorAll('.clip')].map(clip => [clip.ariaLabel, clip.textContent])")
+    assert len(told) == len(shown(made[1]))
+    ones = {f"clip {one['clip']}": one for one in made[1]["predictions"]}
+    for label, text in told:
+        one, text = ones[label], " ".join(text.split())
+        first, true = one["ranking"][0], next(entry for entry in one["ranking"] if entry["gloss"] == one["gloss"])
+        right = first["gloss"] == one["gloss"]
+        place = one["ranking"].index(true) + 1
+        assert ("✓ right" in text, "✗ named" in text) == (right, not right)
+        assert (f"place {place} with probability {true['probability']:.3f}" in text) == (not right)
+        assert f"signer {one['signer']}" in text
+        assert ("called unknown" in text) == (not one["answered"])
+        assert all(f"{entry['probability']:.3f}" in text for entry in one["ranking"][:5])
+    assert not all(one["answered"] for one in made[1]["predictions"])
 
 
 def test_rows_are_sorted_filtered_and_unfolded(tab, written, made):

@@ -76,7 +76,7 @@ def evaluation(clips: Sequence[Clip], vocabulary: Sequence[str], looked: Looked,
     Returns:
         `summary` (each metric with `<metric>_interval`, n, chance, coverage, mean mass), `per_gloss`, `per_signer`,
         `calibration` (None without one), `generated` (None; see `slr.scoring.add_generated`), and `predictions`: whole
-        rankings, best first.
+        rankings, best first, and whether the clip is answered or called unknown.
     """
     log_probability = looked.log_probability
     position = {gloss: number for number, gloss in enumerate(vocabulary)}
@@ -93,6 +93,7 @@ def evaluation(clips: Sequence[Clip], vocabulary: Sequence[str], looked: Looked,
     summary["grouped"] = _grouped(log_probability, glosses, [[position[g] for g in c] for c in context.conflicts])
     if summary["grouped"]:
         summary["grouped"]["groups"] = [list(group) for group in context.conflicts]
+    answered = context.calibration.answers(looked.state).tolist() if context.calibration else [True] * len(clips)
     return {
         "summary": summary,
         "per_gloss": _per_gloss(vocabulary, log_probability, glosses, ranks),
@@ -100,8 +101,14 @@ def evaluation(clips: Sequence[Clip], vocabulary: Sequence[str], looked: Looked,
         "calibration": _calibration(looked, glosses, context.calibration),
         "generated": None,
         "predictions": [
-            {"clip": clip.id, "gloss": clip.gloss, "signer": clip.signer, "ranking": ranking(vocabulary, row)}
-            for clip, row in zip(clips, log_probability, strict=True)
+            {
+                "clip": clip.id,
+                "gloss": clip.gloss,
+                "signer": clip.signer,
+                "answered": is_answered,
+                "ranking": ranking(vocabulary, row),
+            }
+            for clip, is_answered, row in zip(clips, answered, log_probability, strict=True)
         ],
     }
 

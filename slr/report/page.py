@@ -156,12 +156,13 @@ def page(results: Mapping[str, Any], pictures: Mapping[str, Pictures], curves: f
     rows = _rows(results, pictures)
     return template.render(
         about=about,
+        data=Path(results["summary"]["data"]).name,
         summary=results["summary"],
         told=results["calibration"],
         signers=results["per_signer"],
         signers_at_once=SIGNERS,
         headlines=[_metric(results["summary"], name) for name in HEADLINES],
-        metrics=_metrics(results["summary"]),
+        metrics=_metrics(results),
         notes=[note.partition(": ")[::2] for note in notes(results)],
         figures=drawn,
         curves={tag: points for tag, points in curves.items() if tag in figures.LOSSES | figures.SCORES},
@@ -190,11 +191,14 @@ def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−") if abs(value) >= 0.05 else "0.0"
 
 
-def _metrics(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _metrics(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    summary, written = results["summary"], results["generated"]
     rows = [_metric(summary, name) for name in TITLES]
-    for name in GROUPED if summary["grouped"] else ():
-        row = _metric(summary["grouped"] | {"chance": {name: None}}, name)
-        rows.append(row | {"title": f"{row['title']}, conflicts as one"})
+    others = [(summary["grouped"], GROUPED, "conflicts as one"), (written, ("top1", "top5"), "free text")]
+    for values, names, how in others:
+        for name in names if values else ():
+            row = _metric(values | {"chance": {name: None}}, name)
+            rows.append(row | {"title": f"{row['title']}, {how}"})
     return rows
 
 
@@ -269,7 +273,8 @@ def _clip(prediction: Mapping[str, Any], shown: Pictures) -> dict[str, Any]:
         "named": named,
         "place": place,
         "probability": ranking[place - 1]["probability"],
-        "unknown": not prediction.get("answered", True),
+        "unknown": not prediction["answered"],
+        "written": prediction["generated"][:1] if "generated" in prediction else [],
         "top": ranking[:5],
         "kinds": kinds,
         "frames": _frames(shown, kinds),
