@@ -154,16 +154,20 @@ class SignRecognizer:
             raise UserError(f"top={top}: expected at least 1")
         for folder, made in brought.clips(files, self.vocabulary[0]):
             clips = [one for one in made if isinstance(one, Clip)]
-            looked = self._look(clips, folder)
-            probabilities, known = self._probabilities(looked)
-            order = np.argsort(-looked.log_probability, axis=1, kind="stable")[:, :top]
-            best = [
-                [(self.vocabulary[number], float(own[number])) for number in numbers]
-                for own, numbers in zip(probabilities, order.tolist(), strict=True)
-            ]
-            told = zip(best, known.tolist(), strict=True)
+            told = iter(self._ranked(clips, folder, top) if clips else [])
             for one in made:
                 yield one if isinstance(one, Refusal) else Ranked(*_watched(one), *next(told))
+
+    def _ranked(self, clips: Sequence[Clip], folder: Path, top: int) -> list[tuple[Ranking, bool]]:
+        """The best glosses of each clip, and whether it is answered."""
+        looked = self._look(clips, folder)
+        probabilities, known = self._probabilities(looked)
+        order = np.argsort(-looked.log_probability, axis=1, kind="stable")[:, :top]
+        best = [
+            [(self.vocabulary[number], float(own[number])) for number in numbers]
+            for own, numbers in zip(probabilities, order.tolist(), strict=True)
+        ]
+        return list(zip(best, known.tolist(), strict=True))
 
     def scan(
         self, recording: str | PathLike[str], window: float | None = None, stride: float | None = None

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from slr import arguments, brought
 from slr.answers import Ranked, Refusal, Scanned, Told
 from slr.errors import UserError
+from slr.model.decoding import Decoding
 
 if TYPE_CHECKING:
     from slr.predict import SignRecognizer
@@ -66,25 +67,28 @@ def understand(typed: list[str]) -> Wish:
                     f"{key}={words[key]}: belongs to mode={mode}, found mode={words['mode']}; add mode={mode}"
                 )
     arguments.whole_number("top", words["top"], 1)
-    for key in ("length", "beams"):
-        arguments.whole_number(key, words[key], 1)
-    arguments.whole_number("seed", words["seed"], 0)
-    for key in ("window", "stride", "temperature", "top_p"):
-        _number(key, words[key])
+    for key in ("window", "stride"):
+        _seconds(key, words[key])
+    decoding(words)
     if not Path(words["run"]).expanduser().is_dir():
         raise UserError(f"run={words['run']}: expected the folder of a run, found none; runs lie under outputs/")
     return Wish(words, brought.find(words["video"]))
 
 
-def _number(key: str, value: str) -> float | None:
-    """The number that a word spells; None where nothing was typed."""
+def _number(key: str, value: str) -> float:
+    """The number that a word spells."""
     try:
-        number = float(value) if value else None
+        number = float(value)
     except ValueError:
         number = math.nan
-    if number is not None and not (math.isfinite(number) and number >= 0):
+    if not (math.isfinite(number) and number >= 0):
         raise UserError(f"{key}={value}: expected a number of at least 0")
     return number
+
+
+def _seconds(key: str, value: str) -> float | None:
+    """As `_number`; None where nothing was typed, which leaves it to the recognizer."""
+    return _number(key, value) if value else None
 
 
 def answers(recognizer: "SignRecognizer", wish: Wish) -> Iterator[Ranked | Scanned | Told | Refusal]:
@@ -93,17 +97,23 @@ def answers(recognizer: "SignRecognizer", wish: Wish) -> Iterator[Ranked | Scann
     if wish.mode == "rank":
         return recognizer.answers(wish.files, int(words["top"]))
     if wish.mode == "scan":
-        return recognizer.scans(wish.files, _number("window", words["window"]), _number("stride", words["stride"]))
-    from slr.model.generation import Decoding
+        return recognizer.scans(wish.files, _seconds("window", words["window"]), _seconds("stride", words["stride"]))
+    return recognizer.texts(wish.files, words["prompt"] or None, decoding(words))
 
-    decoding = Decoding(
-        length=int(words["length"]),
-        temperature=float(words["temperature"]),
-        top_p=float(words["top_p"]),
-        beams=int(words["beams"]),
-        seed=int(words["seed"]),
+
+def decoding(words: Mapping[str, str]) -> Decoding:
+    """How text is to be chosen.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    return Decoding(
+        length=arguments.whole_number("length", words["length"], 1),
+        temperature=_number("temperature", words["temperature"]),
+        top_p=_number("top_p", words["top_p"]),
+        beams=arguments.whole_number("beams", words["beams"], 1),
+        seed=arguments.whole_number("seed", words["seed"], 0),
     )
-    return recognizer.texts(wish.files, words["prompt"] or None, decoding)
 
 
 def say(wish: Wish, one: Ranked | Scanned | Told | Refusal) -> None:

@@ -93,7 +93,7 @@ def motion(seen: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         (F,)
     """
-    change = np.diff(seen, axis=0).reshape(len(seen) - 1, -1)
+    change = np.diff(seen.reshape(len(seen), -1), axis=0)
     change -= np.median(change, axis=1, keepdims=True)
     return np.concatenate([np.zeros(1, np.float32), np.abs(change).max(axis=1)])
 

@@ -41,7 +41,7 @@ def read_pictures(path: Path, fps: int, longest_side: int) -> Iterator[np.ndarra
             yield from resample(_timed(image, longest_side), fps)
     except (Unfit, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Unfit("dimensions", f"{error}") from error
     except Exception as error:  # whatever PIL makes of garbage: it is about this file, and says so
         raise Unfit("broken", f"{error} ({type(error).__name__})") from error
