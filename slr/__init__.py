@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from slr.predict import SignRecognizer
 
 
-def load(path: str | PathLike[str], checkpoint: str = "best", device: str | None = None) -> "SignRecognizer":
+def load(
+    path: str | PathLike[str], checkpoint: str = "best", device: str | None = None, base: str | None = None
+) -> "SignRecognizer":
     """A trained recognizer, ready to rank clips; see `slr.predict.load`."""
     from slr import predict  # costs seconds: torch and transformers
 
-    return predict.load(path, checkpoint, device)
+    return predict.load(path, checkpoint, device, base)

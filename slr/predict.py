@@ -23,18 +23,21 @@ from scipy.special import softmax
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from slr import assemble, brought, calibration, processes, schema
+from slr import assemble, brought, calibration, hardware, processes, schema
 from slr.answers import Ranked, Ranking, Refusal, Scanned, Told
 from slr.calibration import Calibration, Looked
 from slr.data import video
 from slr.data.collate import Batch, collate_ranking
 from slr.data.manifest import Clip
 from slr.errors import UserError
+from slr.exported import Exported, is_exported, read_exported
 from slr.hardware import Machine
+from slr.model import lora, vlm
 from slr.model.generation import Decoding
+from slr.model.inputs import load_inputs
 from slr.recognizer import Recognizer
 from slr.report.pictures import Seen
-from slr.run import open_run
+from slr.run import RunFolder, open_run
 from slr.saliency import occlusion
 from slr.scan import Segment, lay, segments, stretches
 from slr.watching import watch
@@ -46,28 +49,56 @@ Value = TypeVar("Value")
 Answer = TypeVar("Answer", Ranked, Scanned, Told)
 
 
-def load(path: str | PathLike[str], checkpoint: str = "best", device: str | None = None) -> "SignRecognizer":
-    """A run's recognizer.
+def load(
+    path: str | PathLike[str], checkpoint: str = "best", device: str | None = None, base: str | None = None
+) -> "SignRecognizer":
+    """The recognizer of a run, or one that `slr.export` has made of it.
 
     Args:
-        path: the run's folder.
-        checkpoint: best, last, or a path; `base` is the model as it was before training.
-        device: cpu or cuda; None is the device that the run was trained on.
+        path: the folder of either.
+        checkpoint: of a run: best, last, or a path; `base` is the model as it was before training.
+        device: cpu or cuda; None is the device that a run was trained on, and the best that is here for an export.
+        base: of an exported adapter: a folder or hub name of its base model, where the export's own is not to be had.
 
     Raises:
-        UserError: `path` is no run, or the checkpoint or the device is not there.
+        UserError: `path` is neither, or the checkpoint, the device or the base model is not there.
 
     Example:
         `slr.load("outputs/…").rank("hello.mp4", top=5)` gives `[(gloss, probability), …]`, best first.
     """
-    folder, config, vocabulary = open_run(Path(path))
+    place = Path(path).expanduser()
+    if is_exported(place):
+        return _from_export(read_exported(place), device, base)
+    folder, config, vocabulary = open_run(place)
+    return assembled(folder, config, vocabulary, checkpoint, device)
+
+
+def assembled(
+    folder: RunFolder,
+    config: schema.Config,
+    vocabulary: Sequence[str],
+    checkpoint: str = "best",
+    device: str | None = None,
+) -> "SignRecognizer":
+    """A run's recognizer as a configuration has it, which may differ from the run's own in machine and quantization."""
     machine = assemble.machine(config, device)
-    inputs = assemble.inputs(config)
-    recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
+    recognizer = assemble.recognizer(config, vocabulary, machine, assemble.inputs(config))
     if config.lora.scope != "none" and checkpoint != "base":  # an adapter that nobody trained changes nothing
         recognizer.restore(folder.checkpoint(checkpoint))
     learned = calibration.read(folder.calibration) if checkpoint == "best" else None
     return SignRecognizer(recognizer, config, machine, learned)
+
+
+def _from_export(exported: Exported, device: str | None, base: str | None) -> "SignRecognizer":
+    config, merged = exported.config, exported.kind == "merged"
+    machine = assemble.machine(config, device or hardware.pick())
+    inputs = load_inputs(str(exported.processor), None)
+    weights = str(exported.root) if merged else base or config.model.checkpoint
+    pointed = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpoint=weights))
+    recognizer = assemble.recognizer(pointed, exported.vocabulary, machine, inputs)
+    if not merged:
+        lora.load_exported(recognizer.network, exported.adapter)
+    return SignRecognizer(recognizer, config, machine, calibration.read(exported.calibration))
 
 
 def each_batch(
@@ -124,6 +155,11 @@ class SignRecognizer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def merge(self) -> "vlm.Model":
+        """Fold the adapter into the weights, for good; the model as transformers has it, which the caller may keep."""
+        self._recognizer.network = lora.merged(self._recognizer.network)
+        return self._recognizer.network
 
     @overload
     def rank(self, clip: str | PathLike[str], top: int = 5) -> Ranking: ...

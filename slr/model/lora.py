@@ -227,6 +227,15 @@ def load_exported(model: "Model", file: Path) -> None:
     set_peft_model_state_dict(adapted, weights)
 
 
+def merged(model: "Model") -> "InternVLForConditionalGeneration":
+    """The model with its adapter folded into its matrices.
+
+    They must not be quantised: a merge into 4 bits changes what they say (peft issue 2321).
+    """
+    adapted: Any = model
+    return adapted.merge_and_unload() if bare(model) is not model else adapted
+
+
 def _refuse_difference(found: dict[str, Any], expected: dict[str, Any], place: str) -> None:
     shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (found, expected)]
     differing = sorted(
