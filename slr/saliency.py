@@ -26,8 +26,8 @@ def neutral(frames: Tensor) -> Tensor:
     Returns:
         uint8 (1, 3, h, w).
     """
-    mean = frames.double().mean(dim=(0, 2, 3)).round().to(torch.uint8)
-    return mean.view(1, 3, 1, 1).expand(1, *frames.shape[1:])
+    mean = frames.cpu().double().mean(dim=(0, 2, 3)).round()  # not every device has such numbers
+    return mean.to(frames.device, frames.dtype).view(1, 3, 1, 1).expand(1, *frames.shape[1:])
 
 
 @torch.no_grad()

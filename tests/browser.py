@@ -32,7 +32,7 @@ os.dup2(pipes[0], 3)
 os.dup2(pipes[1], 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-LIMIT = 90  # seconds of a browser, which hangs after that
+LIMIT = 300  # seconds of a browser, which hangs after that
 
 
 class Tab:
