@@ -239,7 +239,8 @@ def finish(
     val = {}
     if checkpoint:
         val = recognizer.restore(folder.checkpoint(checkpoint))
-        processes.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
+        if config.lora.scope == "language":
+            processes.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
     ranker = predict.SignRecognizer(recognizer, config, machine)
     learned = scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
 

@@ -40,7 +40,10 @@ def machine(config: schema.Config, device: str | None = None) -> Machine:
     words = dataclasses.asdict(config.hardware)
     if device is not None and device != config.hardware.device:
         words |= {"device": device, "precision": "auto", "tf32": device == "cuda"}
-    return hardware.decide(**words, quantization=config.model.quantization)
+    quantization = config.model.quantization
+    if config.lora.scope == "full":  # 4-bit weights cannot learn; an explicit nf4 was refused
+        quantization = "none"
+    return hardware.decide(**words, quantization=quantization)
 
 
 def prepared(config: schema.Config) -> Path:

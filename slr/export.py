@@ -73,9 +73,10 @@ def refuse(folder: RunFolder, config: schema.Config, to: Path) -> None:
     status = status_of(folder)
     if status != "done":
         raise UserError(f"run={folder.root}: expected a run that is done, found one that is {status}; finish it first")
-    if config.lora.scope == "none":
+    if config.lora.scope != "language":
+        found = f"lora={config.lora.scope}"
         raise UserError(
-            f"run={folder.root}: expected a run with an adapter, found lora=none: there is nothing to export"
+            f"run={folder.root}: expected a run with an adapter, found {found}; export one of lora=language"
         )
     if to.exists() and not is_exported(to):
         raise UserError(f"to={to}: expected a new folder or an earlier export, found something else; choose another")

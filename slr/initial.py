@@ -47,8 +47,8 @@ def adapter_file(config: schema.Config) -> Path:
             fit this run's model.
     """
     folder, other = _earlier(config)
-    if other.lora.scope == "none":
-        raise UserError(f"init={config.init}: expected a run with an adapter, found one of lora=none")
+    if other.lora.scope != "language":
+        raise UserError(f"init={config.init}: expected a run with an adapter, found one of lora={other.lora.scope}")
     before, now = schema.identity(other), schema.identity(config)
     keys = [*AGREEING, *(["seed"] if config.model.weights == "random" else [])]  # which draws those weights
     differing = [f"{key}: {before[key]} there, {now[key]} here" for key in keys if before[key] != now[key]]

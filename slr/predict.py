@@ -27,7 +27,7 @@ from slr import assemble, brought, calibration, hardware, processes, schema
 from slr.answers import Ranked, Ranking, Refusal, Scanned, Told
 from slr.calibration import Calibration, Looked
 from slr.data import video
-from slr.data.collate import Batch, collate_ranking
+from slr.data.collate import Batch, Sample, collate_ranking
 from slr.data.manifest import Clip
 from slr.errors import UserError
 from slr.exported import Exported, is_exported, read_exported
@@ -39,12 +39,13 @@ from slr.recognizer import Recognizer
 from slr.report.pictures import Seen
 from slr.run import RunFolder, open_run
 from slr.saliency import occlusion
-from slr.scan import Segment, lay, segments, stretches
-from slr.watching import watch
+from slr.scan import Segment, cuts, lay, propose, stretches
+from slr.watching import look_at, watch
 
 LogProbability = NDArray[np.float32]
 Files = str | PathLike[str] | Sequence[str | PathLike[str]]
 GREEDY = Decoding()
+LENIENCY = 1.25  # what is cut out of a recording may be this much stranger than a clip that is answered
 Value = TypeVar("Value")
 Answer = TypeVar("Answer", Ranked, Scanned, Told)
 
@@ -234,11 +235,21 @@ class SignRecognizer:
 
     def _scan(self, clip: Clip, folder: Path, window: float, stride: float) -> list[Segment]:
         self._recognizer.to(self._machine.device).eval()
-        windows = lay(clip.frames, clip.fps, self._config.frames, window, stride)
-        path, prompt = folder / clip.file, self._config.model.prompt
+        path, prompt, count = folder / clip.file, self._config.model.prompt, self._config.frames
+        windows = lay(clip.frames, clip.fps, count, window, stride)
         looked, moved = watch(self._recognizer, self._machine, path, windows, prompt)
-        probabilities, known = self._probabilities(looked)
-        return segments(windows, probabilities, known, stretches(moved, clip.fps), self.vocabulary, clip.fps)
+        spans = propose(windows, self._probabilities(looked)[0], stretches(moved, clip.fps))
+        if not spans:
+            return []
+        parts = cuts(spans, clip.frames, clip.fps)
+        positions = [start + video.sample_positions(end - start, count, "uniform") for start, end in parts]
+        again = look_at(self._recognizer, self._machine, path, np.stack(positions), prompt)
+        probabilities, known = self._probabilities(again, LENIENCY)
+        return [
+            Segment(start / clip.fps, end / clip.fps, self.vocabulary[row.argmax()], float(row.max()))
+            for (start, end), row, answered in zip(spans, probabilities, known.tolist(), strict=True)
+            if answered
+        ]
 
     def usual_seconds(self) -> float:
         """What a clip of the run's data lasts in the middle; 2 seconds where the data are not here."""
@@ -295,6 +306,34 @@ class SignRecognizer:
         known, any_gloss = set(self.vocabulary), self.vocabulary[0]  # a clip's own is not looked at
         clips = [clip if clip.gloss in known else dataclasses.replace(clip, gloss=any_gloss) for clip in clips]
         return self._look(clips, folder or assemble.prepared(self._config), self._machine.workers, title)
+
+    def rank_nothing(self, grey: int) -> NDArray[np.float32]:
+        """Log-probabilities (K,) of a clip whose every pixel is `grey`, 0 to 255: what is said where no sign is."""
+        inputs, frames = self._recognizer.inputs, self._config.frames
+        picture = torch.full((frames, 3, *inputs.image_size), grey, dtype=torch.uint8)
+        sample = Sample("nothing", 0, inputs.prompt_ids(self._config.model.prompt, frames), [], frames=picture)
+        batch = collate_ranking([sample], inputs.pad_id)
+        self._recognizer.to(self._machine.device).eval()
+        with self._machine.autocast():
+            moved = self._recognizer.transfer_batch_to_device(batch, torch.device(self._machine.device), 0)
+            return self._recognizer.rank(moved)[0].cpu().numpy()
+
+    def vision_features(self, clips: Sequence[Clip], title: str) -> NDArray[np.float32]:
+        """The mean projected feature of every frame of clips of the run's data set, frames beside one another.
+
+        Args:
+            clips: n rows of its manifest.
+            title: heads the progress bar.
+
+        Returns:
+            float32 (n, T x D), in the order of time.
+        """
+
+        def do(batch: Batch) -> list[NDArray[np.float32]]:
+            tokens = self._recognizer.features(batch).unflatten(1, (self._config.frames, -1))  # (B, T, V/T, D)
+            return list(tokens.float().mean(dim=2).flatten(1).cpu().numpy())
+
+        return np.stack(self._shared(clips, assemble.prepared(self._config), do, self._machine.workers, title))
 
     def show(
         self, clips: Sequence[Clip], glosses: Sequence[Sequence[str]], title: str, folder: Path | None = None

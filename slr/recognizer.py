@@ -115,14 +115,14 @@ class Recognizer(L.LightningModule):
             width = vlm.shape(self.network).hidden
             return Look(*(torch.zeros(0, columns, device=self.device) for columns in (len(self.vocabulary), width)))
         with torch.no_grad():
-            features = self._features(batch, slice(None))
+            features = self.features(batch)
             return look(self.network, features, batch["input_ids"], batch["attention_mask"], self.trie)
 
     def generate(self, batch: Batch, decoding: Decoding) -> list[str]:
         """Free text about every clip."""
         if not batch["clip"]:
             return []
-        features = self._features(batch, slice(None))
+        features = self.features(batch)
         ids, mask = batch["input_ids"], batch["attention_mask"]
         found = generate(self.network, features, ids, mask, self.inputs.end_id, decoding)
         return [self.inputs.decode(tokens) for tokens in found]
@@ -131,7 +131,7 @@ class Recognizer(L.LightningModule):
         """Free texts about every clip by a beam search held to no vocabulary, best first."""
         if not batch["clip"]:
             return []
-        features = self._features(batch, slice(None))
+        features = self.features(batch)
         ids, mask = batch["input_ids"], batch["attention_mask"]
         found = beam_search(self.network, features, ids, mask, beams, length, self.inputs.end_id)
         return [[self.inputs.decode(beam.tokens) for beam in beams] for beams in found]
@@ -145,6 +145,10 @@ class Recognizer(L.LightningModule):
             return closed_set_loss(scores, batch["gloss"][rows], self.label_smoothing)
         hidden = vlm.hidden_states(self.network, features, tokens, mask)
         return vlm.answer_loss(self.network, hidden, batch["labels"][rows], self.label_smoothing)
+
+    def features(self, batch: Batch) -> Tensor:
+        """Projected features (B, V, D) of all clips."""
+        return self._features(batch, slice(None))
 
     def _features(self, batch: Batch, rows: slice) -> Tensor:
         """Projected features (b, V, D) of some clips: cached ones as they come, else from their frames."""

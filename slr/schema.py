@@ -218,7 +218,7 @@ class Lora:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        one_of("lora.scope", self.scope, ("language", "none"))
+        one_of("lora.scope", self.scope, ("language", "full", "none"))
         at_least("lora.r", self.r, 1)
         at_least("lora.alpha", self.alpha, 1)
         between("lora.dropout", self.dropout, 0, 1)
@@ -374,6 +374,8 @@ class Config:
             at_least("limit_train", self.limit_train, 1)
         if self.sweep is not None:
             folder_name("sweep", self.sweep)
+        if self.lora.scope == "full" and self.model.quantization == "nf4":
+            raise UserError("model.quantization=nf4: 4-bit weights cannot learn; with lora=full use auto or none")
         for key in ("outputs", "data"):
             if not getattr(self, key):
                 raise UserError(f"{key} is empty: expected a folder")

@@ -35,11 +35,13 @@ ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.j
 def add_lora(model: "Model", scope: str, r: int, alpha: int, dropout: float, targets: Sequence[str]) -> "Model":
     """Put low-rank adapters (Hu et al. 2021, arXiv 2106.09685) beside the matrices of a scope; nothing else trains.
 
-    Changes `model` in place and returns it wrapped by PEFT, or as it is for scope `none`. Adapters are float32 whatever
-    the model's dtype. A is drawn from torch's global generator, B starts at zero, so that outputs do not change.
+    Changes `model` in place and returns it wrapped by PEFT, or as it is for the scopes `none`, where nothing trains,
+    and `full`, where the language layers' own weights do. What trains is float32 whatever the model's dtype. A is drawn
+    from torch's global generator, B starts at zero, so that outputs do not change.
 
     Args:
-        scope: `language` is every layer of the language model; the vision tower and projector are never touched.
+        scope: `language` is every layer of the language model; `full` those layers themselves, with their norms; the
+            vision tower, the projector and the embeddings are never touched.
         r: rank.
         alpha: the product of A and B is scaled by alpha / r.
         dropout: of the adapter's input, in training.
@@ -49,6 +51,10 @@ def add_lora(model: "Model", scope: str, r: int, alpha: int, dropout: float, tar
         UserError: a target, or the whole scope, matches no matrix.
     """
     if scope == "none":
+        return model
+    if scope == "full":
+        layers: Any = bare(model).model.language_model.layers
+        layers.float().requires_grad_(True)
         return model
     from peft import LoraConfig
 
