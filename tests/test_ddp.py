@@ -17,11 +17,10 @@ import shares
 import torch
 from entry import ROOT, only_run, scalars, started, status
 
-from slr import assemble
+from slr import assemble, calibration, scoring
 from slr.data.split import read_split
 from slr.metrics import METRICS
 from slr.prepare.encode import write_clip
-from slr.report.evaluation import evaluation
 from slr.run import RunFolder, open_run, read_json, status_of
 
 PATIENCE = 240  # seconds for a command that takes twenty on an idle machine; nothing here may hang
@@ -132,11 +131,12 @@ def test_rankings_are_those_of_one_process(calm):
     folder, config, vocabulary = open_run(calm)
     recognizer, clips = slr.load(calm), assemble.clips(config)
     result, written = read_json(folder.result), read_json(folder.evaluation / "evaluation_results.json")
+    split = read_split(folder.split, clips)
+    learned = calibration.read(folder.calibration)
     for part, count in PARTS.items() - {("train", PARTS["train"])}:
-        chosen = read_split(folder.split, clips).select(clips, part)
+        chosen = split.select(clips, part)
         assert result[part]["n"] == len(chosen) == count
-        ranked = recognizer.rank_clips(chosen, part)
-        alone = evaluation(chosen, vocabulary, ranked, {"part": part, "checkpoint": "best"})
+        alone = scoring.score(recognizer, chosen, scoring.context(config, clips, split, part, "best", learned))
         if part == "test":
             assert alone == written
             assert alone["summary"] == result["test"]

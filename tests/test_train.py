@@ -1,7 +1,9 @@
 """The main job, end to end, as a person runs it: one trained demo for all tests of a session."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from entry import ROOT, command, only_run
+from entry import ROOT, command, ended, only_run
 from scipy.special import softmax
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from slr.data.manifest import read_manifest
-from slr.run import open_run, read_json
+from slr.data.manifest import read_manifest, write_manifest
+from slr.data.split import make_split, read_split, write_split
+from slr.run import open_run, read_json, write_json
 
 
 def prepared(run: Path) -> Path:
@@ -60,6 +63,93 @@ def test_another_process_evaluates_to_the_same_numbers(demo, workplace):
     shutil.rmtree(copy / "evaluation")
     command("evaluate.py", f"run={copy}")
     assert read_json(copy / "evaluation" / "evaluation_results.json") == before
+
+
+def test_an_evaluation_of_other_things_than_the_runs_is_refused_with_both_hashes(demo, workplace):
+    """Vocabulary, split and clips: each changed behind the run's back, one after the other."""
+    run, _ = demo
+    copy = workplace / "tampered"
+    shutil.copytree(run, copy)
+    known = read_json(run / "result.json")["hashes"]
+    vocabulary, split, config = (read_json(copy / f"{name}.json") for name in ("vocabulary", "split", "config"))
+
+    def refusal() -> str:
+        code, _, err = ended("evaluate.py", f"run={copy}")
+        assert code == 2
+        [line] = err.splitlines()
+        return line
+
+    write_json(copy / "vocabulary.json", vocabulary[::-1])
+    assert re.search(
+        rf"the vocabulary that the run.* hash {known['vocabulary'][:12]}, found another, hash \w{{12}};", refusal()
+    )
+    write_json(copy / "vocabulary.json", vocabulary)
+
+    moved = dict(split["parts"]) | {next(name for name, part in split["parts"].items() if part == "test"): "train"}
+    write_json(copy / "split.json", split | {"parts": moved})
+    assert re.search(rf"other clips than.*\(hash {known['split'][:12]}, now \w{{12}}\)", refusal())
+    told = read_split(run / "split.json", clips := read_manifest(prepared(run) / "manifest.jsonl"))
+    other = make_split(clips, "signer", 1, {"train": 0.7, "val": 0.15, "test": 0.15})
+    write_split(copy / "split.json", other)
+    assert re.search(rf"the split that.* hash {told.hash[:12]}, found another, hash {other.hash[:12]};", refusal())
+    write_json(copy / "split.json", split)
+
+    place = Path(config["data"]).with_name("other data")
+    clips[0] = dataclasses.replace(clips[0], gloss=clips[-1].gloss)
+    write_json(copy / "config.json", config | {"data": str(place)})
+    (place / prepared(run).relative_to(config["data"])).mkdir(parents=True)
+    write_manifest(prepared(copy) / "manifest.jsonl", clips)
+    assert re.search(rf"other clips than.*\(hash {known['split'][:12]}, now \w{{12}}\)", refusal())
+
+
+@pytest.mark.slow
+def test_a_demo_knows_how_sure_to_be_of_people_it_has_never_seen_and_what_it_does_not_know(demo, workplace):
+    """Fresh signers, half of the signs outside the vocabulary: calibration, abstention, and the free text beside."""
+    run, _ = demo
+    place = workplace / "strangers"
+    words = ["dataset=synthetic", "dataset.signs=32", "dataset.signers=32", "dataset.seed=7", f"data={place}"]
+    command("prepare_data.py", *words)
+    [folder] = (place / "synthetic").iterdir()
+    said = command("evaluate.py", f"run={run}", f"other={folder}", "report=no")
+    results = read_json(run / "evaluation" / f"other-{folder.name}" / "evaluation_results.json")
+    found, unknown = results["summary"], results["summary"]["unknown"]
+    assert (found["n"], unknown["n"], unknown["glosses"]) == (512, 512, 16)
+    assert results["calibration"]["ece"] <= 0.05
+    assert len(results["calibration"]["bins"]) == 15
+    assert unknown["abstained"] >= 0.8
+    assert results["calibration"]["answered_here"] >= 0.9
+    assert "glosses outside the vocabulary" in said
+
+
+@pytest.mark.slow
+def test_wlasls_official_protocol_ranks_all_glosses_and_says_how_few_clips_there_are(shared, workplace):
+    place = workplace / "official"
+    wlasl = ["dataset=wlasl", "dataset.subset=core", f"dataset.clips={shared / 'wlasl' / 'clips'}", f"data={place}"]
+    index = f"dataset.index={shared / 'wlasl' / 'index' / 'WLASL_v0.3.json'}"
+    command("prepare_data.py", *wlasl, index)
+    said = command(
+        "train.py", *wlasl, index, "split=official", "model=tiny", "lora=none", f"outputs={place / 'outputs'}"
+    )
+    run = only_run(place / "outputs")
+    found = summary(run)
+    listed = [
+        one for one in json.loads((shared / "wlasl" / "clips.json").read_text()).values() if one["split"] == "test"
+    ]
+    assert found["glosses"] == 282
+    assert found["chance"]["top1"] == pytest.approx(1 / 282)
+    covered = found["coverage"]
+    assert 0 < covered["clips"] == found["n"] <= len(listed)
+    assert covered["of"] == "official test part"
+    assert f"coverage: {covered['clips']} of {covered['listed']} clips listed for the official test part; top-1" in said
+    code, _, err = ended("evaluate.py", f"run={run}")
+    assert code == 2
+    missing = (run / "evaluation" / "missing.txt").read_text().split()
+    assert len(missing) == covered["missing"] == covered["listed"] - covered["clips"]
+    [line] = err.splitlines()
+    assert f"found {covered['clips']} of {covered['listed']} clips listed" in line
+    assert missing[0] in line
+    share = re.search(r"coverage=([\d.]+)$", line).group(1)
+    command("evaluate.py", f"run={run}", f"coverage={share}", "report=no")
 
 
 def test_evaluate_limits_and_other_checkpoints(demo, workplace):
