@@ -101,9 +101,9 @@ class Calibration:
         """Calibrated probabilities (n, K), rows adding up to 1, in the order that the log-probabilities have."""
         return softmax(log_probability.astype(np.float64) / self.temperature, axis=1)
 
-    def answers(self, states: States) -> NDArray[np.bool_]:
-        """Whether each clip (n,) is answered, or called unknown."""
-        return self.familiarity.scores(states) >= self.threshold
+    def answers(self, states: States, leniency: float = 1.0) -> NDArray[np.bool_]:
+        """Whether each clip (n,) is answered, or called unknown; `leniency` allows it to be so many times as far."""
+        return self.familiarity.scores(states) >= leniency * self.threshold
 
 
 def fit(

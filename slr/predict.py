@@ -408,11 +408,11 @@ class SignRecognizer:
                 found |= zip(numbers, values, strict=True)
         return [found[number] for number in range(len(clips))]
 
-    def _probabilities(self, looked: Looked) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def _probabilities(self, looked: Looked, leniency: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Calibrated probabilities (n, K), and whether each clip is answered (n,)."""
         if self.calibration is None:
             return softmax(looked.log_probability.astype(np.float64), axis=1), np.ones(len(looked.state), bool)
-        return self.calibration.probabilities(looked.log_probability), self.calibration.answers(looked.state)
+        return self.calibration.probabilities(looked.log_probability), self.calibration.answers(looked.state, leniency)
 
 
 def _files(given: Files) -> list[Path]:

@@ -2,8 +2,9 @@
 
 A model that was trained on clips of one sign names a sign in every window, also where a person rests, and no less
 surely: on drawn signers its confidence at rest is that of many signs. So rest is told by the pictures: a stretch of the
-recording in which nothing moves for a while holds no sign. In a stretch that moves, the windows that fit it best name
-it, several together, since neighbours see nearly the same frames.
+recording in which nothing moves for a while holds no sign. In a stretch that moves, the windows that fit it best say
+where a sign is, several together, since neighbours see nearly the same frames. What was found so is cut out with some
+rest around it, as the clips were that the model knows, for a second look that names it.
 
 Knows nothing of models and files. Axes: F frames of the recording, n windows, T frames that a model sees of each,
 K glosses.
@@ -11,6 +12,7 @@ K glosses.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,11 @@ MOVING = 8.0  # grey levels by which a cell changes from one frame to the next w
 HELD = 0.36  # seconds; a shorter stillness is a hold within a sign
 BRIEF = 0.4  # seconds; what moves for less is a cut or a flicker
 NEIGHBOURS = 0.15  # of a window: windows whose middles are no further apart are heard together
-FITTING = 0.5  # least share of a window that moves and that no other sign has
+FITTING = 0.5  # least share of a window, or of a shorter stretch, that moves and that no other sign has
+AROUND = 0.24  # seconds of rest that a cut has at either end, where its neighbours leave so much
+
+
+Span = tuple[int, int]  # first frame, and the one behind the last
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,8 @@ def motion(seen: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([np.zeros(1, np.float32), np.abs(change).max(axis=1)])
 
 
-def stretches(moved: NDArray[np.float32], fps: float) -> list[tuple[int, int]]:
-    """First frame of each stretch that moves, and the one behind its last.
+def stretches(moved: NDArray[np.float32], fps: float) -> list[Span]:
+    """Where something moves, in the order of time.
 
     Args:
         moved: (F,) from `motion`.
@@ -119,30 +125,19 @@ def stretches(moved: NDArray[np.float32], fps: float) -> list[tuple[int, int]]:
     return [(start, end) for start, end in found if end - start >= BRIEF * fps]
 
 
-def segments(
-    windows: Windows,
-    probabilities: NDArray[np.float64],
-    known: NDArray[np.bool_],
-    moving: Sequence[tuple[int, int]],
-    vocabulary: Sequence[str],
-    fps: float,
-) -> list[Segment]:
-    """The signs of a recording in the order of time.
+def propose(windows: Windows, probabilities: NDArray[np.float64], moving: Sequence[Span]) -> list[Span]:
+    """Where signs are, in the order of time; no two overlap.
 
     Each window hears its neighbours: the probabilities of those near it are averaged. It scores by the probability of
     its gloss times how well it fits the stretch that moves under it (intersection over union), so that a sign between
-    two rests is named by the windows around its middle, and signs without a rest between them by those that are surest.
+    two rests is found by the windows around its middle, and signs without a rest between them by those that are surest.
     The best is taken, with what moves in it; then the best of those of which enough is left.
 
     Args:
         windows: the n windows.
         probabilities: (n, K), rows adding up to 1.
-        known: (n,), False where a window is called unknown.
-        moving: stretches of frames, from `stretches`.
-        vocabulary: the K glosses.
-        fps: frames a second.
+        moving: from `stretches`.
     """
-    heard = _heard(windows, probabilities)
     owner = np.zeros(int(windows.ends.max()), np.int64)  # of each frame: its stretch, from 1 on, until a sign takes it
     for number, (start, end) in enumerate(moving, 1):
         owner[start:end] = number
@@ -151,11 +146,9 @@ def segments(
         _fit((int(start), int(end)), moving[own - 1]) if own else 0.0
         for start, end, own in zip(windows.starts, windows.ends, under.tolist(), strict=True)
     ]
-    score = np.where(known, heard.max(axis=1) * np.array(fits), 0.0)
+    score = _heard(windows, probabilities).max(axis=1) * np.array(fits)
     found = []
-    for best in np.argsort(-score, kind="stable").tolist():
-        if score[best] <= 0:
-            break
+    for best in np.argsort(-score, kind="stable")[: np.count_nonzero(score)].tolist():
         start, end = int(windows.starts[best]), int(windows.ends[best])
         begin, stop = moving[int(under[best]) - 1]
         inside = start + np.flatnonzero(owner[start:end] == under[best])
@@ -163,12 +156,25 @@ def segments(
             continue
         first, last = int(inside[0]), int(inside[-1]) + 1
         owner[first:last] = 0
-        gloss = int(heard[best].argmax())
-        found.append(Segment(first / fps, last / fps, vocabulary[gloss], float(heard[best, gloss])))
-    return sorted(found, key=lambda one: one.start)
+        found.append((first, last))
+    return sorted(found)
 
 
-def _fit(one: tuple[int, int], other: tuple[int, int]) -> float:
+def cuts(spans: Sequence[Span], frames: int, fps: float) -> list[Span]:
+    """Spans with some of what is around them, up to the middle between two neighbours.
+
+    >>> cuts([(10, 40), (44, 80)], frames=82, fps=25.0)
+    [(4, 42), (42, 82)]
+    """
+    around = round(AROUND * fps)
+    ends = [0, *((one[1] + other[0]) // 2 for one, other in pairwise(spans)), frames]
+    return [
+        (max(start - around, low), min(end + around, high))
+        for (start, end), (low, high) in zip(spans, pairwise(ends), strict=True)
+    ]
+
+
+def _fit(one: Span, other: Span) -> float:
     """Intersection over union of two spans."""
     shared = min(one[1], other[1]) - max(one[0], other[0])
     return max(0, shared) / (max(one[1], other[1]) - min(one[0], other[0]))

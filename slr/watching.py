@@ -56,8 +56,29 @@ def watch(
                 done += len(batch)
             oldest = windows.positions[done, 0] if done < len(windows.positions) else span[-1] + 1
             kept = {position: features for position, features in kept.items() if position >= oldest}
-    looked = Looked(*(torch.cat(parts).cpu().numpy() for parts in zip(*looks, strict=True)))
-    return looked, scan.motion(np.concatenate(seen))
+    return _together(looks), scan.motion(np.concatenate(seen))
+
+
+def look_at(recognizer: Recognizer, machine: Machine, path: Path, positions: NDArray[np.int64], prompt: str) -> Looked:
+    """What a recognizer makes of some parts of a prepared recording.
+
+    Args:
+        recognizer, machine, path, prompt: as for `watch`.
+        positions: int (n, T), the frames of each part; at least one part.
+    """
+    inputs, clips = recognizer.inputs, max(1, machine.frames_at_once // positions.shape[1])
+    words = inputs.prompt_ids(prompt, positions.shape[1])
+    looks: list[Look] = []
+    with machine.autocast():
+        for first in range(0, len(positions), clips):
+            parts = [inputs.resize(video.read(path, row)) for row in positions[first : first + clips]]
+            batch = collate_ranking([Sample("", 0, words, [], frames=part) for part in parts], inputs.pad_id)
+            looks.append(recognizer.look(recognizer.transfer_batch_to_device(batch, recognizer.device, 0)))
+    return _together(looks)
+
+
+def _together(looks: Sequence[Look]) -> Looked:
+    return Looked(*(torch.cat(parts).cpu().numpy() for parts in zip(*looks, strict=True)))
 
 
 def _read(path: Path, frames: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:

@@ -12,7 +12,7 @@ from slr import brought, watching
 from slr.data import video
 from slr.data.collate import Sample, collate_ranking
 from slr.prepare.encode import write_clip
-from slr.scan import CELLS, HELD, MOVING, Segment, Windows, cells, lay, motion, segments, stretches
+from slr.scan import CELLS, HELD, MOVING, Segment, Windows, cells, cuts, lay, motion, propose, stretches
 
 FPS = 25.0
 
@@ -95,9 +95,7 @@ def test_stretches_by_brute_force():
     assert stretches(np.zeros(50), FPS) == []
 
 
-# ---- segments
-
-GLOSSES = ["eat", "no", "yes"]
+# ---- proposals
 
 
 def windows_every(frames, length=40, jump=5):
@@ -105,58 +103,43 @@ def windows_every(frames, length=40, jump=5):
     return Windows(np.zeros((len(starts), 1), np.int64), starts, starts + length)
 
 
-def surely(windows, truth):
+def surely(windows, middles):
     """Probabilities of a model that is surer the nearer a window lies to a sign's middle; guesses elsewhere."""
-    middles = (windows.starts + windows.ends) / 2
-    found = np.full((len(middles), len(GLOSSES)), 0.3)
-    for gloss, middle in truth:
-        nearness = np.exp(-(((middles - middle) / 10) ** 2))
-        found[:, GLOSSES.index(gloss)] += 3 * nearness
+    found = np.full((len(windows.starts), len(middles) + 1), 0.3)
+    for number, middle in enumerate(middles):
+        found[:, number] += 3 * np.exp(-((((windows.starts + windows.ends) / 2 - middle) / 10) ** 2))
     return found / found.sum(axis=1, keepdims=True)
 
 
-def test_signs_between_rests_are_found_with_their_times():
+def test_signs_between_rests_are_what_moves():
     windows = windows_every(250)
-    truth = [("no", 60), ("eat", 150)]
     moving = [(42, 78), (130, 170)]
-    found = segments(windows, surely(windows, truth), np.ones(len(windows.starts), bool), moving, GLOSSES, FPS)
-    assert [(one.gloss, one.start, one.end) for one in found] == [("no", 42 / 25, 78 / 25), ("eat", 130 / 25, 170 / 25)]
-    assert all(0.5 < one.probability < 1 for one in found)
+    assert propose(windows, surely(windows, [60, 150]), moving) == moving
+    assert propose(windows, surely(windows, [60, 150]), []) == []
 
 
-def test_signs_without_a_rest_between_them_are_parted_by_those_that_are_surest():
-    windows = windows_every(250)
-    truth = [("no", 60), ("yes", 105), ("eat", 150)]
-    found = segments(windows, surely(windows, truth), np.ones(len(windows.starts), bool), [(40, 170)], GLOSSES, FPS)
-    assert [one.gloss for one in found] == ["no", "yes", "eat"]
-    for one, (_, middle) in zip(found, truth, strict=True):
-        assert abs((one.start + one.end) / 2 - middle / FPS) <= 0.3
+def test_signs_without_a_rest_between_them_are_parted_where_the_model_is_surest():
+    windows, truth = windows_every(250), [60, 105, 150]
+    found = propose(windows, surely(windows, truth), [(40, 170)])
+    assert len(found) == 3
+    for (start, end), middle in zip(found, truth, strict=True):
+        assert abs((start + end) / 2 - middle) <= 0.3 * FPS
 
 
-def test_what_is_still_or_unknown_is_left_out():
-    windows = windows_every(250)
-    probabilities = surely(windows, [("no", 60), ("eat", 150)])
-    everything = np.ones(len(windows.starts), bool)
-    assert segments(windows, probabilities, everything, [], GLOSSES, FPS) == []
-    early = (windows.starts + windows.ends) / 2 < 100
-    moving = [(42, 78), (130, 170)]
-    [only] = segments(windows, probabilities, early, moving, GLOSSES, FPS)
-    assert only.gloss == "no"
-    assert segments(windows, probabilities, ~everything, moving, GLOSSES, FPS) == []
-
-
-def test_segments_never_overlap():
-    rng = np.random.default_rng(2)
+def test_proposals_lie_in_what_moves_and_never_overlap():
+    rng, moving = np.random.default_rng(2), [(10, 90), (100, 120), (150, 380)]
+    windows = windows_every(400)
     for _ in range(20):
-        windows = windows_every(400)
-        probabilities = rng.dirichlet(np.ones(3) / 2, len(windows.starts))
-        moving = [(10, 90), (100, 120), (150, 380)]
-        found = segments(windows, probabilities, rng.random(len(windows.starts)) < 0.8, moving, GLOSSES, FPS)
-        assert found
+        found = propose(windows, rng.dirichlet(np.ones(3) / 2, len(windows.starts)), moving)
+        assert len(found) >= 3
         for one, other in pairwise(found):
-            assert one.start < one.end <= other.start
-        frames = [(one.start * FPS, one.end * FPS) for one in found]
-        assert all(any(a <= start and end <= b for a, b in moving) for start, end in frames)
+            assert one[0] < one[1] <= other[0]
+        assert all(any(a <= start and end <= b for a, b in moving) for start, end in found)
+        parts = cuts(found, 400, FPS)
+        for part, span in zip(parts, found, strict=True):
+            assert 0 <= part[0] <= span[0] < span[1] <= part[1] <= 400
+            assert part[1] - part[0] <= span[1] - span[0] + 12
+        assert all(one[1] <= other[0] for one, other in pairwise(parts))
 
 
 # ---- the whole
@@ -234,4 +217,7 @@ def test_windows_are_ranked_as_clips_would_be_and_each_frame_is_read_and_encoded
             frames = network.inputs.resize(video.read(folder / clip.file, windows.positions[number]))
             batch = collate_ranking([Sample("", 0, words, [], frames=frames)], network.inputs.pad_id)
             with torch.no_grad():
-                np.testing.assert_allclose(looked.log_probability[number], network.rank(batch)[0], atol=1e-5)
+                expected = network.rank(batch)[0]
+            np.testing.assert_allclose(looked.log_probability[number], expected, atol=1e-5)
+            [again] = watching.look_at(network, machine, folder / clip.file, windows.positions[[number]], prompt)[0]
+            np.testing.assert_allclose(again, expected, atol=1e-5)
