@@ -84,7 +84,7 @@ def one_job(words: Sequence[str]) -> list[schema.Config]:
     Raises:
         UserError: they make several.
     """
-    configs = commandline.configurations(commandline.quote_paths(list(words)))
+    configs = commandline.configurations(commandline.quote_paths(["-m", *words]))
     if len(configs) != 1:
         raise UserError(f"expected words of one run, found those of {len(configs)}; give each setting one value")
     return configs
