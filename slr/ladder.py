@@ -1,9 +1,12 @@
 """Is it better than simpler things? `python -m slr.ladder experiment=demo` runs or reuses them under one protocol.
 
+A run that is done already is taken, whether it was trained by a ladder, a sweep or alone.
+
 From chance upwards, on the same test clips of the same split and vocabulary: the commonest gloss, the base model
 without training, a linear probe on its vision features, and what was trained.
 """
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -101,20 +104,27 @@ def trained(name: str, words: Sequence[str], place: Path, config: schema.Config)
     if name == "full":
         own.append(f"optimizer.lr={config.optimizer.lr * FULL_RATE:g}")
     wanted = digest(schema.identity(one_job([*words, *own])[0]))
-    done = [folder for folder in runs(place) if digest(schema.identity(find_run(folder.root)[1])) == wanted]
-    if not done or status_of(done[0]) != "done":
+    done = finished(place.parent.parent, wanted)
+    if not done:
         print(f"\n{RUNGS[name].title}: train.py {' '.join([*words, *own])}", flush=True)
         command = [sys.executable, str(commandline.PROJECT / "train.py"), "-m", *words, *own]
         code = subprocess.run(command, check=False).returncode
         if code:
             raise UserError(f"rung {name}: train.py ended with {code}; mend what it says, the same command goes on")
-        done = [folder for folder in runs(place) if digest(schema.identity(find_run(folder.root)[1])) == wanted]
+        done = finished(place.parent.parent, wanted)
     return done[0]
 
 
-def runs(place: Path) -> list[RunFolder]:
-    """The runs that a folder of a sweep has."""
-    return [RunFolder(path.parent) for path in sorted(place.glob("*/config.json"))]
+def finished(place: Path, wanted: str) -> list[RunFolder]:
+    """The runs of a data set and model that are done and have the wanted settings, in a sweep or alone."""
+    found = []
+    for path in sorted(place.rglob("config.json")):
+        folder = RunFolder(path.parent)
+        if folder.is_begun and status_of(folder) == "done":
+            with contextlib.suppress(UserError):  # of a run that an older slr has left
+                if digest(schema.identity(find_run(folder.root)[1])) == wanted:
+                    found.append(folder)
+    return found
 
 
 def measured(base: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -128,7 +128,7 @@ def test_rankings_are_those_of_one_process(calm):
     """The checkpoint that two processes have validated and tested, evaluated by one."""
     import slr
 
-    folder, config, vocabulary = open_run(calm)
+    folder, config, _ = open_run(calm)
     recognizer, clips = slr.load(calm), assemble.clips(config)
     result, written = read_json(folder.result), read_json(folder.evaluation / "evaluation_results.json")
     split = read_split(folder.split, clips)

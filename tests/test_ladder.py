@@ -1,10 +1,11 @@
 """The ladder on drawn signs: its small steps quickly, the whole of it in minutes."""
 
+import shutil
+
 import pytest
 import torch
-from entry import command, ended
+from entry import command, ended, only_run
 
-from slr import ladder
 from slr.run import read_json
 
 SMALL = ("experiment=demo", "dataset.signs=4", "dataset.signers=8")
@@ -15,12 +16,12 @@ def test_small_steps_are_measured_once_and_told(workplace):
     words = ["-m", "slr.ladder", *SMALL, STEPS, f"outputs={workplace / 'ladder'}", f"data={workplace / 'data'}"]
     said = command(*words)
     [place] = (workplace / "ladder").glob("*/sweeps/ladder")
-    [run] = ladder.runs(place)
+    run = only_run(workplace / "ladder")
     rows = read_json(place / "ladder.json")["rows"]
-    test = read_json(run.result)["test"]
+    test = read_json(run / "result.json")["test"]
     assert rows["chance"]["top1"] == test["chance"]["top1"] == 0.25
     assert {row["n"] for row in rows.values()} == {test["n"]}
-    parts = read_json(run.split)["parts"]
+    parts = read_json(run / "split.json")["parts"]
     glosses = {name: name.split("_")[1] for name in parts}
     trained = [glosses[name] for name, part in parts.items() if part == "train"]
     commonest = min(set(trained), key=lambda gloss: (-trained.count(gloss), gloss))
@@ -50,7 +51,7 @@ def test_mistakes_cost_one_line(words, said):
 
 
 @pytest.mark.slow
-def test_the_rungs_of_drawn_signs_are_in_order(workplace):
+def test_the_rungs_of_drawn_signs_are_in_order(demo, workplace):
     """A step up is told from the one below by their intervals, but where nothing was learned."""
     names = "rungs=chance,zero_shot,probe,lora"
     words = [
@@ -61,10 +62,13 @@ def test_the_rungs_of_drawn_signs_are_in_order(workplace):
         f"outputs={workplace / 'whole ladder'}",
         f"data={workplace / 'data'}",
     ]
+    shutil.copytree(demo[0], workplace / "whole ladder" / "synthetic-tiny" / "alone")
     said = command(*words)
     [place] = (workplace / "whole ladder").glob("*/sweeps/ladder")
     rows = read_json(place / "ladder.json")["rows"]
-    by_scope = {read_json(run.config)["lora"]["scope"]: read_json(run.result)["test"] for run in ladder.runs(place)}
+    runs = [path.parent for path in (workplace / "whole ladder").rglob("result.json")]
+    assert len(runs) == 2, "the demo was not trained anew"
+    by_scope = {read_json(run / "config.json")["lora"]["scope"]: read_json(run / "result.json")["test"] for run in runs}
     low, high = by_scope["none"]["top1_interval"]
     assert low <= rows["chance"]["top1"] <= high, "nobody taught the base model these signs"
     assert rows["probe"]["top1_interval"][0] > high

@@ -111,8 +111,7 @@ def test_readers_agree_on_every_real_clip(real_clips):
     for clip in clips:
         everything = decoded(real_clips / clip.file)
         assert everything.shape == (clip.frames, clip.height, clip.width, 3)
-        for count in (1, 4, 8, 16):
-            positions = sample_positions(clip.frames, count, "uniform")
-            pictures = read(real_clips / clip.file, positions)
-            levels = np.abs(pictures.astype(np.int16) - everything[positions]).mean((1, 2, 3))
-            assert levels.max() <= 1, (clip.id, count, levels)
+        positions = np.unique(np.concatenate([sample_positions(clip.frames, n, "uniform") for n in (1, 4, 8, 16)]))
+        pictures = read(real_clips / clip.file, positions)
+        levels = np.abs(pictures.astype(np.int16) - everything[positions]).mean((1, 2, 3))
+        assert levels.max() <= 1, (clip.id, levels)
