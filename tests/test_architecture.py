@@ -47,6 +47,10 @@ FORBIDDEN = {
     "slr.checkpoints": ["torch", "slr.run", "slr.training"],
     "slr.recognizer": ["slr.prepare", "slr.run", "slr.report", "slr.assemble", "slr.data.datamodule"],
     "slr.saliency": ["slr.prepare", "slr.run", "slr.report", "slr.assemble", "slr.data.datamodule"],
+    "slr.scan": ["torch", "slr.data", "slr.model", "slr.prepare", "slr.recognizer", "slr.run", "slr.assemble"],
+    "slr.answers": ["torch", "slr.data", "slr.model", "slr.prepare", "slr.recognizer", "slr.run", "slr.assemble"],
+    "slr.brought": ["torch", "slr.model", "slr.recognizer", "slr.run", "slr.report", "slr.assemble"],
+    "slr.watching": ["slr.prepare", "slr.run", "slr.report", "slr.assemble"],
     "slr.metrics": ["slr.model", "slr.data", "slr.prepare", "slr.recognizer"],
     "slr.schema": ["slr.model", "slr.data", "slr.prepare", "torch", "hydra", "omegaconf"],
 }
