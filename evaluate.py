@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slr import arguments
+from slr import arguments, environment
 from slr.errors import UserError, explained
 from slr.files import write_whole
 
@@ -154,6 +154,7 @@ def main() -> None:
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print(f"usage: {USAGE}")
         return
+    environment.begin()
     results, place = evaluate(wish(arguments.parse(sys.argv[1:], DEFAULTS, USAGE)))
 
     from slr.report.evaluation import table

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from prepare_data import prepare
-from slr import checkpoints, commandline, curves, initial, processes, schema
+from slr import checkpoints, commandline, curves, environment, initial, processes, schema
 from slr.data import listing
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import PARTS, Split, describe, make_split, read_split, write_split
@@ -379,6 +379,7 @@ def enlist(config: schema.Config) -> None:
 
 def main() -> None:
     """Check everything that was typed, then hand over to Hydra."""
+    environment.begin()
     end_with_sweep()
     commandline.register()
     if any(word.startswith("resume=") for word in sys.argv[1:]):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from slr import arguments, schema
+from slr import arguments, environment, schema
 from slr.card import card
 from slr.errors import UserError, explained
 from slr.exported import KINDS, Exported, is_exported, without_paths, write_exported
@@ -193,6 +193,7 @@ def main() -> None:
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print(f"usage: {USAGE}")
         return
+    environment.begin()
     words = arguments.parse(sys.argv[1:], DEFAULTS, USAGE.splitlines()[0])
     if words["weights"] not in KINDS:
         raise UserError(f"weights={words['weights']}: expected {' or '.join(KINDS)}")

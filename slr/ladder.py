@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from slr import commandline, schema
+from slr import commandline, environment, schema
 from slr.errors import UserError, explained
 from slr.run import RunFolder, digest, find_run, open_run, read_json, status_of, write_json
 
@@ -200,6 +200,7 @@ def main() -> None:
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print(f"usage: {USAGE}\nrungs: {', '.join(f'{name} ({rung.title})' for name, rung in RUNGS.items())}")
         return
+    environment.begin()
     commandline.register()
     chosen = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("rungs=")]
     rungs = chosen[-1].split(",") if chosen else [name for name in RUNGS if name != "full"]

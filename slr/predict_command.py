@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slr import arguments, brought
+from slr import arguments, brought, environment
 from slr.answers import Ranked, Refusal, Scanned, Told
 from slr.errors import UserError
 from slr.model.decoding import Decoding
@@ -145,6 +145,7 @@ def main(typed: list[str]) -> int:
     if any(word in ("-h", "--help") for word in typed):
         print(f"usage: {USAGE}")
         return 0
+    environment.begin()
     wish = understand(typed)
     count = len(wish.files)
     note(f"loading {wish.words['run']} for {count} file{'' if count == 1 else 's'}; that takes some seconds")

@@ -1,6 +1,7 @@
 """Arrows run one way: held by reading import statements, without importing anything."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,8 @@ FORBIDDEN = {
     "slr.brought": ["torch", "slr.model", "slr.recognizer", "slr.run", "slr.report", "slr.assemble"],
     "slr.watching": ["slr.prepare", "slr.run", "slr.report", "slr.assemble"],
     "slr.metrics": ["slr.model", "slr.data", "slr.prepare", "slr.recognizer"],
+    "slr.health": ["slr.recognizer", "slr.assemble", "slr.run", "slr.report", "slr.hardware", "hydra", "omegaconf"],
+    "slr.environment": ["torch", "huggingface_hub"],
     "slr.schema": ["slr.model", "slr.data", "slr.prepare", "torch", "hydra", "omegaconf"],
 }
 
@@ -75,14 +78,14 @@ OWNERS = {
     "hydra": ["slr.commandline"],
     "omegaconf": ["slr.commandline"],
     "lightning": ["slr.data.datamodule", "slr.recognizer", "slr.training"],
-    "transformers": ["slr.model"],
+    "transformers": ["slr.model", "slr.health"],  # the doctor sees whether they work
     "peft": ["slr.model"],
-    "bitsandbytes": ["slr.model"],
-    "decord": ["slr.data.video"],
+    "bitsandbytes": ["slr.model", "slr.health"],
+    "decord": ["slr.data.video", "slr.health"],
     "optuna": ["slr.study"],
     "matplotlib": ["slr.report.scatter", "slr.report.figures"],
     "jinja2": ["slr.report.page"],
-    "torchvision": [],
+    "torchvision": ["slr.health"],
 }
 
 
@@ -109,3 +112,10 @@ def test_nothing_ruled_out_is_called():
     words = ("trust_remote_code=True", "weights_only=False", "pickle.load", "shell=True", "cfg.get(")
     sources = [*MODULES.values(), *ROOT.glob("*.py")]
     assert [(path.name, word) for path in sources for word in words if word in path.read_text(encoding="utf-8")] == []
+
+
+def test_the_doctor_itself_needs_no_library():
+    """It has to say what is wrong with them."""
+    rooms = ["slr.doctor", "slr.environment", "slr.arguments", "slr.errors", "slr.health.finding", "slr.health.children"]
+    own = {name.partition(".")[0] for room in rooms for name in imported(MODULES[room])}
+    assert own <= sys.stdlib_module_names | {"slr"}
