@@ -104,9 +104,10 @@ def look_at_hub(asked: Asked) -> Iterator[Finding]:
     if not ENDPOINT.startswith(("https://", "http://")):
         yield Finding("hub", WARNING, f"HF_ENDPOINT={ENDPOINT} is no address", "unset HF_ENDPOINT")
         return
+    from slr.model.checkpoint import within
+
     try:
-        with urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=PATIENCE):
-            pass
+        within(PATIENCE, lambda: urllib.request.urlopen(ENDPOINT, timeout=PATIENCE).close())
     except urllib.error.HTTPError:
         pass  # whatever it says, it is there
     except OSError as error:

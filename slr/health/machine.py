@@ -131,9 +131,10 @@ def sizes(config: Mapping[str, Any]) -> tuple[Shape, int]:
 def numbers(config: Mapping[str, Any]) -> tuple[int, int]:
     """Weights of the language layers' matrices, which NF4 stores in 4 bits, and of all the rest, norms left out."""
     shape, _ = sizes(config)
-    text, vision = config["text_config"], config["vision_config"]
+    vision = config["vision_config"]
     a_layer = 2 * shape.hidden * (shape.queries + shape.keys) + 3 * shape.hidden * shape.mlp
-    words = shape.words * shape.hidden * (1 if text.get("tie_word_embeddings") else 2)
+    copies = 1 if config.get("tie_word_embeddings", True) else 2  # transformers ties where nothing is said
+    words = shape.words * shape.hidden * copies
     a_vision_layer = 4 * shape.vision_hidden**2 + 2 * shape.vision_hidden * shape.vision_mlp
     wide = int(shape.vision_hidden / config.get("downsample_ratio", 0.5) ** 2)
     projector = wide * shape.hidden + shape.hidden**2

@@ -8,6 +8,7 @@ from slr.health.libraries import PROJECT
 # OpenGVLab/InternVL3_5-2B-HF's config.json, as far as memory depends on it, for machines that do not have it yet.
 INTERNVL3_5_2B = {
     "downsample_ratio": 0.5,
+    "tie_word_embeddings": False,
     "text_config": {
         "num_hidden_layers": 28,
         "hidden_size": 2048,
@@ -16,7 +17,6 @@ INTERNVL3_5_2B = {
         "num_key_value_heads": 8,
         "head_dim": 128,
         "vocab_size": 151_936,
-        "tie_word_embeddings": False,
     },
     "vision_config": {
         "num_hidden_layers": 24,

@@ -78,7 +78,7 @@ def _from_hub(name: str, revision: str | None, need_weights: bool) -> Path:
         raise UserError(_unreachable(name, revision, error)) from error
     try:
         # snapshot_download retries for half a minute where there is no network: ask first, once.
-        _within(PATIENCE, lambda: HfApi().model_info(name, revision=revision, timeout=PATIENCE))
+        within(PATIENCE, lambda: HfApi().model_info(name, revision=revision, timeout=PATIENCE))
         fetched = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # whichever way a connection fails (the hub's HTTP library changes), the remedy is one
         raise UserError(_unreachable(name, revision, error)) from error
@@ -94,7 +94,7 @@ def _unreachable(name: str, revision: str | None, error: Exception) -> str:
     )
 
 
-def _within(seconds: float, ask: Callable[[], Found]) -> Found:
+def within(seconds: float, ask: Callable[[], Found]) -> Found:
     """What `ask` returns or raises, or TimeoutError. An HTTP time-out does not bound the look-up of the host's name."""
     answers: list[Found] = []
     errors: list[Exception] = []

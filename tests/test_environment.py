@@ -1,0 +1,126 @@
+"""`.env`: what is taken from it, that the environment wins, and that a token goes nowhere; nobody is phoned."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from entry import ROOT, SMALL, only_run
+
+from slr import environment
+from slr.errors import UserError
+
+TOKEN = "hf_" + "NeverToBeSeen" * 3
+# Notes every look-up of a name and every connection that leaves the machine, in all processes.
+LISTENING = """
+import os, sys
+
+def note(event, arguments):
+    if event == "socket.getaddrinfo":
+        host = arguments[0]
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    if host not in (None, "", "localhost", "127.0.0.1", "::1"):
+        with open(os.environ["CONNECTIONS"], "a") as file:
+            file.write(f"{event} {host} {sys.argv}\\n")
+
+sys.addaudithook(note)
+"""
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """None of the names is set, and none stays set."""
+    for name in (*environment.NAMES, *environment.QUIET):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def read(folder: Path, text: str) -> dict[str, str]:
+    (folder / ".env").write_text(text, encoding="utf-8")
+    environment.read_env(folder)
+    return {name: os.environ[name] for name in environment.NAMES if name in os.environ}
+
+
+@pytest.mark.usefixtures("clean")
+def test_lines_as_people_write_them(tmp_path):
+    text = f"\ufeff# mine\n\nexport HF_TOKEN = '{TOKEN}'\nHF_HOME=\"/a b/c=d\"\n  HF_HUB_OFFLINE=1\r\n"
+    assert read(tmp_path, text) == {"HF_TOKEN": TOKEN, "HF_HOME": "/a b/c=d", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.mark.usefixtures("clean")
+def test_what_is_for_others_is_left_alone(tmp_path):
+    assert read(tmp_path, "PATH=/evil\nLD_PRELOAD=/evil.so\n#HF_TOKEN=x\nHF_TOKENS=y\nno line of ours\n") == {}
+    assert "/evil" not in os.environ["PATH"]
+
+
+@pytest.mark.usefixtures("clean")
+def test_the_environment_wins(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "from outside")
+    assert read(tmp_path, f"HF_TOKEN={TOKEN}\nHF_HOME=/x") == {"HF_TOKEN": "from outside", "HF_HOME": "/x"}
+
+
+@pytest.mark.usefixtures("clean")
+def test_no_file_is_no_mistake(tmp_path):
+    environment.read_env(tmp_path)
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("text", ["HF_HOME=x\nHF_TOKEN=\n", "HF_HOME=x\nHF_TOKEN ''\nHF_TOKEN=''"])
+def test_a_name_without_a_value_is_told_by_its_line(tmp_path, text):
+    with pytest.raises(UserError, match=rf"line {len(text.splitlines())}: expected HF_TOKEN=VALUE"):
+        read(tmp_path, text)
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_file_that_is_no_text_is_refused_without_its_content(tmp_path):
+    (tmp_path / ".env").write_bytes(b"HF_TOKEN=\xff" + TOKEN.encode())
+    with pytest.raises(UserError, match="cannot be read") as error:
+        environment.read_env(tmp_path)
+    assert TOKEN not in str(error.value)
+
+
+def test_git_does_not_see_it():
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    assert subprocess.run(["git", "check-ignore", "-q", ".env"], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_token_from_the_file_is_used_and_kept_nowhere_and_nobody_is_phoned(tmp_path):
+    """A checkout with `.env` trains, evaluates, answers and is examined; the hub is not switched off."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    clone, connections = tmp_path / "clone", tmp_path / "connections.txt"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True, capture_output=True)
+    (clone / ".env").write_text(f"HF_TOKEN={TOKEN}\n", encoding="utf-8")
+    (tmp_path / "listening").mkdir()
+    (tmp_path / "listening" / "sitecustomize.py").write_text(LISTENING, encoding="utf-8")
+    unset = (*environment.NAMES, *environment.QUIET)
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    kept |= {"PYTHONPATH": str(tmp_path / "listening"), "CONNECTIONS": str(connections)}
+
+    def said(*words: str | Path) -> str:
+        run = [sys.executable, *map(str, words)]
+        done = subprocess.run(run, cwd=clone, env=kept, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    told = said("train.py", *SMALL, "epochs=1", f"outputs={tmp_path / 'outputs'}", f"data={tmp_path / 'data'}")
+    run = only_run(tmp_path / "outputs")
+    told += said("evaluate.py", f"run={run}", "part=val")
+    clip = next((tmp_path / "data").rglob("*.mp4"))
+    told += said("-m", "slr.predict", f"run={run}", f"video={clip}")
+    assert not connections.exists(), connections.read_text()
+    examined = said("-m", "slr.doctor", "model=tiny", f"data={tmp_path / 'data'}")
+    assert "HF_TOKEN is set" in examined
+    assert "huggingface.co" in connections.read_text()  # the doctor asks, so the listening works
+    assert TOKEN not in told + examined
+    secret = TOKEN.encode()
+    for folder in (tmp_path / "outputs", tmp_path / "data"):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert len(files) > 10
+        assert [path for path in files if secret in path.read_bytes()] == []
