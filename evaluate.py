@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slr import arguments, environment
+from slr import arguments, environment, schema
 from slr.errors import UserError, explained
 from slr.files import write_whole
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from slr.data.listing import Coverage
 
 USAGE = (
-    "python evaluate.py run=FOLDER [part=train|val|test|all] [limit=N] [checkpoint=best|last|PATH] [device=cpu|cuda] "
-    "[coverage=SHARE] [other=FOLDER of a prepared data set] [decoding=rank|generate] [beams=N] [report=yes|no]"
+    "python evaluate.py run=FOLDER [part=train|val|test|all] [limit=N] [checkpoint=best|last|PATH] "
+    "[device=cpu|cuda|directml|mps] [coverage=SHARE] [other=FOLDER of a prepared data set] "
+    "[decoding=rank|generate] [beams=N] [report=yes|no]"
 )
 DEFAULTS = {
     "run": None,
@@ -30,7 +31,7 @@ DEFAULTS = {
 }
 ALLOWED = {
     "part": ("train", "val", "test", "all"),
-    "device": ("cpu", "cuda"),
+    "device": schema.DEVICES,
     "decoding": ("rank", "generate"),
     "report": ("yes", "no"),
 }

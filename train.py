@@ -78,11 +78,11 @@ def before(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dic
 
 def train(config: schema.Config, folder: RunFolder, record: Record, stopping: Stopping) -> None:
     """One run, from its configuration to its evaluation."""
-    from slr import assemble
+    from slr import assemble, hardware
 
-    config = settle(config)
+    automatic, config = config.hardware.device == "auto", settle(config)
     machine = assemble.machine(config)
-    print(machine.describe())
+    print(machine.describe(hardware.why(machine.kind) if automatic else ""))
     clips = assemble.clips(config)
     split, vocabulary = processes.once(lambda: divided(config, folder, clips))
     print(describe(clips, split))
@@ -297,8 +297,8 @@ def check(config: schema.Config, here: bool) -> None:
             f"no prepared WLASL at {manifest.parent}; run: python prepare_data.py dataset=wlasl "
             f"dataset.subset={config.dataset.subset} (with dataset.clips=FOLDER if you have <video_id>.mp4)"
         )
-    if here and config.hardware.device == "cuda":
-        require_cuda()
+    if here and config.hardware.device not in ("auto", "cpu"):
+        require(config.hardware.device)
     if isinstance(config.dataset, schema.Folder):
         labels = Path(config.dataset.labels) if config.dataset.labels else None
         read_layout(config.dataset.layout, Path(config.dataset.clips), labels)  # before gigabytes are fetched
@@ -311,15 +311,16 @@ def check(config: schema.Config, here: bool) -> None:
     from slr import assemble  # seconds: torch, lightning, transformers, which the run needs anyway
 
     if here:
-        assemble.machine(settle(config))
+        config = settle(config)
+        assemble.preflight(config, assemble.machine(config))
     assemble.spell(config, clips, vocabulary_of(config, clips))
 
 
-def require_cuda() -> None:
-    """Refuse `hardware=cuda` where there is none."""
-    from slr.hardware import require  # torch
+def require(device: str) -> None:
+    """Refuse a kind of device that is not here."""
+    from slr import hardware  # torch
 
-    require("cuda")
+    hardware.require(device)
 
 
 def settle(config: schema.Config) -> schema.Config:

@@ -40,10 +40,17 @@ def machine(config: schema.Config, device: str | None = None) -> Machine:
     words = dataclasses.asdict(config.hardware)
     if device is not None and device != config.hardware.device:
         words |= {"device": device, "precision": "auto", "tf32": device == "cuda"}
-    quantization = config.model.quantization
-    if config.lora.scope == "full":  # 4-bit weights cannot learn; an explicit nf4 was refused
-        quantization = "none"
-    return hardware.decide(**words, quantization=quantization)
+    hardware.require(words["device"])
+    full = config.lora.scope == "full"
+    quantization = "none" if full else config.model.quantization
+    if quantization != "none" and words["device"] not in ("cpu", "cuda"):  # seconds, to ask
+        words["four_bit"] = words["four_bit"] and vlm.quantises(words["device"])
+    found = hardware.decide(**words, quantization=quantization)
+    if full and found.precision in ("bf16-true", "16-true"):
+        raise UserError(f"hardware.precision={found.precision}: with lora=full all learns, in 32 bits; use 32-true")
+    if full:
+        found = dataclasses.replace(found, reasons=(*found.reasons, "quantisation none because 4 bits cannot learn"))
+    return found
 
 
 def prepared(config: schema.Config) -> Path:
@@ -107,6 +114,7 @@ def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machin
     )
     if config.gradient_checkpointing:
         vlm.checkpoint_layers(network)
+    vlm.refuse_other(network, machine.device, machine.dtype, machine.quantization)
     return Recognizer(
         network=network,
         inputs=inputs,
@@ -120,6 +128,34 @@ def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machin
         micro_batch=1,  # until `plan` has said how many fit
         seed=config.seed,
     )
+
+
+TRIED = ("a", "book", "ice cream")  # glosses that a preflight ranks
+
+
+def preflight(config: schema.Config, machine: Machine) -> None:
+    """Try a training's operators, with the tiny model, on a kind of device that is seldom tried; cpu and cuda are not.
+
+    Raises:
+        UserError: one is missing, or computes something else than on the CPU.
+    """
+    if machine.kind in ("cpu", "cuda"):
+        return
+    from slr.preflight import preflight, refuse_other_dropout
+
+    small = dataclasses.replace(config.model, checkpoint="tiny", revision=None, weights="pretrained")
+    tried = dataclasses.replace(config, model=small, lora=dataclasses.replace(config.lora, dropout=0.0))
+    words = load_inputs("tiny", None)
+
+    def build(device: str) -> Recognizer:
+        return recognizer(tried, TRIED, dataclasses.replace(machine, device=device), words).to(device)
+
+    exact = machine.precision == "32-true" and machine.quantization == "none"
+    left = preflight(build, machine.kind, machine.device, exact)
+    if left:
+        print(f"hardware={machine.kind} leaves {len(left)} operators to the CPU, which takes time: {', '.join(left)}")
+    if config.gradient_checkpointing and config.lora.dropout and config.lora.scope == "language":
+        refuse_other_dropout(machine.kind, machine.device)
 
 
 def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips: Sequence[Clip]) -> memory.Plan:

@@ -143,7 +143,7 @@ def quoted(value: str) -> str:
     return f"'{value.replace('${', chr(92) + '${')}'"
 
 
-RESUME = "python train.py resume=FOLDER [hardware=cpu|cuda] [hardware.KEY=VALUE] [epochs=N]"
+RESUME = "python train.py resume=FOLDER [hardware=KIND] [hardware.KEY=VALUE] [epochs=N]"
 
 
 def resumption(words: Sequence[str]) -> tuple[Path, list[str]]:

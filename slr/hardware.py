@@ -3,23 +3,35 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import psutil
 import torch
 
 from slr import processes
+from slr.directml import device as directml
 from slr.errors import UserError
 from slr.memory import parse
+
+KINDS = ("cuda", "mps", "directml", "cpu")  # best first
+BITS_16 = {"bf16": torch.bfloat16, "16": torch.float16}
+MIXED = {"cuda": ("bf16-mixed", "16-mixed"), "cpu": ("bf16-mixed",)}
+# Why 32 bits, where nobody has asked for others.
+WHOLE = {
+    "cpu": "most processors emulate 16 bits",
+    "directml": "DirectML has no autocast",
+    "mps": "16 bits have not been tried there",
+}
 
 
 @dataclass(frozen=True)
 class Machine:
     """Where a run computes, and how."""
 
-    device: str  # cpu or cuda
-    precision: str  # Lightning's word
+    kind: str  # one of KINDS
+    device: str  # torch's name of the device
+    precision: str  # 32-true; bf16-mixed, 16-mixed: autocast; bf16-true, 16-true: all but what learns is in 16 bits
     dtype: torch.dtype  # of the frozen weights that are not quantised
     quantization: str  # nf4 or none
     tf32: bool
@@ -29,39 +41,66 @@ class Machine:
     micro_batch: int | None  # clips of a training step computed at once, where that was said
     reasons: tuple[str, ...]  # why, where something was chosen here
 
-    def describe(self) -> str:
-        """One line: device, numbers, quantisation, workers, and the reasons."""
-        name = torch.cuda.get_device_name() if self.device == "cuda" else f"{torch.get_num_threads()} threads"
-        words = [f"{self.device} ({name})", self.precision, f"quantisation {self.quantization}"]
-        words += [f"{self.workers} workers", f"ranking {self.frames_at_once} frames at once"]
-        return "hardware: " + ", ".join(words) + "".join(f"; {reason}" for reason in self.reasons)
+    def describe(self, chosen: str = "") -> str:
+        """One line: device, numbers, quantisation, workers, and the reasons.
 
-    def autocast(self) -> torch.autocast:
+        Args:
+            chosen: why it is this kind, where nobody has said which.
+        """
+        names = {"cuda": torch.cuda.get_device_name, "directml": directml.name, "mps": lambda: "Apple's GPU"}
+        name = names[self.kind]() if self.kind in names else f"{torch.get_num_threads()} threads"
+        words = [f"{self.kind} ({name})", self.precision, f"quantisation {self.quantization}"]
+        words += [f"TF32 {'on' if self.tf32 else 'off'}", f"{self.workers} workers"]
+        words += [f"ranking {self.frames_at_once} frames at once"]
+        reasons = [reason for reason in (chosen, *self.reasons) if reason]
+        return "hardware: " + ", ".join(words) + "".join(f"; {reason}" for reason in reasons)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether arithmetic is in fewer bits than the weights, by autocast."""
+        return self.precision.endswith("-mixed")
+
+    def autocast(self) -> AbstractContextManager[object]:
         """The precision of the run's arithmetic, as Lightning has it in training."""
-        return torch.autocast(self.device, self.dtype, enabled=self.precision != "32-true")
+        return torch.autocast(self.device, self.dtype) if self.mixed else nullcontext()
 
     def ranking_batch(self, batch: int, frames: int) -> int:
         """Clips ranked at once, at least one, at most the batch; a setting, so that every ranking has equal digits."""
         return max(1, min(batch, self.frames_at_once // frames))
 
 
+def absent(kind: str) -> str | None:
+    """Why a kind of device is not here, and what to do about it, in a line; None where it is."""
+    if kind == "cuda" and not torch.cuda.is_available():
+        why = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
+        return f"{why} (check the driver with nvidia-smi)"
+    if kind == "mps" and not torch.backends.mps.is_available():
+        return "torch sees no Apple GPU (it needs macOS 14 on Apple silicon)"
+    return directml.absent() if kind == "directml" else None
+
+
 def pick() -> str:
-    """The best kind of device that is present: cuda, else cpu."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The best kind of device that is present."""
+    return next(kind for kind in KINDS if absent(kind) is None)
+
+
+def why(kind: str) -> str:
+    """Why `hardware=auto` is this kind: what the better ones lack."""
+    lacking = [f"{better}: {absent(better)}" for better in KINDS[: KINDS.index(kind)]]
+    return f"auto is {kind}" + (f", since there is no better ({'; '.join(lacking)})" if lacking else ", the best kind")
 
 
 def require(device: str) -> None:
-    """Refuse a device that is not here.
+    """Refuse a kind of device that is not here.
 
     Raises:
-        UserError: an unknown device, or cuda where torch sees none.
+        UserError: an unknown kind, or one that this machine, or its packages, cannot offer.
     """
-    if device not in ("cpu", "cuda"):
-        raise UserError(f"expected the device cpu or cuda, found {device}")
-    if device == "cuda" and not torch.cuda.is_available():
-        why = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
+    if device not in KINDS:
+        raise UserError(f"expected the device {', '.join(sorted(KINDS))}, found {device}")
+    if lacking := absent(device):
         raise UserError(
-            f"expected a CUDA device, found none: {why}; check the driver with nvidia-smi, or use the CPU "
+            f"hardware={device}: expected such a device, found none: {lacking}; or use the CPU "
             "(train.py hardware=cpu, evaluate.py device=cpu, slr.load(…, device='cpu'))"
         )
 
@@ -82,8 +121,8 @@ def decide(
     Of several processes on a machine, each takes its part of the processors, or a card of its own.
 
     Args:
-        device: cpu or cuda; must be present.
-        precision: Lightning's word, or `auto`: 32-true on the CPU, bf16-mixed on a card that has bf16, else 16-mixed.
+        device: one of `KINDS`; must be present.
+        precision: as of `Machine`, or `auto`: on CUDA bf16-mixed where the card has bf16, else 16-mixed; else 32-true.
         tf32: matrix products in TensorFloat-32.
         four_bit: whether NF4 runs on this kind of hardware.
         workers: processes that decode, at most; no more than processors.
@@ -99,33 +138,48 @@ def decide(
     place = processes.place()
     if device == "cuda":
         _take_card(place.beside, place.index)
+    elif device != "cpu" and place.world > 1:
+        raise UserError(f"trainer=ddp: hardware={device} works with one process; use trainer=single, cuda or cpu")
     reasons = []
-    if precision == "auto" and device == "cpu":
-        precision = "32-true"
-    elif precision == "auto":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16-mixed" if has_bf16 else "16-mixed"
-        reasons.append(f"{precision} because the card has {'bf16' if has_bf16 else 'no bf16'}")
-    if precision == "16-mixed" and device == "cpu":
-        raise UserError(
-            "hardware.precision=16-mixed: the CPU has no 16-bit training but bf16; use 32-true or bf16-mixed"
-        )
+    if precision == "auto":
+        precision, reason = _precision(device)
+        reasons.append(reason)
+    if precision.endswith("-mixed") and precision not in MIXED.get(device, ()):
+        others = ", ".join(["32-true", "bf16-true", "16-true", *MIXED.get(device, ())])
+        raise UserError(f"hardware.precision={precision}: {device} has no such autocast to train with; use {others}")
     if quantization == "nf4" and not four_bit:
         raise UserError(f"model.quantization=nf4: {device} cannot do 4-bit; use model.quantization=auto or none")
     if quantization == "auto":
         quantization = "nf4" if four_bit else "none"
         reasons.append(f"quantisation auto is {quantization} because {device} {'can' if four_bit else 'cannot'} do it")
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}[precision]
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
     cores = max(1, (os.cpu_count() or 1) // place.beside)
     workers = min(workers, cores)
     if device == "cpu":  # threads that share a core with a worker wait for one another spinning: several times slower
         torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - workers)))
-    given = None if memory is None else parse(memory)
     return Machine(
-        device, precision, dtype, quantization, tf32, workers, frames_at_once, given, micro_batch, tuple(reasons)
+        kind=device,
+        device=str(directml.device()) if device == "directml" else device,
+        precision=precision,
+        dtype=BITS_16.get(precision.partition("-")[0], torch.float32),
+        quantization=quantization,
+        tf32=tf32,
+        workers=workers,
+        frames_at_once=frames_at_once,
+        memory=None if memory is None else parse(memory),
+        micro_batch=micro_batch,
+        reasons=tuple(reasons),
     )
+
+
+def _precision(device: str) -> tuple[str, str]:
+    """What `auto` is on a kind of device, and why."""
+    if device != "cuda":
+        return "32-true", f"32-true because {WHOLE[device]}"
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = "bf16-mixed" if has_bf16 else "16-mixed"
+    return precision, f"{precision} because the card has {'bf16' if has_bf16 else 'no bf16'}"
 
 
 def _take_card(beside: int, index: int) -> None:
@@ -140,13 +194,20 @@ def _take_card(beside: int, index: int) -> None:
     torch.cuda.set_device(0 if bound else index)
 
 
+# DirectML does not tell of its memory, some of which is the machine's anyway: what is said is of the machine's.
+
+
 def memory_taken(device: str) -> int:
     """Bytes that this process holds now: of the card's memory, or on the CPU resident."""
+    if device == "mps":
+        return torch.mps.driver_allocated_memory()
     return torch.cuda.memory_allocated() if device == "cuda" else psutil.Process().memory_info().rss
 
 
 def memory_free(device: str) -> int:
     """Bytes that could still be had."""
+    if device == "mps":
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
@@ -154,7 +215,7 @@ def memory_peak(device: str) -> int | None:
     """The most bytes that this process has held at once, as far as the system tells."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    if sys.platform != "linux":
+    if device != "cpu" or sys.platform != "linux":
         return None
     import resource
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slr import arguments, brought, environment
+from slr import arguments, brought, environment, schema
 from slr.answers import Ranked, Refusal, Scanned, Told
 from slr.errors import UserError
 from slr.model.decoding import Decoding
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 USAGE = (
     "python -m slr.predict run=FOLDER video=FILE|FOLDER|'PATTERN' [top=5] [json=yes] [checkpoint=best|last|base|PATH] "
-    "[device=cpu|cuda]  [mode=scan [window=SECONDS] [stride=SECONDS]]  "
+    "[device=cpu|cuda|directml|mps]  [mode=scan [window=SECONDS] [stride=SECONDS]]  "
     "[mode=generate [prompt=…] [length=32] [temperature=0] [top_p=1] [beams=1] [seed=0]]"
 )
 OF_A_MODE = {
@@ -56,7 +56,7 @@ def understand(typed: list[str]) -> Wish:
         UserError: an unknown key or value, one of another mode, or no such files.
     """
     words = arguments.parse(typed, DEFAULTS, USAGE)
-    allowed = {"mode": tuple(OF_A_MODE), "json": ("yes", "no"), "device": ("cpu", "cuda", DEFAULTS["device"])}
+    allowed = {"mode": tuple(OF_A_MODE), "json": ("yes", "no"), "device": (*schema.DEVICES, DEFAULTS["device"])}
     for key, values in allowed.items():
         if words[key] not in values:
             raise UserError(f"{key}={words[key]}: expected {' or '.join(map(str, values))}")

@@ -181,14 +181,18 @@ class Recognizer(L.LightningModule):
 
     def _gradients(self, share: int) -> list[Tensor]:
         """The gradient of every adapter tensor. One that is missing, for the census to find, is told as zero."""
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        trained = self._trained()
         for parameter in trained:
             if share == 0:
                 parameter.grad = torch.zeros_like(parameter)
         return [torch.zeros_like(one) if one.grad is None else one.grad for one in trained]
 
     def on_train_start(self) -> None:
-        """See that all processes begin with the same adapter."""
+        """See that all is on the trainer's device, and that all processes begin with the same adapter."""
+        root = self.trainer.strategy.root_device
+        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+            if tensor.device.type != root.type:
+                raise UserError(f"expected everything on {root}, where it trains, found {name} on {tensor.device}")
         self._agree()
 
     def _agree(self) -> None:
@@ -226,14 +230,24 @@ class Recognizer(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Census, then clip. Gradients are unscaled here in 16-bit too."""
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(trained, self.clip_norm)
+        norm = self.clip()
         if not norm.isfinite() and self.trainer.precision == "16-mixed":
             return  # the scaler begins too high on purpose: its first steps overflow, are skipped, and say nothing
         if any(self.pending_census.values()):
             self._take_census()
         if not norm.isfinite():
             raise UserError("the gradient is not finite; lower optimizer.lr, or use hardware.precision=32-true")
+
+    def clip(self) -> Tensor:
+        """Shorten the gradient to `clip_norm`; returns how long it was, float32 ()."""
+        return torch.nn.utils.clip_grad_norm_(self._trained(), self.clip_norm, foreach=self._foreach())
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    def _foreach(self) -> bool | None:
+        """Torch's own choice, but on DirectML, where it would be operators on lists that DirectML does not have."""
+        return False if self.device.type == "privateuseone" else None
 
     def _take_census(self) -> None:
         """lora_A gets a gradient only once lora_B, zero at first, has moved."""
@@ -268,12 +282,15 @@ class Recognizer(L.LightningModule):
         self.metrics.reset()
         self.val_losses.reset()
 
+    def optimizer(self, fused: bool) -> AdamW:
+        """AdamW over what trains."""
+        foreach = None if fused else self._foreach()
+        return AdamW(self._trained(), lr=self.lr, weight_decay=self.weight_decay, fused=fused, foreach=foreach)
+
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's type is a union of eleven
         """AdamW over the adapter; the schedule steps with the optimiser."""
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         # One kernel for all tensors; not where gradients are scaled, since it unscales them behind the clipping's back.
-        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
-        optimizer = AdamW(trained, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+        optimizer = self.optimizer(fused=self.device.type == "cuda" and self.trainer.precision != "16-mixed")
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = min(self.warmup_steps, steps // 10)
         if warmup < self.warmup_steps:

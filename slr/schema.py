@@ -46,12 +46,16 @@ def one_of(key: str, value: object, allowed: Sequence[object]) -> None:
         raise UserError(f"{key}={value}: expected one of {', '.join(map(str, allowed))}")
 
 
+DEVICES = ("cpu", "cuda", "directml", "mps")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
+
+
 @dataclass
 class Hardware:
     """What the machine gives. `None` means: as the kind that `device: auto` picks says."""
 
-    device: str  # auto, cpu or cuda
-    precision: str | None  # Lightning's word; auto: bf16-mixed where the card has bf16, else 16-mixed
+    device: str  # auto, or a kind: cuda, mps, directml, cpu
+    precision: str | None  # auto: of CUDA bf16-mixed where the card has bf16, else 16-mixed; of others 32-true
     tf32: bool | None  # matrix products in TensorFloat-32
     four_bit: bool | None  # whether NF4 runs here
     workers: int | None  # processes that decode clips
@@ -61,8 +65,8 @@ class Hardware:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        one_of("hardware.device", self.device, ("auto", "cpu", "cuda"))
-        one_of("hardware.precision", self.precision, (None, "auto", "32-true", "bf16-mixed", "16-mixed"))
+        one_of("hardware.device", self.device, ("auto", *DEVICES))
+        one_of("hardware.precision", self.precision, (None, *PRECISIONS))
         if self.workers is not None:
             at_least("hardware.workers", self.workers, 0)
         if self.frames_at_once is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -40,7 +41,8 @@ class Straight(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         """Write; the folder is made."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, path)
+        # In the processor's memory, so that any machine can read it.
+        torch.save(move_data_to_device(checkpoint, torch.device("cpu")), path)
 
 
 class Keeper(Checkpoint):
@@ -256,9 +258,8 @@ def build_trainer(
     warnings.filterwarnings("ignore", ".*does not have many workers")  # hardware.workers was chosen
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # ours asks the trainer where it is
     trainer = Trainer(
-        accelerator=machine.device,
-        devices=[torch.cuda.current_device()] if machine.device == "cuda" else 1,
-        precision=machine.precision,  # pyright: ignore[reportArgumentType]
+        **_place(machine),
+        precision=cast(Any, machine.precision if machine.mixed else "32-true"),  # what learns is in 32 bits
         max_epochs=epochs,
         logger=logger or False,
         callbacks=[patience, *([pruner] if pruner else []), keeper, TQDMProgressBar(leave=False)],
@@ -267,9 +268,18 @@ def build_trainer(
         num_sanity_val_steps=0,
         enable_model_summary=False,  # the census says more
     )
-    if trainer.strategy.root_device.type != machine.device:
-        raise UserError(f"hardware={machine.device}: Lightning would train on {trainer.strategy.root_device} instead")
+    if trainer.strategy.root_device.type != torch.device(machine.device).type:
+        raise UserError(f"hardware={machine.kind}: Lightning would train on {trainer.strategy.root_device} instead")
     return trainer
+
+
+def _place(machine: "Machine") -> dict[str, Any]:
+    """Where, in Lightning's words."""
+    if machine.kind == "directml":
+        from slr.directml.accelerator import strategy
+
+        return {"strategy": strategy()}
+    return {"accelerator": machine.kind, "devices": [torch.cuda.current_device()] if machine.kind == "cuda" else 1}
 
 
 def early_stopping(monitor: str, patience: int) -> EarlyStopping:

@@ -5,6 +5,10 @@ import os
 # Two workers share two cores, and OpenMP's threads wait for each other spinning: one thread each, in children too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import importlib.util
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +46,27 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs" / AWKWARD
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def standin(workplace: Path) -> dict[str, str]:
+    """The environment of a process in which torch-directml is there: see `tests/standin/device.cpp`."""
+    if sys.platform != "linux" or not shutil.which("g++"):
+        pytest.skip("needs Linux and g++ to compile a device")
+    here, library = ROOT / "tests" / "standin", workplace / "standin.so"
+    with exclusive(workplace):
+        if not library.exists():
+            torch = Path(importlib.util.find_spec("torch").origin).parent
+            headers = [f"-I{torch / 'include'}", f"-I{torch / 'include' / 'torch' / 'csrc' / 'api' / 'include'}"]
+            linked = [f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
+            how = ["-std=c++20", "-O0", "-fPIC", "-shared", "-w", "-DAT_PER_OPERATOR_HEADERS", *headers]
+            subprocess.run(["g++", *how, here / "device.cpp", "-o", f"{library}.partial", *linked], check=True)
+            Path(f"{library}.partial").replace(library)
+    return {
+        "PYTHONPATH": f"{here}{os.pathsep}{ROOT}",
+        "STANDIN_LIBRARY": str(library),
+        "STANDIN_OPERATORS": str(here / "operators.txt"),
+    }
 
 
 @pytest.fixture(scope="session")

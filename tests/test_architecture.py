@@ -55,6 +55,8 @@ FORBIDDEN = {
     "slr.metrics": ["slr.model", "slr.data", "slr.prepare", "slr.recognizer"],
     "slr.health": ["slr.recognizer", "slr.assemble", "slr.run", "slr.report", "slr.hardware", "hydra", "omegaconf"],
     "slr.environment": ["torch", "huggingface_hub"],
+    "slr.directml": ["slr.data", "slr.model", "slr.recognizer", "slr.assemble", "slr.hardware", "slr.training"],
+    "slr.preflight": ["slr.prepare", "slr.run", "slr.report", "slr.assemble", "slr.hardware", "slr.data.datamodule"],
     "slr.schema": ["slr.model", "slr.data", "slr.prepare", "torch", "hydra", "omegaconf"],
 }
 
@@ -77,7 +79,7 @@ def test_arrows_run_one_way(room):
 OWNERS = {
     "hydra": ["slr.commandline"],
     "omegaconf": ["slr.commandline"],
-    "lightning": ["slr.data.datamodule", "slr.recognizer", "slr.training"],
+    "lightning": ["slr.data.datamodule", "slr.recognizer", "slr.training", "slr.directml.accelerator"],
     "transformers": ["slr.model", "slr.health"],  # the doctor sees whether they work
     "peft": ["slr.model"],
     "bitsandbytes": ["slr.model", "slr.health"],
@@ -116,6 +118,13 @@ def test_nothing_ruled_out_is_called():
 
 def test_the_doctor_itself_needs_no_library():
     """It has to say what is wrong with them."""
-    rooms = ["slr.doctor", "slr.environment", "slr.arguments", "slr.errors", "slr.health.finding", "slr.health.children"]
+    rooms = [
+        "slr.doctor",
+        "slr.environment",
+        "slr.arguments",
+        "slr.errors",
+        "slr.health.finding",
+        "slr.health.children",
+    ]
     own = {name.partition(".")[0] for room in rooms for name in imported(MODULES[room])}
     assert own <= sys.stdlib_module_names | {"slr"}

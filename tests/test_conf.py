@@ -35,7 +35,7 @@ def test_every_option_composes_and_round_trips(option):
 
 
 @pytest.mark.parametrize(
-    "words", list(itertools.product(["cpu", "cuda"], ["tiny", "internvl3_5_2b"], ["language", "none"]))
+    "words", list(itertools.product(schema.DEVICES, ["tiny", "internvl3_5_2b"], ["language", "none"]))
 )
 def test_groups_combine(words):
     hardware, model, lora = words
@@ -49,7 +49,7 @@ def test_hardware_files_bind_to_what_decides():
     arguments = {argument.arg for argument in decide.args.args}
     fields = {field.name for field in dataclasses.fields(schema.Hardware)}
     assert fields | {"quantization"} == arguments
-    for kind in ("cpu", "cuda"):
+    for kind in schema.DEVICES:
         assert set(OmegaConf.load(commandline.CONF / "hardware" / f"{kind}.yaml")) == fields
 
 

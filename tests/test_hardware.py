@@ -1,8 +1,27 @@
+import dataclasses
+import importlib
+import re
+import sys
+
 import pytest
 import torch
 
+from slr import hardware, processes, training
+from slr.directml import accelerator
+from slr.directml import device as directml
 from slr.errors import UserError
-from slr.hardware import Machine, decide, memory_free, memory_peak, memory_taken, memory_told, pick, require
+from slr.hardware import (
+    KINDS,
+    Machine,
+    decide,
+    memory_free,
+    memory_peak,
+    memory_taken,
+    memory_told,
+    pick,
+    require,
+    why,
+)
 
 WORDS = {
     "precision": "auto",
@@ -24,7 +43,9 @@ def test_the_cpu_computes_in_32_bits_and_says_what_was_chosen():
     assert (machine.precision, machine.dtype, machine.quantization) == ("32-true", torch.float32, "nf4")
     assert machine.workers <= 64
     assert "quantisation auto is nf4 because cpu can do it" in machine.describe()
-    assert "\n" not in machine.describe()
+    assert "32-true because most processors emulate 16 bits" in machine.describe()
+    assert "TF32 off" in machine.describe()
+    assert "\n" not in machine.describe(why("cpu"))
 
 
 def test_threads_leave_a_core_to_each_worker(monkeypatch):
@@ -46,7 +67,7 @@ def test_four_bits_where_there_are_none():
 
 
 def test_fp16_on_the_cpu_is_refused_and_bf16_is_not():
-    with pytest.raises(UserError, match="no 16-bit training"):
+    with pytest.raises(UserError, match=r"cpu has no such autocast.*use 32-true, bf16-true, 16-true, bf16-mixed"):
         on_cpu(precision="16-mixed")
     assert on_cpu(precision="bf16-mixed").dtype == torch.bfloat16
 
@@ -69,13 +90,107 @@ def test_clips_ranked_together(batch, frames, expected):
 
 def test_devices_that_are_not_here_are_refused():
     require("cpu")
-    for device in ("gpu", "mps", ""):
-        with pytest.raises(UserError, match="expected the device cpu or cuda"):
+    for device in ("gpu", ""):
+        with pytest.raises(UserError, match="expected the device cpu, cuda, directml, mps"):
             require(device)
-    if not torch.cuda.is_available():
-        assert pick() == "cpu"
-        with pytest.raises(UserError, match="found none"):
-            require("cuda")
+    for kind in KINDS[:-1]:
+        if hardware.absent(kind):
+            with pytest.raises(UserError, match=rf"hardware={kind}: expected such a device, found none: ") as caught:
+                require(kind)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("present", [("cpu",), ("cpu", "directml"), ("cpu", "directml", "mps"), KINDS])
+def test_auto_is_the_best_that_is_here_and_says_what_better_ones_lack(present, monkeypatch):
+    monkeypatch.setattr(hardware, "absent", lambda kind: None if kind in present else f"no {kind} here")
+    best = present[-1] if present != KINDS else "cuda"
+    assert pick() == best
+    assert all((f"{kind}: no {kind} here" in why(best)) == (kind not in present) for kind in KINDS[: KINDS.index(best)])
+    assert why(best).startswith(f"auto is {best}")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (None, r"not installed \(uv sync --no-group newest --extra directml"),
+        ('raise OSError("libd3d12.so: cannot open shared object file")', r"cannot start \(libd3d12\.so: .*WSL"),
+        ("def device_count(): raise RuntimeError('Unknown error -2008740368')", r"cannot start \(Unknown error"),
+        ("def device_count(): return 0", "update the graphics driver"),
+        ("def device_count(): return 1", None),
+    ],
+)
+def test_why_there_is_no_directml(source, says, tmp_path, monkeypatch):
+    name = "torch_directml" if source else "torch_directml_of_nobody"
+    monkeypatch.setattr(directml, "MODULE", name)
+    if source:
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    reason = directml.absent()
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    if says is None:
+        assert reason is None
+    else:
+        [line] = (reason or "").splitlines()
+        assert re.search(says, line)
+
+
+@pytest.fixture
+def anything(monkeypatch):
+    """Every kind of device is here, or so it seems."""
+    monkeypatch.setattr(hardware, "absent", lambda kind: None)
+    monkeypatch.setattr(directml, "absent", lambda: None)
+    monkeypatch.setattr(directml, "device", lambda: torch.device("privateuseone", 0))
+    monkeypatch.setattr(directml, "name", lambda: "a card")
+
+
+def decided(kind, **changes) -> Machine:
+    return decide(kind, **(WORDS | {"four_bit": False, "quantization": "auto"} | changes))
+
+
+@pytest.mark.usefixtures("anything")
+@pytest.mark.parametrize(("kind", "device"), [("directml", "privateuseone:0"), ("mps", "mps")])
+def test_other_cards_compute_in_32_or_true_16_bits(kind, device):
+    machine = decided(kind)
+    assert (machine.kind, machine.device, machine.precision) == (kind, device, "32-true")
+    assert (machine.dtype, machine.quantization) == (torch.float32, "none")
+    assert f"quantisation auto is none because {kind} cannot do it" in machine.describe()
+    for precision, dtype in (("16-true", torch.float16), ("bf16-true", torch.bfloat16)):
+        assert decided(kind, precision=precision).dtype == dtype
+        assert not decided(kind, precision=precision).mixed
+    for precision in ("16-mixed", "bf16-mixed"):
+        with pytest.raises(UserError, match=f"{precision}: {kind} has no such autocast"):
+            decided(kind, precision=precision)
+    with pytest.raises(UserError, match=f"nf4: {kind} cannot do 4-bit"):
+        decided(kind, quantization="nf4")
+
+
+@pytest.mark.usefixtures("anything")
+@pytest.mark.parametrize("kind", ["directml", "mps"])
+def test_other_cards_work_with_one_process(kind, monkeypatch):
+    monkeypatch.setattr(processes, "place", lambda: processes.Place(0, 2, 2, 0))
+    with pytest.raises(UserError, match=f"trainer=ddp: hardware={kind} works with one process"):
+        decided(kind)
+
+
+@pytest.mark.usefixtures("anything")
+def test_training_elsewhere_than_asked_is_refused(monkeypatch):
+    """As Lightning would train on the CPU, without a word, for an accelerator that it does not know."""
+    monkeypatch.setattr(accelerator.device, "device", lambda: torch.device("cpu"))
+    patience = training.early_stopping("val/loss", 1)
+    machine = dataclasses.replace(decided("directml"), device="privateuseone:0")
+    with pytest.raises(UserError, match="hardware=directml: Lightning would train on cpu instead"):
+        training.build_trainer(machine, 1, None, training.Callback(), patience)
+
+
+@pytest.mark.usefixtures("anything")
+def test_the_trainer_gets_directmls_own_device():
+    strategy = accelerator.strategy()
+    assert str(strategy.root_device) == "privateuseone:0"
+    assert strategy.accelerator.name() == "directml"
+    with pytest.raises(ValueError, match="expected DirectML's device"):
+        strategy.accelerator.setup_device(torch.device("cpu"))
 
 
 def test_running_out_of_memory_names_what_to_turn():

@@ -20,6 +20,8 @@ from slr.model.vlm import (
     encode_frames,
     hidden_states,
     load_vlm,
+    quantises,
+    refuse_other,
 )
 
 FRAMES = 2
@@ -103,6 +105,37 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"found 1 missing.*vision_tower") as error:
         load("none", checkpoint=str(folder))
     assert "\n" not in str(error.value)
+
+
+def test_a_model_elsewhere_or_in_other_numbers_than_asked_is_refused(model):
+    refuse_other(model, "cpu", torch.float32, "none")
+    refuse_other(
+        add_lora(load("none", dtype=torch.bfloat16), "language", 4, 8, 0.0, TARGETS), "cpu", torch.bfloat16, "none"
+    )
+    refuse_other(load("nf4"), "cpu", torch.float32, "nf4")
+    with pytest.raises(UserError, match=r"expected the model on meta, found \S+ on cpu"):
+        refuse_other(model, "meta", torch.float32, "none")
+    with pytest.raises(UserError, match=r"numbers in torch\.bfloat16, found \S+ in torch\.float32"):
+        refuse_other(model, "cpu", torch.bfloat16, "none")
+    with pytest.raises(UserError, match="quantization=nf4, found 0 matrices"):
+        refuse_other(model, "cpu", torch.float32, "nf4")
+    with pytest.raises(UserError, match=r"quantization=none, found 28 matrices"):
+        refuse_other(load("nf4"), "cpu", torch.float32, "none")
+
+
+def test_a_width_that_bitsandbytes_reads_back_wrongly_is_refused(tmp_path):
+    folder = copied(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["intermediate_size"] += 32
+    (folder / "config.json").write_text(json.dumps(config))
+    load("none", "random", str(folder))
+    with pytest.raises(UserError, match=r"down_proj\.weight has \d+ columns, no multiple of 64"):
+        load("nf4", "random", str(folder))
+
+
+def test_bitsandbytes_is_asked_where_four_bits_run():
+    assert quantises("cpu")
+    assert not quantises("privateuseone")
 
 
 def test_random_weights_follow_the_seed_and_leave_the_generator_alone():

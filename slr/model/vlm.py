@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 KEPT_WHOLE = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 # It warns, when imported, of an optional kernel for the repacking that `_pretrained` switches off.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+NF4_BLOCK = 64  # numbers that share a scale
 IGNORED = -100  # the label of a token that is not predicted, as torch and transformers have it
 
 
@@ -90,12 +91,24 @@ def _pretrained(
             f"expected every weight of the model in {folder}, found {len(lacking)} missing or of another shape, first "
             f"{lacking[0]}; do fetch the checkpoint again"
         )
+    _refuse_odd_widths(model)
     for layer in model.modules():
         # bitsandbytes 0.50 repacks a layer for good when it first meets evaluation on a CPU with AVX512-BF16. From then
         # on it computes in bf16, and in training passes no gradient through.
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
     return model
+
+
+def _refuse_odd_widths(model: "InternVLForConditionalGeneration") -> None:
+    """bitsandbytes 0.50 stores NF4 in blocks of 64 and reads it back wrongly, on CPUs, where a row ends inside one."""
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        if state is not None and state.shape[-1] % NF4_BLOCK:
+            raise UserError(
+                f"model.quantization=nf4: {name} has {state.shape[-1]} columns, no multiple of {NF4_BLOCK}, which "
+                "bitsandbytes would read back wrongly; use model.quantization=none"
+            )
 
 
 def _nf4(dtype: torch.dtype) -> "BitsAndBytesConfig":
@@ -117,6 +130,35 @@ def _random(folder: Path, dtype: torch.dtype, device: torch.device, seed: int) -
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
         return InternVLForConditionalGeneration._from_config(config, dtype=dtype)
+
+
+def quantises(device: str) -> bool:
+    """Whether bitsandbytes says that NF4 runs on a type of device, by torch's name."""
+    import bitsandbytes
+
+    return device in bitsandbytes.supported_torch_devices
+
+
+def refuse_other(model: "Model", device: torch.device | str, dtype: torch.dtype, quantization: str) -> None:
+    """See on the tensors themselves that a model is where, and in the numbers that, it was asked for.
+
+    What learns is float32 in any case.
+
+    Raises:
+        UserError: a tensor is elsewhere, has another dtype, or is in 4 bits where none was asked for, or the reverse.
+    """
+    wanted = torch.device(device).type
+    four_bit = 0
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        quantised = getattr(tensor, "quant_state", None) is not None
+        four_bit += quantised
+        if tensor.device.type != wanted:
+            raise UserError(f"expected the model on {wanted}, found {name} on {tensor.device}; choose another hardware")
+        expected = torch.float32 if tensor.requires_grad else dtype
+        if isinstance(tensor, torch.nn.Parameter) and not quantised and tensor.dtype != expected:
+            raise UserError(f"expected the model's numbers in {expected}, found {name} in {tensor.dtype}")
+    if (quantization == "nf4") != (four_bit > 0):
+        raise UserError(f"expected model.quantization={quantization}, found {four_bit} matrices in 4 bits")
 
 
 def bare(model: "Model") -> "InternVLForConditionalGeneration":

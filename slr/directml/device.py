@@ -1,0 +1,36 @@
+"""DirectML's device as torch-directml gives it; nothing of that is imported before somebody asks for it."""
+
+import importlib
+import importlib.util
+from typing import Any
+
+import torch
+
+MODULE = "torch_directml"
+INSTALL = "uv sync --no-group newest --extra directml, on Windows or WSL with Python 3.11 or 3.12"
+
+
+def absent() -> str | None:
+    """Why there is no such device here, and what to do about it, in a line; None where there is one."""
+    if importlib.util.find_spec(MODULE) is None:
+        return f"torch-directml is not installed ({INSTALL})"
+    try:
+        found = _module().device_count()
+    except (ImportError, OSError, RuntimeError) as error:  # Linux without WSL: no libd3d12, or an error by number
+        why = str(error).strip().partition("\n")[0]
+        return f"torch-directml cannot start ({why}); it needs DirectX 12: Windows, or WSL and its graphics driver"
+    return None if found else "torch-directml sees no device; update the graphics driver"
+
+
+def device() -> torch.device:
+    """The device that torch-directml takes by default."""
+    return torch.device(_module().device())
+
+
+def name() -> str:
+    """What the default device is called."""
+    return str(_module().device_name(_module().default_device()))
+
+
+def _module() -> Any:  # noqa: ANN401
+    return importlib.import_module(MODULE)

@@ -1,0 +1,45 @@
+"""`train.py`, and into the file WATCHED which operators met which devices, in steps and in rankings."""
+
+import functools
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import train
+from slr.errors import explained
+from slr.recognizer import Recognizer
+
+met: Counter[tuple[str, str]] = Counter()
+
+
+class Watch(TorchDispatchMode):
+    """Sees every operator below autograd, those of the backward pass too."""
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        tensors = [one for one in tree_leaves((args, kwargs, result)) if isinstance(one, torch.Tensor) and one.dim()]
+        met[str(operator), " ".join(sorted({one.device.type for one in tensors}))] += 1
+        return result
+
+
+def watched(method):
+    @functools.wraps(method)
+    def inner(*args, **kwargs):
+        with Watch():
+            return method(*args, **kwargs)
+
+    return inner
+
+
+Recognizer.training_step = watched(Recognizer.training_step)
+Recognizer.look = watched(Recognizer.look)
+try:
+    explained(train.main)
+finally:
+    rows = [[operator, devices, count] for (operator, devices), count in met.items()]
+    Path(os.environ["WATCHED"]).write_text(json.dumps(rows), encoding="utf-8")
