@@ -2,7 +2,7 @@
 #   docker build -t slr .                              PyTorch as PyPI has it, with CUDA's libraries
 #   docker build -t slr:cu126 --build-arg TORCH=cu126 .     for an older driver
 #   docker build -t slr:cpu --build-arg TORCH=cpu .    several GB less
-#   docker run --rm --gpus all -v slr:/slr slr train.py hardware=cuda data=/slr/data outputs=/slr/outputs
+#   docker run --rm --gpus all -v slr-data:/app/data -v slr-outputs:/app/outputs -v slr-models:/models slr train.py …
 ARG PYTHON=3.12-slim-bookworm
 
 FROM python:${PYTHON} AS build
@@ -19,10 +19,13 @@ FROM python:${PYTHON}
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
-    HF_HOME=/slr/huggingface \
+    HF_HOME=/models \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-RUN useradd --uid 1000 --create-home slr && mkdir /slr && chown slr:slr /slr
+# A new volume takes the owner of the folder that it lies over.
+RUN useradd --uid 1000 --create-home slr \
+    && mkdir -p /app/data /app/outputs /models \
+    && chown slr:slr /app/data /app/outputs /models
 COPY --from=build /opt/venv /opt/venv
 COPY train.py evaluate.py prepare_data.py pyproject.toml LICENSE /app/
 COPY conf /app/conf
@@ -30,6 +33,6 @@ COPY hydra_plugins /app/hydra_plugins
 COPY slr /app/slr
 WORKDIR /app
 USER slr
-VOLUME /slr
+VOLUME ["/app/data", "/app/outputs", "/models"]
 ENTRYPOINT ["python"]
-CMD ["-m", "slr.doctor", "data=/slr/data", "outputs=/slr/outputs"]
+CMD ["-m", "slr.doctor"]

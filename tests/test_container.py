@@ -68,9 +68,15 @@ def test_no_secret_is_built_in():
 
 def test_the_command_is_one_that_is_there():
     [command] = [text for kind, text in FINAL if kind == "CMD"]
-    _, module, *words = yaml.safe_load(command)
+    _, module = yaml.safe_load(command)
     assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
-    assert {word.partition("=")[0] for word in words} == {"data", "outputs"}
+
+
+def test_what_lasts_lies_in_volumes_that_the_user_may_write():
+    [volumes] = [yaml.safe_load(text) for kind, text in FINAL if kind == "VOLUME"]
+    owned = next(text for kind, text in FINAL if kind == "RUN").partition("chown slr:slr ")[2].split()
+    assert volumes == owned == ["/app/data", "/app/outputs", "/models"]
+    assert "HF_HOME=/models" in next(text for kind, text in FINAL if kind == "ENV").split()
 
 
 def test_the_workflow_runs_on_three_systems_what_is_here():

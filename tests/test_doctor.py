@@ -222,3 +222,11 @@ def test_the_estimate_asks_less_of_four_bits_and_refuses_what_cannot_fit(tmp_pat
     state, said, advice = finding("memory", asked(tmp_path, frames=10**6, typed=("frames",)))
     assert (state, "one clip of 1000000 frames needs" in said, "frames=500000" in advice) == ("fault", True, True)
     assert of_option("tiny") == ("tiny", None)
+
+
+def test_a_place_that_cannot_be_written_is_a_fault(tmp_path):
+    if os.name != "posix" or os.geteuid() == 0:
+        pytest.skip("needs a user who may not write everywhere")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    state, said, advice = finding("disk", asked(tmp_path, outputs=str(tmp_path / "locked" / "runs")))
+    assert (state, "cannot be written, for outputs" in said, "outputs=…" in advice) == ("fault", True, True)

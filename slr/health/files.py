@@ -1,5 +1,6 @@
 """What lies on the disk and what would be fetched: decoders, room, the hub, the model, prepared data."""
 
+import os
 import shutil
 import tempfile
 import urllib.error
@@ -8,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slr.errors import UserError, one_line
-from slr.health.finding import OK, WARNING, Asked, Check, Finding, NotLooked
+from slr.health.finding import FAULT, OK, WARNING, Asked, Check, Finding, NotLooked
 from slr.health.libraries import INSTALL
 from slr.health.models import WEIGHTS_2B, found, name_of, of_option
 from slr.memory import GB, shown
 
 PATIENCE = 5.0  # seconds for the hub
 FRAMES, GREYS = 24, (10, 9)  # of the clip that is written: frame n is grey of the first + n x the second
+OTHER_PLACE = "name another place: data=…, outputs=…, HF_HOME for models"
 ROOM = {"data": 2 * GB, "outputs": 1 * GB}  # prepared clips of WLASL100, generously; checkpoints of a few runs
 
 
@@ -72,6 +74,24 @@ def look_at_decord(asked: Asked) -> Iterator[Finding]:
 
 def look_at_disk(asked: Asked) -> Iterator[Finding]:
     """Room for data, runs and, where it is to be fetched, the model; what shares a disk is added up."""
+    disks: dict[int, tuple[Path, list[str], int]] = {}
+    for name, (folder, size) in _wanted(asked).items():
+        place = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
+        if not os.access(place, os.W_OK):
+            yield Finding("disk", FAULT, f"{place} cannot be written, for {name}", OTHER_PLACE)
+            continue
+        disk = place.stat().st_dev
+        first, names, total = disks.get(disk, (place, [], 0))
+        disks[disk] = (first, [*names, name], total + size)
+    for place, names, total in disks.values():
+        free = shutil.disk_usage(place).free
+        said = f"{shown(free)} free at {place} for {', '.join(names)}, which take about {shown(total)}"
+        short = free < total
+        yield Finding("disk", FAULT if short else OK, said, f"free some, or {OTHER_PLACE}" if short else "")
+
+
+def _wanted(asked: Asked) -> dict[str, tuple[Path, int]]:
+    """Folder and bytes of what a run writes."""
     wanted = {name: (Path(getattr(asked, name)), size) for name, size in ROOM.items()}
     checkpoint, revision = of_option(asked.model)
     if checkpoint.count("/") == 1 and not Path(checkpoint).is_dir():
@@ -81,17 +101,7 @@ def look_at_disk(asked: Asked) -> Iterator[Finding]:
             from huggingface_hub.constants import HF_HUB_CACHE
 
             wanted["model"] = (Path(HF_HUB_CACHE), WEIGHTS_2B)
-    disks: dict[int, tuple[Path, list[str], int]] = {}
-    for name, (folder, size) in wanted.items():
-        place = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
-        disk = place.stat().st_dev
-        first, names, total = disks.get(disk, (place, [], 0))
-        disks[disk] = (first, [*names, name], total + size)
-    for place, names, total in disks.values():
-        free = shutil.disk_usage(place).free
-        said = f"{shown(free)} free at {place} for {', '.join(names)}, which take about {shown(total)}"
-        remedy = "free some, or name another disk: data=…, outputs=…, HF_HOME for models" if free < total else ""
-        yield Finding("disk", "fault" if remedy else OK, said, remedy)
+    return wanted
 
 
 def look_at_hub(asked: Asked) -> Iterator[Finding]:
@@ -171,7 +181,7 @@ DECODER = "uv pip install --reinstall av decord (decord2 on macOS and on ARM)"
 CHECKS = [
     Check("PyAV", look_at_pyav, DECODER),
     Check("decord", look_at_decord, DECODER),
-    Check("disk", look_at_disk, "name folders that can be written: data=…, outputs=…"),
+    Check("disk", look_at_disk, OTHER_PLACE),
     Check("hub", look_at_hub, "HF_HUB_OFFLINE=1 skips the question"),
     Check("token", look_at_token, f"uv pip install --reinstall huggingface-hub; {INSTALL}"),
     Check("model", look_at_model, f"use model=tiny, or a whole checkpoint; {INSTALL}"),

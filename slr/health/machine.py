@@ -81,9 +81,10 @@ def _why_not_directml() -> str:
         return "torch-directml is not installed"
     try:
         import torch_directml  # pyright: ignore[reportMissingImports]  # an extra
+
+        return "" if torch_directml.is_available() else "no DirectX 12 adapter"
     except Exception as error:
-        return f"torch-directml cannot be imported ({type(error).__name__})"
-    return "" if torch_directml.is_available() else "no DirectX 12 adapter"
+        return f"torch-directml cannot start ({type(error).__name__})"
 
 
 REMEDIES = {
