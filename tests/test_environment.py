@@ -1,6 +1,7 @@
 """`.env`: what is taken from it, that the environment wins, and that a token goes nowhere; nobody is phoned."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from entry import ROOT, SMALL, only_run
 
 from slr import environment
 from slr.errors import UserError
+from slr.model.checkpoint import PACKAGED
 
 TOKEN = "hf_" + "NeverToBeSeen" * 3
 # Notes every look-up of a name and every connection that leaves the machine, in all processes.
@@ -87,6 +89,28 @@ def test_git_does_not_see_it():
     if not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout")
     assert subprocess.run(["git", "check-ignore", "-q", ".env"], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_a_model_of_the_cache_asks_nobody(tmp_path, offline):
+    """The tiny one under the 2B's name, as the hub's cache has it: weights, tokenizer and processor, no connection."""
+    name = "OpenGVLab/InternVL3_5-2B-HF"
+    repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+    shutil.copytree(PACKAGED["tiny"], repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    code = f"""
+import torch
+from slr.model.inputs import load_inputs
+from slr.model.vlm import load_vlm
+load_inputs({name!r}, "main")
+load_vlm({name!r}, "main", "pretrained", "none", torch.float32, "cpu", 0)
+"""
+    (tmp_path / "sitecustomize.py").write_text(LISTENING, encoding="utf-8")
+    set_up = {"PYTHONPATH": str(tmp_path), "CONNECTIONS": str(tmp_path / "connections.txt"), "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    subprocess.run(command, env=os.environ | set_up | {"HF_HUB_OFFLINE": offline}, cwd=ROOT, check=True)
+    assert not (tmp_path / "connections.txt").exists(), (tmp_path / "connections.txt").read_text()
 
 
 @pytest.mark.slow
