@@ -22,6 +22,13 @@ States = NDArray[np.float32]  # (n, D), what rankings came from: slr.model.ranki
 BINS = 15
 ANSWERED = 0.95  # share of validation clips that are answered; leaves room for people unlike them
 RANGE = (0.05, 20.0)  # of temperatures
+NUMBERS = {
+    "temperature": float,
+    "threshold": float,
+    "answered": float,
+    "n": int,
+    "seconds": float,
+}  # in a file's header
 
 
 class Looked(NamedTuple):
@@ -89,6 +96,7 @@ class Calibration:
         answered: share of the validation clips that were answered at it.
         n: validation clips that the numbers above were learned from.
         familiarity: learned from the training clips.
+        seconds: what a training clip lasts in the middle.
     """
 
     temperature: float
@@ -96,6 +104,7 @@ class Calibration:
     answered: float
     n: int
     familiarity: Familiarity
+    seconds: float
 
     def probabilities(self, log_probability: LogProbability) -> NDArray[np.float64]:
         """Calibrated probabilities (n, K), rows adding up to 1, in the order that the log-probabilities have."""
@@ -111,6 +120,7 @@ def fit(
     states: States,
     glosses: NDArray[np.int64],
     familiarity: Familiarity,
+    seconds: float,
     answered: float = ANSWERED,
 ) -> Calibration:
     """Learn from a validation part.
@@ -120,6 +130,7 @@ def fit(
         states: (n, D) that they came from.
         glosses: (n,) the true ones, in [0, K).
         familiarity: of the training part.
+        seconds: what a clip of that part lasts in the middle.
         answered: share of the clips that are to be answered, in (0, 1].
     """
     scores = familiarity.scores(states)
@@ -130,6 +141,7 @@ def fit(
         answered=float((scores >= threshold).mean()),
         n=len(glosses),
         familiarity=familiarity,
+        seconds=seconds,
     )
 
 
@@ -204,7 +216,7 @@ def area_under_risk(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> fl
 
 def write(path: Path, calibration: Calibration) -> None:
     """Write `calibration.safetensors`, whole or not at all."""
-    numbers = {name: repr(getattr(calibration, name)) for name in ("temperature", "threshold", "answered", "n")}
+    numbers = {name: repr(getattr(calibration, name)) for name in NUMBERS}
     familiarity = calibration.familiarity
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -226,8 +238,8 @@ def read(path: Path) -> Calibration | None:
         with safe_open(path, "numpy") as file:
             found = file.metadata()
             familiarity = Familiarity(file.get_tensor("means"), file.get_tensor("precision"))
-        numbers = [float(found[name]) for name in ("temperature", "threshold", "answered")]
-        return Calibration(*numbers, n=int(found["n"]), familiarity=familiarity)
+        numbers = {name: kind(found[name]) for name, kind in NUMBERS.items()}
+        return Calibration(**numbers, familiarity=familiarity)  # pyright: ignore[reportArgumentType]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: expected a calibration, found something else ({error!r}); delete it and evaluate the run again"

@@ -252,10 +252,8 @@ class SignRecognizer:
         ]
 
     def usual_seconds(self) -> float:
-        """What a clip of the run's data lasts in the middle; 2 seconds where the data are not here."""
-        if not assemble.manifest(self._config).is_file():
-            return 2.0
-        return float(np.median([clip.frames / clip.fps for clip in assemble.clips(self._config)]))
+        """What a training clip lasts in the middle; 2 seconds without a calibration, which would know."""
+        return self.calibration.seconds if self.calibration else 2.0
 
     @overload
     def generate(self, clip: str | PathLike[str], prompt: str | None = None, decoding: Decoding = ...) -> str: ...

@@ -24,12 +24,13 @@ def calibrate(ranker: SignRecognizer, train: Sequence[Clip], val: Sequence[Clip]
 
     Args:
         ranker: of the run.
-        train: what familiarity is learned from.
+        train: what familiarity, and how long a clip is, are learned from.
         val: what temperature and threshold are learned from.
     """
     familiar = fit_familiarity(ranker.look_clips(train, "calibrating on train").state, glosses(ranker, train))
     looked = ranker.look_clips(val, "calibrating on val")
-    return fit(looked.log_probability, looked.state, glosses(ranker, val), familiar)
+    seconds = float(np.median([clip.frames / clip.fps for clip in train]))
+    return fit(looked.log_probability, looked.state, glosses(ranker, val), familiar, seconds)
 
 
 def glosses(ranker: SignRecognizer, clips: Sequence[Clip]) -> NDArray[np.int64]:

@@ -110,9 +110,8 @@ def test_the_threshold_answers_the_share_that_it_promises_and_travels_in_a_file(
     rng = np.random.default_rng(5)
     log_probability, glosses = overconfident(rng, 200, 1.5)
     states = rng.normal(size=(200, 3)).astype(np.float32)
-    learned = fit(
-        log_probability, states, glosses, Familiarity(np.zeros((1, 3), np.float32), np.eye(3, dtype=np.float32))
-    )
+    nowhere = Familiarity(np.zeros((1, 3), np.float32), np.eye(3, dtype=np.float32))
+    learned = fit(log_probability, states, glosses, nowhere, seconds=1.4)
     answered = int(learned.answers(states).sum())
     assert 190 <= answered <= 191, "95 % at least, and not a clip more than that takes"
     assert learned.answered == answered / 200
@@ -124,7 +123,12 @@ def test_the_threshold_answers_the_share_that_it_promises_and_travels_in_a_file(
     assert read(path) is None
     write(path, learned)
     again = read(path)
-    assert (again.temperature, again.threshold, again.n) == (learned.temperature, learned.threshold, 200)
+    assert (again.temperature, again.threshold, again.n, again.seconds) == (
+        learned.temperature,
+        learned.threshold,
+        200,
+        1.4,
+    )
     assert np.array_equal(again.answers(states), learned.answers(states))
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
     path.write_bytes(b"something else")

@@ -33,7 +33,7 @@ def made():
         for n, g in enumerate(glosses)
     ]
     other_glosses, other = drawn(1)
-    learned = fit(other.log_probability, other.state, other_glosses, fit_familiarity(other.state, other_glosses))
+    learned = fit(other.log_probability, other.state, other_glosses, fit_familiarity(other.state, other_glosses), 1.5)
     context = Context({"part": "test"}, Coverage("official test part", 90, 120, ["x"] * 30), CONFLICTS, learned)
     return glosses, looked.log_probability, evaluation(clips, VOCABULARY, looked, context)
 

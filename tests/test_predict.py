@@ -241,7 +241,7 @@ def test_probabilities_are_cooled_and_thresholds_kept(recognizer, tested, monkey
     logarithms = np.array([row["log_probability"] for row in predictions[0]["ranking"]])
     width = recognizer.calibration.familiarity.means.shape[1]
     nowhere = Familiarity(np.full((1, width), 1e3, np.float32), np.eye(width, dtype=np.float32))
-    monkeypatch.setattr(recognizer, "calibration", Calibration(3.0, -1.0, 1.0, 10, nowhere))
+    monkeypatch.setattr(recognizer, "calibration", Calibration(3.0, -1.0, 1.0, 10, nowhere, 1.5))
     [answer] = recognizer.answers([file], top=99)
     np.testing.assert_allclose([p for _, p in answer.ranking], softmax(logarithms / 3.0), atol=1e-5)
     assert not answer.known
