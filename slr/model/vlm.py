@@ -75,6 +75,8 @@ def _pretrained(
 ) -> "InternVLForConditionalGeneration":
     from transformers import InternVLForConditionalGeneration
 
+    if not hasattr(torch.nn.Module, "set_submodule"):  # before torch 2.5; transformers quantises by it
+        InternVLForConditionalGeneration.set_submodule = _set_submodule  # pyright: ignore[reportAttributeAccessIssue]
     loaded: Any = InternVLForConditionalGeneration.from_pretrained(
         folder,
         dtype=dtype,
@@ -98,6 +100,12 @@ def _pretrained(
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
     return model
+
+
+def _set_submodule(model: torch.nn.Module, name: str, module: torch.nn.Module) -> None:
+    """Put `module` in the place that `name` has in the model."""
+    outer, _, last = name.rpartition(".")
+    setattr(model.get_submodule(outer), last, module)
 
 
 def _refuse_odd_widths(model: "InternVLForConditionalGeneration") -> None:

@@ -36,10 +36,11 @@ def watched(method):
     return inner
 
 
-Recognizer.training_step = watched(Recognizer.training_step)
-Recognizer.look = watched(Recognizer.look)
-try:
-    explained(train.main)
-finally:
-    rows = [[operator, devices, count] for (operator, devices), count in met.items()]
-    Path(os.environ["WATCHED"]).write_text(json.dumps(rows), encoding="utf-8")
+if __name__ == "__main__":
+    Recognizer.training_step = watched(Recognizer.training_step)
+    Recognizer.look = watched(Recognizer.look)
+    try:
+        explained(train.main)
+    finally:
+        rows = [[operator, devices, count] for (operator, devices), count in met.items()]
+        Path(os.environ["WATCHED"]).write_text(json.dumps(rows), encoding="utf-8")
