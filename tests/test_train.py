@@ -261,7 +261,7 @@ def test_caches_and_the_closed_set_objective_go_all_the_way(workplace, cache):
     assert "at the peak" in printed
     evaluation = first.parent / "evaluation" / "evaluation_results.json"
     numbers = evaluation.read_text()
-    command("evaluate.py", f"run={first.parent}")
+    command("evaluate.py", f"run={first.parent}", "report=no")
     assert evaluation.read_text() == numbers
     events = EventAccumulator(str(first.parent), size_guidance={"images": 0}).Reload()
     assert events.Tags()["images"] == ["train/batch"]
