@@ -209,6 +209,7 @@ def content(run: Path) -> dict[str, str]:
     return {str(path.relative_to(run)): sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_or_trains_more_epochs(calm, workplace):
     run = workplace / "finished"
     shutil.copytree(calm, run)
@@ -275,6 +276,7 @@ def test_damage_is_noticed_and_the_state_before_is_used(calm, workplace):
 
 
 @POSIX
+@pytest.mark.slow
 def test_features_and_the_closed_set_go_on_exactly(workplace):
     words = [*SHORT, "epochs=2", "cache=features", "cache.views=2", "objective=closed_set"]
     words += [f"data={workplace / 'features to go on'}"]

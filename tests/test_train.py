@@ -247,7 +247,7 @@ def test_without_an_adapter_the_model_is_evaluated_as_it_is(workplace):
     assert (run / "evaluation" / "evaluation_results.json").read_text() == before
 
 
-@pytest.mark.parametrize("cache", ["frames", "features"])
+@pytest.mark.parametrize("cache", [pytest.param("frames", marks=pytest.mark.slow), "features"])
 def test_caches_and_the_closed_set_objective_go_all_the_way(workplace, cache):
     """A second run finds everything in the cache, whatever its seed and its objective."""
     small = ["experiment=demo", "dataset.signs=4", "dataset.signers=8", "epochs=2", f"cache={cache}", "cache.views=2"]
