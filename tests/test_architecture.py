@@ -53,7 +53,7 @@ FORBIDDEN = {
     "slr.brought": ["torch", "slr.model", "slr.recognizer", "slr.run", "slr.report", "slr.assemble"],
     "slr.watching": ["slr.prepare", "slr.run", "slr.report", "slr.assemble"],
     "slr.metrics": ["slr.model", "slr.data", "slr.prepare", "slr.recognizer"],
-    "slr.health": ["slr.recognizer", "slr.assemble", "slr.run", "slr.report", "slr.hardware", "hydra", "omegaconf"],
+    "slr.health": ["slr.recognizer", "slr.assemble", "slr.run", "slr.report", "hydra", "omegaconf"],
     "slr.environment": ["torch", "huggingface_hub"],
     "slr.directml": ["slr.data", "slr.model", "slr.recognizer", "slr.assemble", "slr.hardware", "slr.training"],
     "slr.preflight": ["slr.prepare", "slr.run", "slr.report", "slr.assemble", "slr.hardware", "slr.data.datamodule"],

@@ -1,11 +1,9 @@
 """What the machine computes with, which `hardware=` will work, and whether a training step fits into its memory."""
 
-import importlib.util
 import json
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -62,29 +60,12 @@ def _driver() -> str:
 
 def why_not(kind: str) -> str:
     """What stands against a kind of hardware; nothing where it works."""
-    torch = torch_itself()
+    torch_itself()
+    from slr.hardware import absent  # torch
+
     if not (PROJECT / "conf" / "hardware" / f"{kind}.yaml").is_file():
         return "slr has no such option"
-    if kind == "cuda" and not torch.cuda.is_available():
-        return "torch sees no CUDA device" if torch.version.cuda else "this torch is built without CUDA"
-    if kind == "mps" and not torch.backends.mps.is_available():
-        return "no Apple GPU that torch could use" if sys.platform == "darwin" else "this is no Mac"
-    if kind == "directml":
-        return _why_not_directml()
-    return ""
-
-
-def _why_not_directml() -> str:
-    if importlib.util.find_spec("torch_directml") is None:
-        if sys.version_info >= (3, 13):
-            return "torch-directml has no release for Python 3.13"
-        return "torch-directml is not installed"
-    try:
-        import torch_directml  # pyright: ignore[reportMissingImports]  # an extra
-
-        return "" if torch_directml.is_available() else "no DirectX 12 adapter"
-    except Exception as error:
-        return f"torch-directml cannot start ({type(error).__name__})"
+    return absent(kind) or ""
 
 
 REMEDIES = {
