@@ -71,7 +71,7 @@ def why_not(kind: str) -> str:
 REMEDIES = {
     "cuda": f"check the driver with nvidia-smi, then {CUDA_BUILD}; or use hardware=cpu",
     "mps": "use hardware=cpu",
-    "directml": "Windows or WSL2 with Python 3.12: uv sync --extra directml --no-group newest; or use hardware=cpu",
+    "directml": "do that, or use hardware=cpu",
 }
 
 
