@@ -254,7 +254,6 @@ def build_trainer(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it would say is said elsewhere
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.15
-    warnings.filterwarnings("ignore", ".*torch.cpu.amp.autocast", FutureWarning)  # torch 2.4 of its own checkpointing
     warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist")  # metrics are gathered before
     warnings.filterwarnings("ignore", ".*does not have many workers")  # hardware.workers was chosen
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # ours asks the trainer where it is

@@ -6,6 +6,7 @@ W words of the tokenizer.
 
 import logging
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,7 @@ def checkpoint_layers(model: "Model") -> None:
     language: Any = bare(model).model.language_model
     # Renamed in transformers 5.23, where the old name warns.
     enable = getattr(language, "activation_checkpointing_enable", None) or language.gradient_checkpointing_enable
+    warnings.filterwarnings("ignore", ".*torch.cpu.amp.autocast", FutureWarning)  # torch 2.4 of its own checkpointing
     enable({"use_reentrant": False})
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import runpy
 from collections import Counter
 from pathlib import Path
 
@@ -10,8 +11,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import train
-from slr.errors import explained
 from slr.recognizer import Recognizer
 
 met: Counter[tuple[str, str]] = Counter()
@@ -29,9 +28,11 @@ class Watch(TorchDispatchMode):
 
 def watched(method):
     @functools.wraps(method)
-    def inner(*args, **kwargs):
+    def inner(recognizer, *args, **kwargs):
+        if recognizer._trainer is None and not met:  # of the preflight, which computes on the CPU on purpose
+            return method(recognizer, *args, **kwargs)
         with Watch():
-            return method(*args, **kwargs)
+            return method(recognizer, *args, **kwargs)
 
     return inner
 
@@ -40,7 +41,7 @@ if __name__ == "__main__":
     Recognizer.training_step = watched(Recognizer.training_step)
     Recognizer.look = watched(Recognizer.look)
     try:
-        explained(train.main)
+        runpy.run_path(str(Path(__file__).parents[2] / "train.py"), run_name="__main__")
     finally:
         rows = [[operator, devices, count] for (operator, devices), count in met.items()]
         Path(os.environ["WATCHED"]).write_text(json.dumps(rows), encoding="utf-8")
