@@ -112,7 +112,7 @@ def test_auto_is_the_best_that_is_here_and_says_what_better_ones_lack(present, m
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        (None, r"not installed \(uv sync --no-group newest --extra directml"),
+        (None, r"not installed \(on Windows or WSL: uv sync .*--extra directml"),
         ('raise OSError("libd3d12.so: cannot open shared object file")', r"cannot start \(libd3d12\.so: .*WSL"),
         ("def device_count(): raise RuntimeError('Unknown error -2008740368')", r"cannot start \(Unknown error"),
         ("def device_count(): return 0", "update the graphics driver"),

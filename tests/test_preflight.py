@@ -9,19 +9,19 @@ from torch.nn import functional
 from slr.errors import UserError
 from slr.model import lora, vlm
 from slr.model.inputs import load_inputs
-from slr.preflight import preflight, refuse_other_dropout
+from slr.preflight import COARSE, preflight, refuse_other_dropout, steps
 from slr.recognizer import Recognizer
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 
 
-def builder(fault=None, scope="language", objective="token"):
+def builder(fault=None, scope="language", objective="token", dtype=torch.float32):
     """Makes recognizers, the first of which, the device's own, has the fault."""
     made = []
 
     def build(device):
         network = lora.add_lora(
-            vlm.load_vlm("tiny", None, "pretrained", "none", torch.float32, device, 0), scope, 4, 8, 0.0, TARGETS
+            vlm.load_vlm("tiny", None, "pretrained", "none", dtype, device, 0), scope, 4, 8, 0.0, TARGETS
         )
         words = load_inputs("tiny", None)
         one = Recognizer(network, words, ["a", "book"], 1e-3, 0.01, 2, 1.0, objective, 0.1, 1, 0)
@@ -36,6 +36,18 @@ def builder(fault=None, scope="language", objective="token"):
 @pytest.mark.parametrize(("scope", "objective"), [("language", "closed_set"), ("full", "token"), ("none", "token")])
 def test_a_device_that_computes_as_the_cpu_passes(scope, objective):
     assert preflight(builder(scope=scope, objective=objective), "mps", "cpu", exact=True) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_frozen_weights_in_16_bits_teach_nearly_the_same(dtype):
+    whole, half = builder()("cpu"), builder(dtype=dtype)("cpu")
+    assert {one.dtype for one in half.network.parameters() if one.requires_grad} == {torch.float32}
+    assert {one.dtype for one in half.network.parameters() if not one.requires_grad} == {dtype}
+    start = lora.adapter_state(whole.network)
+    expected, found = steps(whole, start), steps(half, start)
+    for what, reference in expected.items():
+        assert not torch.equal(found[what], reference)
+        assert (found[what] - reference).abs().max() <= COARSE * reference.abs().max(), what
 
 
 @pytest.mark.parametrize(

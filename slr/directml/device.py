@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 MODULE = "torch_directml"
-INSTALL = "uv sync --no-group newest --extra directml, on Windows or WSL with Python 3.11 or 3.12"
+INSTALL = "on Windows or WSL: uv sync --python 3.12 --extra directml --no-group newest"
 
 
 def absent() -> str | None:
