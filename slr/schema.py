@@ -445,6 +445,8 @@ def from_plain(plain: dict[str, Any], source: Path) -> Config:
 
 def _build(kind: type, plain: dict[str, Any], chosen: dict[str, type]) -> Any:  # noqa: ANN401
     parts = fields(kind) | chosen
+    if differing := sorted(parts.keys() ^ plain.keys()):
+        raise TypeError(f"it differs by the keys {', '.join(differing)} of {kind.__name__.lower()}")
     values = {
         name: _build(parts[name], value, {}) if dataclasses.is_dataclass(parts[name]) else value
         for name, value in plain.items()

@@ -73,7 +73,7 @@ def evaluated(count=70, seed=0, certain=4.0, calibrated=True, signers=25):
     ]
     states = rng.normal(size=(count, 4)).astype(np.float32)
     familiar = calibration.fit_familiarity(states, glosses)
-    learned = calibration.fit(log_probability, states, glosses, familiar) if calibrated else None
+    learned = calibration.fit(log_probability, states, glosses, familiar, 1.5) if calibrated else None
     groups = [VOCABULARY[:2]] if calibrated else []
     about = {"part": "test", "checkpoint": "best", "data": "d", "split": "signer"}
     context = Context(about, Coverage("data set", count, count + 3, ["a", "b", "c"]), groups, learned)

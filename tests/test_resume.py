@@ -291,7 +291,7 @@ class Undisturbed:
         keeper = training.Keeper(keeper_folder, "val/top1", 0, Stopping(), lambda _: saved())
         learner = Learner(self.scores)
         trainer = training.build_trainer(
-            SimpleNamespace(device="cpu", precision="32-true"),
+            SimpleNamespace(kind="cpu", device="cpu", precision="32-true", mixed=False),
             self.epochs,
             training.TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
             keeper,

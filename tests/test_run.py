@@ -64,12 +64,13 @@ def test_digest_ignores_the_order_of_keys_and_nothing_else():
 def test_provenance_changes_with_configuration_and_data(config, tmp_path):
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text("x")
-    one = provenance(config, manifest, "s")
+    one = provenance(config, manifest, "s", ["no", "yes"])
     assert json.dumps(one)
-    assert one["hashes"] == provenance(config, manifest, "s")["hashes"]
+    assert one["hashes"] == provenance(config, manifest, "s", ["no", "yes"])["hashes"]
+    assert one["hashes"] != provenance(config, manifest, "s", ["yes", "no"])["hashes"]
     assert one["hashes"]["data"] == hashlib.sha256(b"x").hexdigest()
     config.frames = 4
-    assert one["hashes"]["config"] != provenance(config, manifest, "s")["hashes"]["config"]
+    assert one["hashes"]["config"] != provenance(config, manifest, "s", ["no", "yes"])["hashes"]["config"]
     assert one["versions"]["torch"]
 
 
