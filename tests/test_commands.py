@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,12 @@ def run(*words: str, environment: dict[str, str] | None = None) -> subprocess.Co
         timeout=120,
         check=False,
     )
+
+
+def spent() -> float:
+    """Processor seconds of the commands so far: the clock's would be a neighbour's too."""
+    usage = os.times()
+    return usage.children_user + usage.children_system
 
 
 def is_one_line(result: subprocess.CompletedProcess[str]) -> bool:
@@ -56,16 +61,16 @@ def labels(tmp_path):
     ],
 )
 def test_mistakes_in_settings(words, says, tmp_path):
-    started = time.monotonic()
+    before = spent()
     result = run("train.py", "experiment=demo", f"outputs={tmp_path}/out", f"data={tmp_path}/data", *words)
     assert is_one_line(result), result.stderr
     assert says in result.stderr
     assert list(tmp_path.iterdir()) == []
-    assert time.monotonic() - started < 20  # 1 s alone; workers share two cores
+    assert spent() - before < 5  # 1 s alone
 
 
 def test_cuda_that_is_not_there(tmp_path):
-    started = time.monotonic()
+    before = spent()
     result = run(
         "train.py",
         "experiment=demo",
@@ -77,7 +82,7 @@ def test_cuda_that_is_not_there(tmp_path):
     assert is_one_line(result), result.stderr
     assert "hardware=cpu" in result.stderr
     assert list(tmp_path.iterdir()) == []
-    assert time.monotonic() - started < 30  # 5 s alone; workers share two cores
+    assert spent() - before < 15  # 5 s alone
 
 
 def test_labels_that_name_a_missing_video(labels, tmp_path):
@@ -154,7 +159,7 @@ def test_wlasl_that_is_not_prepared(tmp_path):
 
 def test_weights_that_are_nowhere(tmp_path):
     """As without a network: every address is refused."""
-    started = time.monotonic()
+    before = spent()
     offline = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*"}
     words = ["experiment=demo", "model=internvl3_5_2b"]
     result = run("train.py", *words, f"outputs={tmp_path}/out", f"data={tmp_path}/data", environment=offline)
