@@ -136,7 +136,7 @@ def wish(words: dict[str, str]) -> Wish:
     """
     for key, allowed in ALLOWED.items():
         if words[key] not in (DEFAULTS[key], *allowed):
-            raise UserError(f"{key}={words[key]}: expected {' or '.join(allowed)}")
+            raise UserError(f"{key}={words[key]}: expected {', '.join(allowed[:-1])} or {allowed[-1]}")
     return Wish(
         run=Path(words["run"]),
         part=words["part"],

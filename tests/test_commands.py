@@ -123,7 +123,7 @@ def test_a_split_without_a_test_clip(tmp_path):
         ([], "run is not given"),
         (["run=x", "part=some"], "part=some: expected train, val, test or all"),
         (["run=x", "limit=0"], "limit=0: expected a whole number"),
-        (["run=x", "device=gpu"], "device=gpu: expected cpu or cuda"),
+        (["run=x", "device=gpu"], "device=gpu: expected cpu, cuda, directml or mps"),
     ],
 )
 def test_evaluate_refuses_what_cannot_be(words, says):
