@@ -18,6 +18,7 @@ from slr.exclusive import exclusive
 from slr.prepare.folder import prepare_folder
 
 ROOT = Path(__file__).resolve().parent.parent
+collect_ignore = ["standin", "faults"]  # programs for processes of their own
 AWKWARD = "o, it's = ä"  # what a folder may be called
 
 

@@ -218,7 +218,7 @@ def test_tensorboard_shows_curves_settings_and_a_batch(demo):
     events = EventAccumulator(str(run), size_guidance={"tensors": 0, "images": 0}).Reload()
     tags = events.Tags()
     assert {"train/loss", "train/lr", "val/loss", "val/top1", "val/mrr"} <= set(tags["scalars"])
-    assert tags["images"] == ["train/batch"]
+    assert "train/batch" in tags["images"]  # others where the run was evaluated since
     assert "_hparams_/session_start_info" in events.summary_metadata
     losses = [event.value for event in events.Scalars("train/loss")]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
