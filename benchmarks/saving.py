@@ -1,9 +1,10 @@
 """What being able to stop costs: `python benchmarks/saving.py --quick`.
 
 Starting: processor seconds from the command to the first training step, of a run that goes on against one that begins
-(processor seconds, since a neighbour's work would change the clock's). Saving: seconds of a state, flushed to the disk, hashed and put in its place (`slr.checkpoints`), against Lightning's own
-`save_checkpoint`, which does none of that; and the share of the demo's training that all its savings take. Then a state
-as large as that of InternVL3.5-2B's adapter. The floor writes as many bytes, flushes them and hashes them.
+(processor seconds, since a neighbour's work would change the clock's). Saving: seconds of a state, flushed to the disk,
+hashed and put in its place (`slr.checkpoints`), against Lightning's own `save_checkpoint`, which does none of that; and
+the share of the demo's training that all its savings take. Then a state as large as that of InternVL3.5-2B's adapter.
+The floor writes as many bytes, flushes them and hashes them.
 """
 
 import hashlib

@@ -54,7 +54,7 @@ def _likelihood(ranked: NDArray[np.float32], glosses: Glosses) -> float:
 def majority(train: Glosses, clips: int, count: int) -> NDArray[np.float32]:
     """The same ranking for all clips, the gloss with the most training clips first: float32 (clips, K).
 
-    >>> np.exp(majority(np.array([1, 1, 0]), 1, 3)).astype(float).round(2).tolist()  # as if each gloss had half a clip more
+    >>> np.exp(majority(np.array([1, 1, 0]), 1, 3)).astype(float).round(2).tolist()  # half a clip more of each
     [[0.33, 0.56, 0.11]]
     """
     counted = np.bincount(train, minlength=count) + 0.5
