@@ -86,7 +86,7 @@ class Keeper(Checkpoint):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Save where it is time: here all curves of the step before are written, and nothing of the next is."""
         is_due = self._is_older_than(60 * self.every)
-        asked = self._asked()
+        asked = self.asked()
         if asked or is_due:
             self._save(trainer, best=False)
         if asked:
@@ -102,7 +102,7 @@ class Keeper(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Save and end where that was asked for; ranking changes nothing of what a state has."""
-        if asked := self._asked():
+        if asked := self.asked():
             self._save(trainer, best=False)
             raise SystemExit(asked)
 
@@ -115,7 +115,7 @@ class Keeper(Checkpoint):
             self.best = score
         self._save(trainer, best=better)
         pl_module.print(_epoch(trainer) + (", the best so far" if better else ""))
-        if asked := self._asked():
+        if asked := self.asked():
             raise SystemExit(asked)
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,12 +138,16 @@ class Keeper(Checkpoint):
             pl_module.print("early stopping had ended the training")
         trainer.should_stop = checkpoint["ended"]
 
-    def _asked(self) -> int | None:
-        """The exit code that any of the processes was asked to end with, told to all at the same place."""
+    def asked(self) -> int | None:
+        """The exit code that any of the processes was asked to end with, told to all at the same place.
+
+        What this one is asked while it waits for the others waits in turn: they could not know of it.
+        """
         codes = [code for code in processes.gather(self.stopping.code) if code is not None]
-        if codes:
-            self.stopping.code = codes[0]
-        return self.stopping.code
+        if not codes:
+            return None
+        self.stopping.code = codes[0]
+        return codes[0]
 
     def _is_older_than(self, seconds: float) -> bool:
         """Whether the last state is, by the chief's clock."""

@@ -17,11 +17,13 @@ import shares
 import torch
 from entry import ROOT, only_run, scalars, started, status
 
-from slr import assemble, calibration, scoring
+from slr import assemble, calibration, processes, scoring
 from slr.data.split import read_split
 from slr.metrics import METRICS
 from slr.prepare.encode import write_clip
 from slr.run import RunFolder, open_run, read_json, status_of
+from slr.stopping import Stopping
+from slr.training import Keeper
 
 PATIENCE = 240  # seconds for a command that takes twenty on an idle machine; nothing here may hang
 PARTS = {"train": 21, "val": 5, "test": 7}  # of batches of 5, the last one of training has one clip
@@ -142,6 +144,20 @@ def test_rankings_are_those_of_one_process(calm):
             assert alone["summary"] == result["test"]
         for name in METRICS:
             assert result[part][name] == pytest.approx(alone["summary"][name], abs=1e-7)
+
+
+def test_all_end_at_the_same_place(monkeypatch):
+    """What one is asked while it waits for the others' answers, who were not asked, is for the next time."""
+    stopping = Stopping()
+    keeper = Keeper(Path(), "val/top1", 0, stopping, lambda at: None)
+
+    def ask_meanwhile(code):
+        stopping.code = 143
+        return [code, None]
+
+    monkeypatch.setattr(processes, "gather", ask_meanwhile)
+    assert keeper.asked() is None
+    assert keeper.asked() == 143
 
 
 STEP = "slr.recognizer:Recognizer.training_step"
