@@ -237,7 +237,8 @@ def provenance(config: schema.Config, manifest: Path, split: str, vocabulary: Se
     return {
         "versions": {"python": platform.python_version()}
         | {name: _version(name) for name in PACKAGES}
-        | {name: version for name in READERS if (version := _version(name))},
+        | {name: version for name in READERS if (version := _version(name))}
+        | ({"model": config.model.commit} if config.model.commit else {}),
         "hashes": {
             "code": _code(),
             "config": digest(schema.to_plain(config)),

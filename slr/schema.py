@@ -196,7 +196,8 @@ class Model:
 
     name: str
     checkpoint: str  # `tiny`, a folder, or a name on the hub
-    revision: str | None
+    revision: str | None  # of a hub name: a branch, a tag or a commit
+    commit: str | None  # what the revision was when the run began, which writes it here; goes before the revision
     weights: str
     quantization: str
     prompt: str
@@ -208,6 +209,11 @@ class Model:
         one_of("model.quantization", self.quantization, ("auto", "nf4", "none"))
         if not self.prompt.strip():
             raise UserError("model.prompt is empty: expected a question for the model")
+
+    @property
+    def version(self) -> str | None:
+        """Which version of a hub name: the commit where it is known, so that a branch that moves changes no run."""
+        return self.commit or self.revision
 
 
 @dataclass
@@ -406,8 +412,8 @@ def to_plain(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-# What decides no number of a run: the machine, the places of files, what is kept of it.
-ASIDE = ("hardware", "trainer", "outputs", "data", "sweep", "checkpoint.every", "checkpoint.keep")
+# What decides no number of a run: the machine, the places of files, what is kept of it; and what nobody types.
+ASIDE = ("hardware", "trainer", "outputs", "data", "sweep", "checkpoint.every", "checkpoint.keep", "model.commit")
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -443,8 +449,17 @@ def from_plain(plain: dict[str, Any], source: Path) -> Config:
         raise UserError(f"{source} is not the configuration of a run of this version of slr: {error}") from error
 
 
+# Keys that runs of earlier versions lack, and what those did.
+LATER: dict[str, dict[str, Any]] = {
+    "Config": {"init": None, "limit_train": None},
+    "Folder": {"layout": "labels"},
+    "Model": {"commit": None},
+}
+
+
 def _build(kind: type, plain: dict[str, Any], chosen: dict[str, type]) -> Any:  # noqa: ANN401
     parts = fields(kind) | chosen
+    plain = LATER.get(kind.__name__, {}) | plain
     if differing := sorted(parts.keys() ^ plain.keys()):
         raise TypeError(f"it differs by the keys {', '.join(differing)} of {kind.__name__.lower()}")
     values = {

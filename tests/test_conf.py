@@ -151,3 +151,10 @@ def test_a_configuration_of_another_version_is_refused():
             schema.from_plain(plain | change, Path("config.json"))
     with pytest.raises(UserError, match="is not the configuration"):
         schema.from_plain({}, Path("config.json"))
+
+
+def test_a_run_from_before_a_key_is_read_as_what_it_did():
+    config = compose("experiment=demo")
+    plain = schema.to_plain(config)
+    del plain["init"], plain["limit_train"], plain["model"]["commit"]
+    assert schema.from_plain(plain, Path("config.json")) == config

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from entry import ROOT, SMALL, only_run
+from entry import ROOT, SMALL, command, only_run
 
 from slr import environment
 from slr.errors import UserError
 from slr.model.checkpoint import PACKAGED
+from slr.run import read_json
 
 TOKEN = "hf_" + "NeverToBeSeen" * 3
 # Notes every look-up of a name and every connection that leaves the machine, in all processes.
@@ -91,14 +92,37 @@ def test_git_does_not_see_it():
     assert subprocess.run(["git", "check-ignore", "-q", ".env"], cwd=ROOT, check=False).returncode == 0
 
 
+def cached(home: Path, name: str, commit: str) -> Path:
+    """Put the tiny model into a hub's cache, as what the main branch of `name` is; its folder there."""
+    repository = home / "hub" / f"models--{name.replace('/', '--')}"
+    shutil.copytree(PACKAGED["tiny"], repository / "snapshots" / commit)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / "main").write_text(commit)
+    return repository / "snapshots" / commit
+
+
+def test_a_run_keeps_to_the_commit_that_it_began_with(tmp_path, monkeypatch):
+    """The branch moves to weights that are no weights; resume, the same command and evaluation do not follow it."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    cached(tmp_path, "some/model", "a" * 40)
+    words = (*SMALL, "model=tiny", "model.checkpoint=some/model", "model.revision=main", "epochs=1")
+    run = tmp_path / "run"
+    words = (*words, f"hydra.run.dir={run}", f"data={tmp_path / 'data'}")
+    command("train.py", *words)
+    assert read_json(run / "config.json")["model"]["commit"] == "a" * 40
+    assert read_json(run / "result.json")["versions"]["model"] == "a" * 40
+    (cached(tmp_path, "some/model", "b" * 40) / "model.safetensors").write_bytes(b"")
+    assert "done already" in command("train.py", *words)
+    command("train.py", f"resume={run}", "epochs=2")
+    assert read_json(run / "config.json")["model"]["commit"] == "a" * 40
+    command("evaluate.py", f"run={run}")
+
+
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_a_model_of_the_cache_asks_nobody(tmp_path, offline):
     """The tiny one under the 2B's name, as the hub's cache has it: weights, tokenizer and processor, no connection."""
     name = "OpenGVLab/InternVL3_5-2B-HF"
-    repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
-    shutil.copytree(PACKAGED["tiny"], repository / "snapshots" / ("0" * 40))
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0" * 40)
+    cached(tmp_path, name, "0" * 40)
     code = f"""
 import torch
 from slr.model.inputs import load_inputs

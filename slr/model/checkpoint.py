@@ -1,6 +1,7 @@
 """Where a checkpoint lies: packaged, in a folder, or on the hub. Imports neither torch nor transformers."""
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,11 @@ def locate(checkpoint: str, revision: str | None, need_weights: bool = True) -> 
             f"{checkpoint!r}, which is no folder here; do correct the path"
         )
     return _from_hub(checkpoint, revision, need_weights)
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache holds; None of any other folder."""
+    return folder.name if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name) else None
 
 
 def _complete(folder: Path, need_weights: bool) -> Path:
