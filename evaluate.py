@@ -91,10 +91,11 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
     if not wish.other:
         refuse_few(wish, folder.evaluation, found.coverage)
     ranker = predict.load(wish.run, wish.checkpoint, wish.device)
-    learned = calibration.read(folder.calibration) if wish.checkpoint == "best" else None
-    learned = learned or scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
-    if wish.checkpoint == "best":
-        calibration.write(folder.calibration, learned)
+    learned = ranker.calibration
+    if not learned:  # of another checkpoint than the best, or of a run from before there was any
+        learned = scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
+        if wish.checkpoint == "best":
+            calibration.write(folder.calibration, learned)
     place = folder.evaluation
     if wish.other:
         place /= f"other-{wish.other.resolve().name}"
@@ -103,7 +104,7 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
         results = scoring.score(ranker, chosen, replace(found, calibration=learned))
     if wish.beams:
         results = scoring.add_generated(results, ranker, chosen, wish.beams, wish.other)
-    write_evaluation(place, results, found.coverage.missing)
+    write_evaluation(place, results)
     if wish.report:
         from slr.report.page import report
 

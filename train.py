@@ -4,9 +4,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,11 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from prepare_data import prepare
-from slr import checkpoints, commandline, curves, environment, initial, processes, schema
-from slr.data import listing
-from slr.data.manifest import Clip, read_manifest
-from slr.data.split import PARTS, Split, describe, make_split, read_split, write_split
+from slr import beginning, checkpoints, checks, commandline, curves, environment, initial, processes, schema
+from slr.data.manifest import Clip
+from slr.data.split import PARTS, Split, describe
 from slr.errors import UserError, explained
 from slr.exclusive import Busy, occupied
 from slr.run import Record, RunFolder, find_run, provenance, read_json, recorded, write_json
@@ -48,7 +44,7 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
     if config.trainer.devices > 1 and not processes.given(os.environ):
         raise UserError("trainer=ddp: expected processes of this job's own; in a sweep, use hydra/launcher=processes")
     with processes.together(), held(folder), listening() as stopping:
-        found, longer = processes.once(lambda: before(config, folder, goes_on))
+        found, longer = processes.once(lambda: beginning.earlier(config, folder, goes_on))
         if found.get("status") in ("done", "pruned") and not longer:
             print(f"{found['status']} already: {folder.root}")
         else:
@@ -70,21 +66,16 @@ def held(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def before(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dict[str, Any], bool]:
-    """What the folder's result says, and whether the run is now to train more epochs than before."""
-    longer = refuse_other(config, folder, goes_on) if folder.is_begun else False
-    return read_json(folder.result) if folder.result.is_file() else {}, longer
-
-
 def train(config: schema.Config, folder: RunFolder, record: Record, stopping: Stopping) -> None:
     """One run, from its configuration to its evaluation."""
     from slr import assemble, hardware
 
-    automatic, config = config.hardware.device == "auto", settle(config)
+    automatic, config = config.hardware.device == "auto", checks.settle(config)
     machine = assemble.machine(config)
     print(machine.describe(hardware.why(machine.kind) if automatic else ""))
+    config = dataclasses.replace(config, model=processes.once(lambda: beginning.pinned(config, folder)))
     clips = assemble.clips(config)
-    split, vocabulary = processes.once(lambda: divided(config, folder, clips))
+    split, vocabulary = processes.once(lambda: beginning.divided(config, folder, clips))
     print(describe(clips, split))
     if config.init:
         began = initial.written_down(folder)
@@ -156,62 +147,6 @@ def fit(
     return not training.was_pruned(trainer)
 
 
-def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> tuple[Split, list[str]]:
-    """The run's split and vocabulary: made and written down, or what was written down when it began."""
-    if folder.is_begun:
-        return read_split(folder.split, clips), read_json(folder.vocabulary)
-    split = divide(clips, config)
-    vocabulary = vocabulary_of(config, clips)
-    record_beginning(folder, config, split, vocabulary)
-    return split, vocabulary
-
-
-def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:
-    """The glosses that a run ranks."""
-    return listing.vocabulary(clips, listing.read_lost(Path(config.data) / config.dataset.place), config.split.rule)
-
-
-def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
-    """The clips divided as the configuration says, near-duplicates known by their pictures."""
-    split = config.split
-    shares = {part: getattr(split, part) for part in PARTS}
-    copies = []
-    if config.dataset.name != "synthetic":  # every drawn clip is a drawing of its own: docs/audit.md
-        from slr.data.fingerprint import look_for_copies
-
-        copies = look_for_copies(Path(config.data) / config.dataset.place, clips, os.cpu_count() or 1)
-    return make_split(
-        clips, split.rule, split.seed, shares, copies, split.coverage, split.drop_leaks, config.limit_train
-    )
-
-
-def record_beginning(folder: RunFolder, config: schema.Config, split: Split, vocabulary: list[str]) -> None:
-    """Write what evaluate, resume and `slr.load` need, before anything can fail."""
-    if config.init:
-        initial.write_down(folder, initial.take(config, split.parts))
-    write_json(folder.config, schema.to_plain(config))
-    write_json(folder.vocabulary, vocabulary)
-    write_split(folder.split, split)
-
-
-def refuse_other(config: schema.Config, folder: RunFolder, goes_on: bool) -> bool:
-    """Refuse to go on with a run of other settings; returns whether it is now to train more epochs than before.
-
-    Raises:
-        UserError: names the settings.
-    """
-    other = schema.from_plain(read_json(folder.config), folder.config)
-    if config.init == other.init is not None and not goes_on:
-        initial.the_same(config, folder)
-    differing = schema.differences(other, config)
-    if differing and not goes_on:
-        raise UserError(
-            f"{folder.root} holds a run of other settings ({'; '.join(differing[:4])}); give this one another folder, "
-            "with sweep=NAME in a sweep"
-        )
-    return config.epochs > other.epochs
-
-
 def score(result: dict[str, Any]) -> float:
     """What a sweep ranks by: the validation top-1."""
     return float(result["val"]["top1"])
@@ -231,7 +166,8 @@ def finish(
     The record learns `val`, the metrics that chose the checkpoint (without training, those of the model as it is), and
     `test`, the summary.
     """
-    from slr import calibration, predict, scoring
+    from slr import calibration, scoring
+    from slr.looking import Looker
     from slr.model import lora
     from slr.report.evaluation import table, write_evaluation
 
@@ -241,94 +177,22 @@ def finish(
         val = recognizer.restore(folder.checkpoint(checkpoint))
         if config.lora.scope == "language":
             processes.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
-    ranker = predict.SignRecognizer(recognizer, config, machine)
+    ranker = Looker(recognizer, config, machine)
     learned = scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
 
-    def score(part: str) -> tuple[dict[str, Any], list[str]]:
+    def score(part: str) -> dict[str, Any]:
         found = scoring.context(config, clips, split, part, checkpoint, learned)
-        return scoring.score(ranker, split.select(clips, part), found), found.coverage.missing
+        return scoring.score(ranker, split.select(clips, part), found)
 
-    results, missing = score("test")
+    results = score("test")
     test = results["summary"]
     print(table(results))
-    record.tell({"val": val or score("val")[0]["summary"], "test": test})
+    record.tell({"val": val or score("val")["summary"], "test": test})
     step = record.content.get("progress", {}).get("step", 0)
     if processes.chief():
         calibration.write(folder.calibration, learned)
-        write_evaluation(folder.evaluation, results, missing)
+        write_evaluation(folder.evaluation, results)
         curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
-
-
-def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
-    """Check every job of a command, once for all that ask the same of machine, data and model."""
-    for config in configs:
-        if config.init:
-            initial.adapter_file(config)
-    asked = {
-        repr([one.hardware, one.data, one.dataset, one.split, one.limit_train, one.model, one.frames]): one
-        for one in configs
-    }
-    for config in asked.values():
-        check(config, here)
-
-
-def check_apart(configs: Sequence[schema.Config], here: bool) -> None:
-    """As `check_all`, in a process that ends: this one waits for jobs, and torch's memory and the card's are theirs."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(check_all, configs, here).result()
-
-
-def check(config: schema.Config, here: bool) -> None:
-    """Find what would stop the run while it has no folder yet, and prepare its data. Cheap questions come first.
-
-    Args:
-        config: of the run.
-        here: whether it will run on this machine.
-
-    Raises:
-        UserError: hardware, clips or weights are not there, the clips cannot be divided, or a gloss cannot be spelled.
-    """
-    from slr.model.checkpoint import locate
-    from slr.prepare.folder import read_layout
-
-    manifest = Path(config.data) / config.dataset.place / "manifest.jsonl"
-    if config.dataset.name == "wlasl" and not manifest.is_file():
-        raise UserError(
-            f"no prepared WLASL at {manifest.parent}; run: python prepare_data.py dataset=wlasl "
-            f"dataset.subset={config.dataset.subset} (with dataset.clips=FOLDER if you have <video_id>.mp4)"
-        )
-    if here and config.hardware.device not in ("auto", "cpu"):
-        require(config.hardware.device)
-    if isinstance(config.dataset, schema.Folder):
-        labels = Path(config.dataset.labels) if config.dataset.labels else None
-        read_layout(config.dataset.layout, Path(config.dataset.clips), labels)  # before gigabytes are fetched
-    locate(config.model.checkpoint, config.model.revision, need_weights=config.model.weights == "pretrained")
-    if config.dataset.name != "wlasl":
-        prepare(config.dataset, Path(config.data))
-    clips = read_manifest(manifest)
-    divide(clips, config)
-    print("starting …", file=sys.stderr)
-    from slr import assemble  # seconds: torch, lightning, transformers, which the run needs anyway
-
-    if here:
-        config = settle(config)
-        assemble.preflight(config, assemble.machine(config))
-    assemble.spell(config, clips, vocabulary_of(config, clips))
-
-
-def require(device: str) -> None:
-    """Refuse a kind of device that is not here."""
-    from slr import hardware  # torch
-
-    hardware.require(device)
-
-
-def settle(config: schema.Config) -> schema.Config:
-    """The configuration with `hardware=auto` decided."""
-    from slr.hardware import pick
-
-    kind = pick() if config.hardware.device == "auto" else config.hardware.device
-    return dataclasses.replace(config, hardware=commandline.fill_hardware(config.hardware, kind))
 
 
 @hydra.main(config_path="conf", config_name=commandline.PAGE, version_base="1.3")
@@ -373,7 +237,7 @@ def enlist(config: schema.Config) -> None:
     if config.trainer.name == "single" and started and started[1] > 1:
         raise UserError(f"trainer=single: expected one process, found {started[1]} started; use trainer=ddp")
     if started:
-        processes.join(settle(config).hardware.device)
+        processes.join(checks.settle(config).hardware.device)
     elif config.trainer.devices > 1:
         raise SystemExit(processes.start(config.trainer.devices, TIED))
 
@@ -391,11 +255,11 @@ def main() -> None:
         words = commandline.named(words)
         configs = commandline.configurations(words)
         if commandline.sweeps(words):  # whose jobs are commands of their own
-            check_apart(configs, here=not commandline.elsewhere(words))
+            checks.check_apart(configs, here=not commandline.elsewhere(words))
         else:
             enlist(configs[0])
             with processes.together():
-                processes.once(lambda: check_all(configs))
+                processes.once(lambda: checks.check_all(configs))
     # What was composed is written by one.
     sys.argv[1:] = words if processes.chief() else [*words, "hydra.output_subdir=null"]
     job()

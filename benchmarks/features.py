@@ -21,7 +21,7 @@ from slr.data.manifest import Clip
 from slr.data.split import read_split
 from slr.errors import explained
 from slr.features import ENCODINGS, decode, encode
-from slr.model.ranking import rank
+from slr.model.ranking import look
 from slr.model.vlm import answer_loss, hidden_states
 from slr.recognizer import Recognizer
 from slr.run import open_run
@@ -90,7 +90,7 @@ def compared(run: Trained, sample: Sample, features: Tensor, others: Tensor) -> 
         network = run.recognizer.network
         hidden = hidden_states(network, features, told["input_ids"], told["attention_mask"])
         prompt = torch.tensor([sample.prompt])
-        ranking = rank(network, features, prompt, torch.ones_like(prompt), run.recognizer.trie)
+        ranking = look(network, features, prompt, torch.ones_like(prompt), run.recognizer.trie).log_probability
         return answer_loss(network, hidden, told["labels"], 0.0), ranking
 
     (loss, ranking), (other_loss, other_ranking) = results(features), results(others)

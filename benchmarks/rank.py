@@ -238,9 +238,9 @@ def prefill(bench: Bench) -> object:
 
 def ours(bench: Bench, trie: "Trie") -> Tensor:
     """Every gloss's log-probability."""
-    from slr.model.ranking import rank
+    from slr.model.ranking import look
 
-    return rank(bench.network, bench.features, bench.tokens, bench.mask, trie)
+    return look(bench.network, bench.features, bench.tokens, bench.mask, trie).log_probability
 
 
 def plain(bench: Bench, new_tokens: int) -> Tensor:

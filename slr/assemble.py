@@ -77,7 +77,7 @@ def clips(config: schema.Config) -> list[Clip]:
 
 def inputs(config: schema.Config) -> Inputs:
     """Tokens and pixels of the run's checkpoint."""
-    return load_inputs(config.model.checkpoint, config.model.revision)
+    return load_inputs(config.model.checkpoint, config.model.version)
 
 
 def spell(config: schema.Config, clips: Sequence[Clip], vocabulary: Sequence[str]) -> None:
@@ -96,7 +96,7 @@ def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machin
     """The network with a fresh adapter, on its device. The adapter's first weights depend on `seed` alone."""
     network = vlm.load_vlm(
         checkpoint=config.model.checkpoint,
-        revision=config.model.revision,
+        revision=config.model.version,
         weights=config.model.weights,
         quantization=machine.quantization,
         dtype=machine.dtype,
@@ -143,7 +143,7 @@ def preflight(config: schema.Config, machine: Machine) -> None:
         return
     from slr.preflight import preflight, refuse_other_dropout
 
-    small = dataclasses.replace(config.model, checkpoint="tiny", revision=None, weights="pretrained")
+    small = dataclasses.replace(config.model, checkpoint="tiny", revision=None, commit=None, weights="pretrained")
     tried = dataclasses.replace(config, model=small, lora=dataclasses.replace(config.lora, dropout=0.0))
     words = load_inputs("tiny", None)
 

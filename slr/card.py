@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from slr import schema
 from slr.exported import Exported
 
 # Of the data, which what was learned from them is bound to.
@@ -40,7 +41,7 @@ def card(exported: Exported, result: Mapping[str, Any], parity: Mapping[str, Any
     lines += [
         "## Data and terms",
         "",
-        TERMS[config.dataset.name],
+        terms(config.dataset),
         "",
         f"The base model, {base}, has terms of its own.",
         "",
@@ -49,13 +50,22 @@ def card(exported: Exported, result: Mapping[str, Any], parity: Mapping[str, Any
     return "\n".join(lines)
 
 
+def terms(dataset: schema.Dataset) -> str:
+    """What the data allow, as far as slr knows."""
+    if isinstance(dataset, schema.Folder) and dataset.layout != "labels":
+        return (
+            f"The clips are of {dataset.layout}, whose terms bind: see docs/new_dataset.md of slr, and your own copy."
+        )
+    return TERMS[dataset.name]
+
+
 def _what(exported: Exported) -> str:
     config = exported.config
     way = f"LoRA (rank {config.lora.r}) on {config.lora.scope}" if config.lora.scope != "none" else "merged weights"
     return (
         f"Names which of {len(exported.vocabulary)} isolated signs a short clip shows, by the exact probability of "
         f"each gloss. {way}, {config.frames} frames a clip, base model {config.model.checkpoint}"
-        f"{f' at {config.model.revision}' if config.model.revision else ''}."
+        f"{f' at {config.model.version}' if config.model.version else ''}."
     )
 
 
@@ -85,7 +95,7 @@ def _figures(test: Mapping[str, Any]) -> list[str]:
     return rows
 
 
-def _protocol(config: Any, result: Mapping[str, Any]) -> list[str]:  # noqa: ANN401  schema.Config, whose dataset varies
+def _protocol(config: schema.Config, result: Mapping[str, Any]) -> list[str]:
     test, hashes = result["test"], result["hashes"]
     covered = test["coverage"]
     return [

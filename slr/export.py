@@ -25,6 +25,7 @@ USAGE = (
     "model hub, private until you say otherwise there, with the token in HF_TOKEN"
 )
 DEFAULTS = {"run": None, "weights": "adapter", "to": "beside", "clips": "64", "push": "no"}
+SIXTEEN = ("cpu", "cuda")  # where arithmetic in bf16 is to be had
 # Forms of the same recognizer: title -> quantization, precision, whether the adapter is merged into the weights.
 FORMS = {
     "adapter on NF4": ("nf4", None, False),
@@ -91,10 +92,11 @@ def write(
 
     result = read_json(folder.result)
     plain = without_paths(config)
+    sixteen = "bf16-mixed" if config.hardware.device in SIXTEEN else "auto"
     if kind == "merged":
         plain = dataclasses.replace(
             plain,
-            hardware=dataclasses.replace(plain.hardware, precision="bf16-mixed"),
+            hardware=dataclasses.replace(plain.hardware, precision=sixteen),
             model=dataclasses.replace(plain.model, quantization="none"),
             lora=dataclasses.replace(plain.lora, scope="none", targets=[]),
         )
@@ -135,11 +137,14 @@ def compare_forms(folder: RunFolder, config: schema.Config, clips: "Sequence[Cli
     """
     from slr import predict
 
+    # Elsewhere bf16 has no autocast, and 4 bits may not run.
+    device = config.hardware.device if config.hardware.device in SIXTEEN else "cpu"
     with predict.load(folder.root) as recognizer:
         own = recognizer.rank_clips(clips, "ranking, the run's own")
     rows, merged = [], None
     for title, (quantization, precision, merge) in FORMS.items():
-        machine = dataclasses.replace(config.hardware, precision=precision or config.hardware.precision)
+        own_precision = config.hardware.precision if device == config.hardware.device else "auto"
+        machine = dataclasses.replace(config.hardware, device=device, precision=precision or own_precision)
         changed = dataclasses.replace(
             config, hardware=machine, model=dataclasses.replace(config.model, quantization=quantization)
         )

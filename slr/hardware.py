@@ -144,11 +144,7 @@ def decide(
     if precision == "auto":
         precision, reason = _precision(device)
         reasons.append(reason)
-    if precision.endswith("-mixed") and precision not in MIXED.get(device, ()):
-        others = ", ".join(["32-true", "bf16-true", "16-true", *MIXED.get(device, ())])
-        raise UserError(f"hardware.precision={precision}: {device} has no such autocast to train with; use {others}")
-    if quantization == "nf4" and not four_bit:
-        raise UserError(f"model.quantization=nf4: {device} cannot do 4-bit; use model.quantization=auto or none")
+    _refuse(device, precision, quantization, four_bit)
     if quantization == "auto":
         quantization = "nf4" if four_bit else "none"
         reasons.append(f"quantisation auto is {quantization} because {device} {'can' if four_bit else 'cannot'} do it")
@@ -171,6 +167,15 @@ def decide(
         micro_batch=micro_batch,
         reasons=tuple(reasons),
     )
+
+
+def _refuse(device: str, precision: str, quantization: str, four_bit: bool) -> None:
+    """Refuse arithmetic that a kind of device does not have."""
+    if precision.endswith("-mixed") and precision not in MIXED.get(device, ()):
+        others = ", ".join(["32-true", "bf16-true", "16-true", *MIXED.get(device, ())])
+        raise UserError(f"hardware.precision={precision}: {device} has no such autocast to train with; use {others}")
+    if quantization == "nf4" and not four_bit:
+        raise UserError(f"model.quantization=nf4: {device} cannot do 4-bit; use model.quantization=auto or none")
 
 
 def _precision(device: str) -> tuple[str, str]:

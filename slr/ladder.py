@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slr.data.manifest import Clip
-    from slr.predict import SignRecognizer
+    from slr.looking import Looker
 
 USAGE = (
     "python -m slr.ladder [rungs=NAME,NAME…] [sweep=NAME] [any word of train.py]\n"
@@ -166,7 +166,7 @@ def measured(base: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]
     return rows
 
 
-def without_prior(ranker: "SignRecognizer", clips: "Sequence[Clip]") -> "NDArray[np.float32]":
+def without_prior(ranker: "Looker", clips: "Sequence[Clip]") -> "NDArray[np.float32]":
     """Log-probabilities (n, K) less those of a clip that shows nothing (contextual calibration, Zhao et al. 2021)."""
     return ranker.rank_clips(clips, "ranking test") - ranker.rank_nothing(GREY)
 

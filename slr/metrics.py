@@ -129,10 +129,11 @@ def figures(ranks: Ranks, glosses: Glosses) -> dict[str, Figure]:
         raise ValueError("expected at least one ranked clip, found none")
     order = np.lexsort((ranks, glosses))  # several processes gather clips in another order than one meets them
     ranks, glosses = ranks[order], glosses[order]
+    samples = resamples(len(ranks))
     return {
         name: wilson(metric(ranks, glosses), len(ranks))
         if name in PER_INSTANCE
-        else bootstrap(lambda rows, metric=metric: metric(ranks[rows], glosses[rows]), len(ranks))
+        else bootstrap(lambda rows, metric=metric: metric(ranks[rows], glosses[rows]), samples)
         for name, metric in METRICS.items()
     }
 
@@ -143,14 +144,19 @@ def wilson(share: float, n: int) -> Figure:
     return Figure(share, float(interval.low), float(interval.high), n)
 
 
-def bootstrap(metric: Callable[[NDArray[np.int64]], float], n: int) -> Figure:
+def resamples(n: int) -> NDArray[np.int64]:
+    """Numbers of n clips drawn with repetition, always the same: int64 (SAMPLES, n), in [0, n)."""
+    return np.random.default_rng(0).integers(n, size=(SAMPLES, n))
+
+
+def bootstrap(metric: Callable[[NDArray[np.int64]], float], samples: NDArray[np.int64]) -> Figure:
     """A metric with its percentile interval.
 
     Args:
-        metric: of the clips with these numbers, int (m,) in [0, n), some of them more than once.
-        n: clips.
+        metric: of the clips with these numbers, int (n,), some of them more than once.
+        samples: of `resamples`.
     """
-    samples = np.random.default_rng(0).integers(n, size=(SAMPLES, n))
+    n = samples.shape[1]
     low, high = np.quantile([metric(rows) for rows in samples], (0.025, 0.975))
     return Figure(metric(np.arange(n)), float(low), float(high), n)
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 USAGE = (
     "python -m slr.predict run=FOLDER video=FILE|FOLDER|'PATTERN' [top=5] [json=yes] [checkpoint=best|last|base|PATH] "
-    "[device=cpu|cuda|directml|mps]  [mode=scan [window=SECONDS] [stride=SECONDS]]  "
+    "[device=cpu|cuda|directml|mps] [base=MODEL of an exported adapter]  "
+    "[mode=scan [window=SECONDS] [stride=SECONDS]]  "
     "[mode=generate [prompt=…] [length=32] [temperature=0] [top_p=1] [beams=1] [seed=0]]"
 )
 OF_A_MODE = {
@@ -27,6 +28,7 @@ OF_A_MODE = {
     "generate": {"prompt": "", "length": "32", "temperature": "0", "top_p": "1", "beams": "1", "seed": "0"},
 }
 EVERYWHERE = {"run": None, "video": None, "mode": "rank", "json": "no", "checkpoint": "best", "device": "as trained"}
+EVERYWHERE |= {"base": ""}  # of an exported adapter, where its own base model is not to be had
 DEFAULTS = EVERYWHERE | {key: value for options in OF_A_MODE.values() for key, value in options.items()}
 LONG = 3.0  # times as long as the run's clips: probably more than one sign
 
@@ -153,7 +155,8 @@ def main(typed: list[str]) -> int:
 
     device = None if wish.words["device"] == EVERYWHERE["device"] else wish.words["device"]
     answered = 0
-    with predict.load(wish.words["run"], wish.words["checkpoint"], device) as recognizer:
+    words = wish.words
+    with predict.load(words["run"], words["checkpoint"], device, words["base"] or None) as recognizer:
         if recognizer.calibration is None and wish.mode != "generate":
             note("not calibrated: probabilities are the model's own, and no sign is called unknown")
         for one in answers(recognizer, wish):

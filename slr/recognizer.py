@@ -31,6 +31,7 @@ from slr.model.ranking import LOGIT_BYTES, Look, look, sequence_log_probabilitie
 from slr.model.trie import build_trie
 
 SHOWN = 90  # characters of the prompt's end in TensorBoard's picture; what is before them are the frames' places
+ALL = slice(None)
 
 
 class Recognizer(L.LightningModule):
@@ -138,7 +139,7 @@ class Recognizer(L.LightningModule):
 
     def clip_losses(self, batch: Batch, rows: slice) -> Tensor:
         """The objective's loss for some clips of a batch: float32 (b,), in nats."""
-        features = self._features(batch, rows)
+        features = self.features(batch, rows)
         tokens, mask = batch["input_ids"][rows], batch["attention_mask"][rows]
         if self.objective == "closed_set":
             scores = sequence_log_probabilities(self.network, features, tokens, mask, self.trie, LOGIT_BYTES)
@@ -146,11 +147,7 @@ class Recognizer(L.LightningModule):
         hidden = vlm.hidden_states(self.network, features, tokens, mask)
         return vlm.answer_loss(self.network, hidden, batch["labels"][rows], self.label_smoothing)
 
-    def features(self, batch: Batch) -> Tensor:
-        """Projected features (B, V, D) of all clips."""
-        return self._features(batch, slice(None))
-
-    def _features(self, batch: Batch, rows: slice) -> Tensor:
+    def features(self, batch: Batch, rows: slice = ALL) -> Tensor:
         """Projected features (b, V, D) of some clips: cached ones as they come, else from their frames."""
         if "frames" in batch:
             return self.encode(batch["frames"][rows])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slr.data.collate import Batch
-from slr.model.ranking import rank
+from slr.model.ranking import look
 from slr.model.trie import build_trie
 
 if TYPE_CHECKING:
@@ -61,6 +61,6 @@ def occlusion(recognizer: "Recognizer", batch: Batch, glosses: Sequence[str], at
     found = []
     for rows in clips.split(at_once):
         ids, mask = (batch[name].expand(len(rows), -1) for name in ("input_ids", "attention_mask"))
-        found.append(rank(recognizer.network, tokens[rows].flatten(1, 2), ids, mask, trie))
+        found.append(look(recognizer.network, tokens[rows].flatten(1, 2), ids, mask, trie).log_probability)
     scores = torch.cat(found)
     return scores[:1] - scores[1:]

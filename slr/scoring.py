@@ -13,13 +13,13 @@ from slr.data.listing import conflicts, coverage, read_lost
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split
 from slr.errors import UserError
-from slr.predict import SignRecognizer
+from slr.looking import Looker
 from slr.report.evaluation import Context, evaluation
 from slr.report.generated import exact_match
 from slr.run import RunFolder, digest, read_json
 
 
-def calibrate(ranker: SignRecognizer, train: Sequence[Clip], val: Sequence[Clip]) -> Calibration:
+def calibrate(ranker: Looker, train: Sequence[Clip], val: Sequence[Clip]) -> Calibration:
     """What the run's own clips teach about its answers.
 
     Args:
@@ -33,7 +33,7 @@ def calibrate(ranker: SignRecognizer, train: Sequence[Clip], val: Sequence[Clip]
     return fit(looked.log_probability, looked.state, glosses(ranker, val), familiar, seconds)
 
 
-def glosses(ranker: SignRecognizer, clips: Sequence[Clip]) -> NDArray[np.int64]:
+def glosses(ranker: Looker, clips: Sequence[Clip]) -> NDArray[np.int64]:
     """The places of the clips' glosses in the vocabulary: (n,)."""
     position = {gloss: number for number, gloss in enumerate(ranker.vocabulary)}
     return np.array([position[clip.gloss] for clip in clips])
@@ -59,16 +59,16 @@ def context(
     """
     lost = read_lost(assemble.prepared(config))
     about = {"part": part, "checkpoint": checkpoint, "data": config.dataset.place, "split": split.rule}
-    return Context(about, coverage(clips, lost, split, part), conflicts([*clips, *lost]), calibration)
+    return Context(about, coverage(clips, lost, split.rule, part), conflicts([*clips, *lost]), calibration)
 
 
-def score(ranker: SignRecognizer, clips: Sequence[Clip], found: Context) -> dict[str, Any]:
+def score(ranker: Looker, clips: Sequence[Clip], found: Context) -> dict[str, Any]:
     """Rank clips of the run's own data; the content of `evaluation_results.json`."""
     return evaluation(clips, ranker.vocabulary, ranker.look_clips(clips, f"ranking {found.about['part']}"), found)
 
 
 def score_elsewhere(
-    ranker: SignRecognizer, folder: Path, checkpoint: str | None, calibration: Calibration
+    ranker: Looker, folder: Path, checkpoint: str | None, calibration: Calibration
 ) -> tuple[dict[str, Any], list[Clip]]:
     """Rank a prepared data set that the run does not know; its content as of `score`, and the clips that it counts.
 
@@ -83,9 +83,9 @@ def score_elsewhere(
     strange = [clip for clip in clips if clip.gloss not in ranker.vocabulary]
     if not known:
         raise UserError(f"other={folder}: expected clips of glosses that the run knows, found none of {len(clips)}")
-    about = {"part": "all", "checkpoint": checkpoint, "data": str(folder), "split": "none"}
+    about = {"part": "all", "checkpoint": checkpoint, "data": "/".join(folder.resolve().parts[-2:]), "split": "none"}
     groups = [group for group in conflicts([*clips, *lost]) if set(group) <= set(ranker.vocabulary)]
-    found = Context(about, coverage(clips, lost, Split("none", 0, {}, ""), "all"), groups, calibration)
+    found = Context(about, coverage(clips, lost, "none", "all"), groups, calibration)
     results = evaluation(known, ranker.vocabulary, ranker.look_clips(known, "ranking", folder), found)
     if strange:
         states = ranker.look_clips(strange, "ranking unknown signs", folder).state
@@ -98,7 +98,7 @@ def score_elsewhere(
 
 
 def add_generated(
-    results: dict[str, Any], ranker: SignRecognizer, clips: Sequence[Clip], beams: int, folder: Path | None
+    results: dict[str, Any], ranker: Looker, clips: Sequence[Clip], beams: int, folder: Path | None
 ) -> dict[str, Any]:
     """The results with `generated`: what free text by a beam search gives on the same clips; see `exact_match`."""
     texts = ranker.generated(clips, beams, f"writing, {beams} beams", folder)

@@ -10,7 +10,7 @@ from slr.errors import UserError
 from slr.model.generation import Decoding, beam_search, generate
 from slr.model.inputs import load_inputs
 from slr.model.lora import add_lora
-from slr.model.ranking import rank
+from slr.model.ranking import look
 from slr.model.trie import build_trie
 from slr.model.vlm import bare, encode_frames, load_vlm
 from slr.report.generated import exact_match
@@ -104,7 +104,7 @@ def test_a_beam_that_ended_has_the_log_probability_that_the_ranking_gives_it(bea
             continue
         trie = build_trie([[*beam.tokens, inputs.end_id] for beam in ended], [str(beam.tokens) for beam in ended])
         row = slice(clip, clip + 1)
-        exact = rank(model, features[row], ids[row], mask[row], trie)[0]
+        exact = look(model, features[row], ids[row], mask[row], trie).log_probability[0]
         np.testing.assert_allclose([beam.log_probability for beam in ended], exact, atol=1e-4)
         compared += len(ended)
     assert compared

@@ -2,7 +2,6 @@ import pytest
 
 from slr.data.listing import Coverage, conflicts, coverage, read_lost, vocabulary
 from slr.data.manifest import Clip, Rejected, write_rejected
-from slr.data.split import Split
 from slr.errors import UserError
 
 
@@ -23,27 +22,23 @@ LOST = [
 ]
 
 
-def split(rule):
-    return Split(rule, 0, {}, "")
-
-
 @pytest.mark.parametrize(
     ("part", "there", "missing"),
     [("test", 2, ["d"]), ("train", 1, ["e"]), ("val", 0, ["f", "g"]), ("all", 3, list("defg"))],
 )
 def test_an_official_part_is_counted_by_what_the_data_set_lists(part, there, missing):
-    found = coverage(CLIPS, LOST, split("official"), part)
+    found = coverage(CLIPS, LOST, "official", part)
     assert (found.clips, found.listed, found.missing) == (there, there + len(missing), missing)
     assert "official" in found.describe()
 
 
 def test_parts_of_our_own_are_counted_by_the_whole_data_set():
-    assert coverage(CLIPS, LOST, split("signer"), "test") == Coverage("data set", 3, 7, list("defg"))
+    assert coverage(CLIPS, LOST, "signer", "test") == Coverage("data set", 3, 7, list("defg"))
 
 
 def test_an_unknown_official_part_is_refused():
     with pytest.raises(UserError, match=r"official part of every listed clip, found none for 1, h first.*prepare_data"):
-        coverage(CLIPS, [*LOST, lost("h", "x")], split("official"), "test")
+        coverage(CLIPS, [*LOST, lost("h", "x")], "official", "test")
 
 
 def test_the_official_vocabulary_is_all_that_is_listed():

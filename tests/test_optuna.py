@@ -566,7 +566,7 @@ def test_a_run_that_the_search_gives_up_stays_so_when_it_is_killed_before_it_can
     words = commandline.quote_paths([*SMALL, "frames=1", "epochs=3", "hardware=cpu", f"data={workplace / 'data'}"])
     [config] = commandline.configurations(words)
     lay_out(RunFolder(run), config, [])
-    from prepare_data import prepare
+    from slr.prepare.dataset import prepare
 
     prepare(config.dataset, Path(config.data))
     code, out, _ = ended("train.py", f"resume={run}", fault="slr.recognizer:Recognizer.restore:1:kill")

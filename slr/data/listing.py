@@ -6,7 +6,6 @@ from pathlib import Path
 
 from slr.data.copies import joined, sharing
 from slr.data.manifest import Clip, Rejected, read_rejected
-from slr.data.split import Split
 from slr.errors import UserError
 
 
@@ -52,13 +51,13 @@ def vocabulary(clips: Iterable[Clip], lost: Iterable[Rejected], rule: str) -> li
     return sorted({row.gloss for row in rows})
 
 
-def coverage(clips: Sequence[Clip], lost: Sequence[Rejected], split: Split, part: str) -> Coverage:
+def coverage(clips: Sequence[Clip], lost: Sequence[Rejected], rule: str, part: str) -> Coverage:
     """What is there of a part, where the data set lists its parts; of the whole data set where the parts are our own.
 
     Raises:
         UserError: a lost clip whose official part is not known.
     """
-    if split.rule != "official":
+    if rule != "official":
         return Coverage("data set", len(clips), len(clips) + len(lost), sorted(row.id for row in lost))
     unknown = [row.id for row in lost if row.official_part is None]
     if unknown:

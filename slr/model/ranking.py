@@ -36,29 +36,13 @@ class Look(NamedTuple):
     """What a model makes of some clips.
 
     Attributes:
-        log_probability: float32 (B, K), as of `rank`.
+        log_probability: float32 (B, K), natural log of each gloss's exact probability after the clip's prompt: of all
+            its tokens and its end token, over all words of the tokenizer, never renormalised.
         state: float32 (B, D), the last hidden state of the prompt's last token, from which the answer would follow.
     """
 
     log_probability: Tensor
     state: Tensor
-
-
-def rank(
-    model: "Model",
-    features: Tensor,
-    prompt_ids: Tensor,
-    attention_mask: Tensor,
-    trie: Trie,
-    logit_bytes: int = LOGIT_BYTES,
-    rows_at_once: int = ROWS_AT_ONCE,
-) -> Tensor:
-    """Natural log of each gloss's exact probability after each clip's prompt, float32 (B, K), never renormalised.
-
-    The probability is of all the gloss's tokens and its end token, over the whole vocabulary of the tokenizer. The rest
-    is as of `look`.
-    """
-    return look(model, features, prompt_ids, attention_mask, trie, logit_bytes, rows_at_once).log_probability
 
 
 @torch.no_grad()
@@ -71,7 +55,7 @@ def look(
     logit_bytes: int = LOGIT_BYTES,
     rows_at_once: int = ROWS_AT_ONCE,
 ) -> Look:
-    """Rank every gloss for each clip, and keep the state that the ranking came from.
+    """Rank every gloss for each clip.
 
     Args:
         features: (B, V, D) from `encode_frames` or a cache.
@@ -96,7 +80,7 @@ def look(
 def sequence_log_probabilities(
     model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie, logit_bytes: int
 ) -> Tensor:
-    """As `rank`, with a graph and in any mode: what a closed-set objective learns from.
+    """Log-probabilities (B, K) as of `look`, with a graph and in any mode: what a closed-set objective learns from.
 
     Prompt and trie go through the model as one sequence, so that its layers can be checkpointed, which a cache forbids;
     logits are computed again in the backward pass, so that `logit_bytes` bounds them there too.

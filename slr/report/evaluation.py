@@ -28,6 +28,7 @@ from slr.metrics import (
     figures,
     place_of_truth,
     places,
+    resamples,
     tally,
     wilson,
 )
@@ -75,7 +76,8 @@ def evaluation(clips: Sequence[Clip], vocabulary: Sequence[str], looked: Looked,
 
     Returns:
         `summary` (each metric with `<metric>_interval`, n, chance, coverage, mean mass), `per_gloss`, `per_signer`,
-        `calibration` (None without one), `generated` (None; see `slr.scoring.add_generated`), and `predictions`: whole
+        `calibration` (None without one), `generated` (None; see `slr.scoring.add_generated`), `missing` (ids that
+        are listed and not there), and `predictions`: whole
         rankings, best first, and whether the clip is answered or called unknown.
     """
     log_probability = looked.log_probability
@@ -100,6 +102,7 @@ def evaluation(clips: Sequence[Clip], vocabulary: Sequence[str], looked: Looked,
         "per_signer": _per_signer(clips, ranks),
         "calibration": _calibration(looked, glosses, context.calibration),
         "generated": None,
+        "missing": context.coverage.missing,
         "predictions": [
             {
                 "clip": clip.id,
@@ -122,7 +125,7 @@ def _told(named: Mapping[str, Figure]) -> dict[str, Any]:
 
 def _macro_f1(log_probability: LogProbability, glosses: Glosses) -> Figure:
     first, count = log_probability.argmax(axis=1), log_probability.shape[1]
-    return bootstrap(lambda rows: tally(first[rows], glosses[rows], count).macro_f1, len(glosses))
+    return bootstrap(lambda rows: tally(first[rows], glosses[rows], count).macro_f1, resamples(len(glosses)))
 
 
 def _coverage(coverage: Coverage, right: int) -> dict[str, Any]:
@@ -236,19 +239,18 @@ def ranking(vocabulary: Sequence[str], log_probability: NDArray[np.float32]) -> 
     ]
 
 
-def write_evaluation(folder: Path, results: Mapping[str, Any], missing: Sequence[str]) -> None:
+def write_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
     """Write a part's results: JSON for programs, tables for spreadsheets, and the ids of missing clips.
 
     Args:
         folder: the run's `evaluation/`.
         results: what `evaluation` gives.
-        missing: ids that the data set lists and lacks.
     """
     write_json(folder / "evaluation_results.json", results, indent=None)
     rows = [row | {"confused_with": _confusions(row["confused_with"])} for row in results["per_gloss"]]
     write_whole(folder / "per_gloss.csv", _csv(rows))
     write_whole(folder / "confusion.csv", _csv(confusions(results["predictions"])))
-    write_whole(folder / "missing.txt", "".join(f"{name}\n" for name in missing))
+    write_whole(folder / "missing.txt", "".join(f"{name}\n" for name in results["missing"]))
 
 
 def _confusions(pairs: Iterable[Sequence[Any]]) -> str:

@@ -1,0 +1,88 @@
+"""What a run is, written down when it begins: split, vocabulary and model; and that a begun run is no other."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slr import initial, schema
+from slr.data import listing
+from slr.data.manifest import Clip
+from slr.data.split import PARTS, Split, make_split, read_split, write_split
+from slr.errors import UserError
+from slr.run import RunFolder, read_json, write_json
+
+
+def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dict[str, Any], bool]:
+    """What the folder's result says, and whether the run is now to train more epochs than before."""
+    longer = refuse_other(config, folder, goes_on) if folder.is_begun else False
+    return read_json(folder.result) if folder.result.is_file() else {}, longer
+
+
+def refuse_other(config: schema.Config, folder: RunFolder, goes_on: bool) -> bool:
+    """Refuse to go on with a run of other settings; returns whether it is now to train more epochs than before.
+
+    Raises:
+        UserError: names the settings.
+    """
+    other = schema.from_plain(read_json(folder.config), folder.config)
+    if config.init == other.init is not None and not goes_on:
+        initial.the_same(config, folder)
+    differing = schema.differences(other, config)
+    if differing and not goes_on:
+        raise UserError(
+            f"{folder.root} holds a run of other settings ({'; '.join(differing[:4])}); give this one another folder, "
+            "with sweep=NAME in a sweep"
+        )
+    return config.epochs > other.epochs
+
+
+def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> tuple[Split, list[str]]:
+    """The run's split and vocabulary: made and written down, or what was written down when it began."""
+    if folder.is_begun:
+        return read_split(folder.split, clips), read_json(folder.vocabulary)
+    split = divide(clips, config)
+    vocabulary = vocabulary_of(config, clips)
+    record_beginning(folder, config, split, vocabulary)
+    return split, vocabulary
+
+
+def pinned(config: schema.Config, folder: RunFolder) -> schema.Model:
+    """The model with the commit of the hub that its name and revision meant when the run began."""
+    from slr.model.checkpoint import commit_of, locate
+
+    if folder.is_begun:
+        commit = schema.from_plain(read_json(folder.config), folder.config).model.commit
+    else:
+        weights = config.model.weights == "pretrained"
+        commit = commit_of(locate(config.model.checkpoint, config.model.version, need_weights=weights))
+    return dataclasses.replace(config.model, commit=commit)
+
+
+def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:
+    """The glosses that a run ranks."""
+    return listing.vocabulary(clips, listing.read_lost(Path(config.data) / config.dataset.place), config.split.rule)
+
+
+def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
+    """The clips divided as the configuration says, near-duplicates known by their pictures."""
+    split = config.split
+    shares = {part: getattr(split, part) for part in PARTS}
+    copies = []
+    if config.dataset.name != "synthetic":  # every drawn clip is a drawing of its own: docs/audit.md
+        from slr.data.fingerprint import look_for_copies
+
+        copies = look_for_copies(Path(config.data) / config.dataset.place, clips, os.cpu_count() or 1)
+    return make_split(
+        clips, split.rule, split.seed, shares, copies, split.coverage, split.drop_leaks, config.limit_train
+    )
+
+
+def record_beginning(folder: RunFolder, config: schema.Config, split: Split, vocabulary: list[str]) -> None:
+    """Write what evaluate, resume and `slr.load` need, before anything can fail."""
+    if config.init:
+        initial.write_down(folder, initial.take(config, split.parts))
+    write_json(folder.config, schema.to_plain(config))
+    write_json(folder.vocabulary, vocabulary)
+    write_split(folder.split, split)
