@@ -73,7 +73,7 @@ def train(config: schema.Config, folder: RunFolder, record: Record, stopping: St
     automatic, config = config.hardware.device == "auto", checks.settle(config)
     machine = assemble.machine(config)
     print(machine.describe(hardware.why(machine.kind) if automatic else ""))
-    config = dataclasses.replace(config, model=processes.once(lambda: beginning.pinned(config, folder)))
+    config = processes.once(lambda: beginning.pinned(config, folder, machine.quantization))
     clips = assemble.clips(config)
     split, vocabulary = processes.once(lambda: beginning.divided(config, folder, clips))
     print(describe(clips, split))

@@ -48,8 +48,12 @@ def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> 
     return split, vocabulary
 
 
-def pinned(config: schema.Config, folder: RunFolder) -> schema.Model:
-    """The model with the commit of the hub that its name and revision meant when the run began."""
+def pinned(config: schema.Config, folder: RunFolder, quantization: str) -> schema.Config:
+    """The configuration with what it leaves open and other days or machines would settle otherwise.
+
+    That is the commit of the hub that the model's name and revision meant when the run began, and whether its weights
+    were in 4 bits.
+    """
     from slr.model.checkpoint import commit_of, locate
 
     if folder.is_begun:
@@ -57,7 +61,10 @@ def pinned(config: schema.Config, folder: RunFolder) -> schema.Model:
     else:
         weights = config.model.weights == "pretrained"
         commit = commit_of(locate(config.model.checkpoint, config.model.version, need_weights=weights))
-    return dataclasses.replace(config.model, commit=commit)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, commit=commit))
+    if config.model.quantization != "auto":
+        return config
+    return dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=quantization == "nf4"))
 
 
 def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:

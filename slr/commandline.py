@@ -180,6 +180,8 @@ def changed(config: schema.Config, words: Sequence[str]) -> tuple[schema.Config,
     fresh = configurations([word for word in words if word.startswith("hardware")])[0].hardware  # checks the words
     other = any(word.startswith("hardware=") for word in words)
     hardware = dataclasses.asdict(fresh if other else config.hardware)
+    if config.hardware.four_bit is False:  # what began without 4 bits goes on without, wherever
+        hardware["four_bit"] = False
     for word in words:
         group, dot, key = word.partition("=")[0].partition(".")
         if group == "hardware" and dot:

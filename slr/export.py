@@ -144,7 +144,8 @@ def compare_forms(folder: RunFolder, config: schema.Config, clips: "Sequence[Cli
     rows, merged = [], None
     for title, (quantization, precision, merge) in FORMS.items():
         own_precision = config.hardware.precision if device == config.hardware.device else "auto"
-        machine = dataclasses.replace(config.hardware, device=device, precision=precision or own_precision)
+        words = {"device": device, "precision": precision or own_precision, "four_bit": quantization == "nf4"}
+        machine = dataclasses.replace(config.hardware, **words)
         changed = dataclasses.replace(
             config, hardware=machine, model=dataclasses.replace(config.model, quantization=quantization)
         )

@@ -147,7 +147,10 @@ def decide(
     _refuse(device, precision, quantization, four_bit)
     if quantization == "auto":
         quantization = "nf4" if four_bit else "none"
-        reasons.append(f"quantisation auto is {quantization} because {device} {'can' if four_bit else 'cannot'} do it")
+        able = f"{device} can do it" if four_bit else f"{device} cannot do it"
+        if not four_bit and device in MIXED:  # bitsandbytes runs there; a run that began elsewhere stays as it began
+            able = "hardware.four_bit is false"
+        reasons.append(f"quantisation auto is {quantization} because {able}")
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
     cores = max(1, (os.cpu_count() or 1) // place.beside)

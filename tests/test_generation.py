@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import GenerationConfig
 
 from slr.data.collate import Sample, collate_ranking
@@ -83,6 +85,10 @@ def test_the_likeliest_words_are_transformers_own(model, pixels, asked, inputs):
     assert any(expected)
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.14"),
+    reason="transformers 5.13 finds other beams from pixels than from features, and the exact ranking says the latter",
+)
 def test_beams_and_their_scores_are_transformers_own(model, pixels, asked, inputs):
     settings = {"num_beams": 4, "num_return_sequences": 4, "length_penalty": 0.0, "early_stopping": "never"}
     expected, scores = transformers_own(model, pixels, asked, inputs, do_sample=False, **settings)

@@ -61,7 +61,7 @@ def test_threads_leave_a_core_to_each_worker(monkeypatch):
 
 def test_four_bits_where_there_are_none():
     assert on_cpu(four_bit=False).quantization == "none"
-    assert "cannot" in on_cpu(four_bit=False).describe()
+    assert "quantisation auto is none because hardware.four_bit is false" in on_cpu(four_bit=False).describe()
     with pytest.raises(UserError, match="cannot do 4-bit"):
         on_cpu(four_bit=False, quantization="nf4")
 

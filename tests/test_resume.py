@@ -19,10 +19,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from slr import checkpoints, commandline, curves, training
+from slr import assemble, beginning, checkpoints, commandline, curves, training
 from slr.data.datamodule import EpochBatches
 from slr.errors import UserError
 from slr.recognizer import place_of, step_seed
+from slr.run import RunFolder
 from slr.stopping import Stopping
 from slr.transcript import transcribed
 
@@ -501,3 +502,12 @@ def test_other_memory_has_steps_cut_anew(begun):
 def test_what_no_run_could_have_is_refused_in_resuming_too(begun, word):
     with pytest.raises(UserError):
         commandline.changed(begun, [word])
+
+
+def test_what_began_without_four_bits_goes_on_and_is_looked_at_without(begun, tmp_path):
+    config = beginning.pinned(begun, RunFolder(tmp_path), "none")
+    after, _ = commandline.changed(config, ["hardware=cpu"])
+    asked, _ = commandline.changed(config, ["hardware=cpu", "hardware.four_bit=true"])
+    kinds = [assemble.machine(one).quantization for one in (begun, config, after, asked)]
+    assert kinds == ["nf4", "none", "none", "nf4"]
+    assert beginning.pinned(begun, RunFolder(tmp_path), "nf4") == begun
