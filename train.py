@@ -45,6 +45,7 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
         raise UserError("trainer=ddp: expected processes of this job's own; in a sweep, use hydra/launcher=processes")
     with processes.together(), held(folder), listening() as stopping:
         found, longer = processes.once(lambda: beginning.earlier(config, folder, goes_on))
+        config = config if goes_on else processes.once(lambda: beginning.as_begun(config, folder))
         if found.get("status") in ("done", "pruned") and not longer:
             print(f"{found['status']} already: {folder.root}")
         else:

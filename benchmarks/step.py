@@ -169,7 +169,7 @@ def prepare(words: dict[str, str], folder: Path) -> Bench:
     recognizer.to(device)
     from plain import load_processor
 
-    processor = load_processor(locate(config.model.checkpoint, config.model.revision, need_weights=False))
+    processor = load_processor(locate(config.model.checkpoint, config.model.version, need_weights=False))
     return Bench(config, machine, torch.device(device), manifest.parent, clips, recognizer, processor)
 
 

@@ -1,4 +1,4 @@
-"""From a checked configuration to the parts of a run: the one room below the entry points that reads it.
+"""From a checked configuration to the parts of a run: the one room below the entry points that builds from it.
 
 Training, evaluation and `slr.load` build the same machine, network and data from the same words.
 """

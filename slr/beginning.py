@@ -49,22 +49,33 @@ def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> 
 
 
 def pinned(config: schema.Config, folder: RunFolder, quantization: str) -> schema.Config:
-    """The configuration with what it leaves open and other days or machines would settle otherwise.
+    """The configuration of a run that begins, with what it leaves open and another day or machine would settle anew.
 
-    That is the commit of the hub that the model's name and revision meant when the run began, and whether its weights
-    were in 4 bits.
+    That is the commit of the hub which the model's name and revision mean, and whether its weights are in 4 bits. A run
+    that has begun keeps its own.
     """
     from slr.model.checkpoint import commit_of, locate
 
     if folder.is_begun:
-        commit = schema.from_plain(read_json(folder.config), folder.config).model.commit
-    else:
+        return config
+    commit = config.model.commit or (initial.commit(config) if config.init else None)
+    if commit is None:
         weights = config.model.weights == "pretrained"
-        commit = commit_of(locate(config.model.checkpoint, config.model.version, need_weights=weights))
+        commit = commit_of(locate(config.model.checkpoint, config.model.revision, need_weights=weights))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, commit=commit))
-    if config.model.quantization != "auto":
+    if config.model.quantization != "auto" or config.lora.scope == "full":  # which has no 4 bits anywhere
         return config
     return dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=quantization == "nf4"))
+
+
+def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
+    """What was typed once more for a run that has begun, with what that run keeps; see `pinned`."""
+    if not folder.is_begun:
+        return config
+    written = schema.from_plain(read_json(folder.config), folder.config)
+    if written.hardware.four_bit is False:
+        config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=False))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, commit=written.model.commit))
 
 
 def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:

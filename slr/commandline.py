@@ -404,6 +404,8 @@ def _check_key(override: Override) -> None:
     key = override.key_or_group
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return
+    if key == "model.commit":
+        raise UserError(f"{override.input_line}: a run writes its commit down itself; use model.revision=COMMIT")
     options = groups()
     if key in options and not isinstance(override.value(), dict):
         for value in _values(override):

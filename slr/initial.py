@@ -13,7 +13,7 @@ from slr.run import RunFolder, find_run, read_json, write_json
 
 EXPORTED = "adapter_model.safetensors"  # as PEFT names it
 # What makes an adapter's numbers mean the same. The vocabulary is none of it, and neither is the quantization.
-AGREEING = ("model.checkpoint", "model.revision", "model.weights", "lora.scope", "lora.r", "lora.alpha", "lora.targets")
+AGREEING = ("model.checkpoint", "model.weights", "lora.scope", "lora.r", "lora.alpha", "lora.targets")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ def adapter_file(config: schema.Config) -> Path:
     before, now = schema.identity(other), schema.identity(config)
     keys = [*AGREEING, *(["seed"] if config.model.weights == "random" else [])]  # which draws those weights
     differing = [f"{key}: {before[key]} there, {now[key]} here" for key in keys if before[key] != now[key]]
+    if not _same_version(other.model, config.model):
+        differing.append(f"model.revision: {other.model.version} there, {config.model.version} here")
     if differing:
         raise UserError(f"init={config.init}: expected a run of the same model and adapter, found {differing[0]}")
     if (folder.checkpoints / "best.ckpt").is_file():
@@ -62,6 +64,18 @@ def adapter_file(config: schema.Config) -> Path:
         f"init={config.init}: expected checkpoints/best.ckpt or adapter/{EXPORTED} in it, found neither; let that run "
         "get through an epoch first"
     )
+
+
+def _same_version(there: schema.Model, here: schema.Model) -> bool:
+    """Whether two runs mean the same version of a model of the hub; a commit says more than a branch that moves."""
+    if there.commit and here.commit:
+        return there.commit == here.commit
+    return here.revision in (there.revision, there.commit)
+
+
+def commit(config: schema.Config) -> str | None:
+    """The commit of the hub at which the earlier run began, where it had one."""
+    return _earlier(config)[1].model.commit
 
 
 def _earlier(config: schema.Config) -> tuple[RunFolder, schema.Config]:

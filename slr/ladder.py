@@ -9,7 +9,7 @@ without training, a linear probe on its vision features, and what was trained.
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,6 +67,7 @@ def climb(words: Sequence[str], rungs: Sequence[str]) -> tuple[list[dict[str, An
     [config] = one_job(words)
     place = Path(config.outputs) / f"{config.dataset.name}-{config.model.name}" / "sweeps" / str(config.sweep)
     folders = {name: trained(name, words, place, config) for name in needed(rungs)}
+    refuse_mixed(folders)
     base = folders["zero_shot"]
     known = read_json(place / "ladder.json") if (place / "ladder.json").is_file() else {}
     key = digest([read_json(base.result)["hashes"], schema.identity(find_run(base.root)[1])])
@@ -91,6 +92,18 @@ def one_job(words: Sequence[str]) -> list[schema.Config]:
     if len(configs) != 1:
         raise UserError(f"expected words of one run, found those of {len(configs)}; give each setting one value")
     return configs
+
+
+def refuse_mixed(folders: Mapping[str, RunFolder]) -> None:
+    """See that the rungs' runs have one base model.
+
+    Raises:
+        UserError: its branch on the hub has moved between them.
+    """
+    commits = {name: find_run(folder.root)[1].model.commit for name, folder in folders.items()}
+    if len(set(commits.values())) > 1:
+        told = ", ".join(f"{name} with {commit}" for name, commit in commits.items())
+        raise UserError(f"expected rungs of one version of the model, found {told}; name one: model.revision=COMMIT")
 
 
 def needed(rungs: Sequence[str]) -> list[str]:

@@ -30,7 +30,7 @@ Value = TypeVar("Value")
 
 
 class Looker:
-    """What training's end, evaluation and comparison ask of a recognizer. As a context, it frees its memory at the end.
+    """What training's end, evaluation, ladder and export ask of a recognizer. As a context, it frees its memory.
 
     Attributes:
         vocabulary: the K ordered glosses that it ranks.

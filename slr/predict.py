@@ -87,8 +87,11 @@ def _from_export(exported: Exported, device: str | None, base: str | None) -> "S
     config, merged = exported.config, exported.kind == "merged"
     machine = assemble.machine(config, device or hardware.pick())
     inputs = load_inputs(str(exported.processor), None)
-    weights = str(exported.root) if merged else base or config.model.checkpoint
-    pointed = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpoint=weights))
+    model = config.model
+    if merged or base:  # whose commits, if it has any, are others
+        place = str(exported.root) if merged else str(base)
+        model = dataclasses.replace(model, checkpoint=place, revision=None, commit=None)
+    pointed = dataclasses.replace(config, model=model)
     recognizer = assemble.recognizer(pointed, exported.vocabulary, machine, inputs)
     if not merged:
         lora.load_exported(recognizer.network, exported.adapter)

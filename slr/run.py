@@ -198,8 +198,8 @@ def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) ->
 
 def _asked(error: BaseException, stopping: Stopping) -> int | None:
     """The exit code by which a run was asked to end, if that is what has ended it."""
-    if isinstance(error, Lost) and error.reason is not None:
-        return None
+    if isinstance(error, UserError) or (isinstance(error, Lost) and error.reason is not None):
+        return None  # a reason of its own, whoever asked besides
     code = error.stopped if isinstance(error, Lost) else 130 if isinstance(error, KeyboardInterrupt) else None
     return stopping.code or code
 

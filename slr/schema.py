@@ -57,7 +57,7 @@ class Hardware:
     device: str  # auto, or a kind: cuda, mps, directml, cpu
     precision: str | None  # auto: of CUDA bf16-mixed where the card has bf16, else 16-mixed; of others 32-true
     tf32: bool | None  # matrix products in TensorFloat-32
-    four_bit: bool | None  # whether NF4 runs here
+    four_bit: bool | None  # whether NF4 runs here, and is not ruled out by how the run began
     workers: int | None  # processes that decode clips
     frames_at_once: int | None  # frames of clips that are ranked together
     memory: str | None  # what a run may use, such as 8GB; null: what is free when it starts

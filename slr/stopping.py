@@ -44,6 +44,11 @@ class Stopping:
         with suppress(RuntimeError):  # where it came in the middle of writing to the same stream
             print("\nstopping as soon as this step is saved; once more stops at once", file=sys.stderr, flush=True)
 
+    def told(self, code: int) -> None:
+        """Know from another process of the run that the end was asked for; one's own signal may be on its way."""
+        if self.code is None:
+            self.code, self._heard = code, time.monotonic()
+
     def heed(self) -> None:
         """Defer no longer, and end now where that was asked meanwhile.
 

@@ -146,7 +146,7 @@ class Keeper(Checkpoint):
         codes = [code for code in processes.gather(self.stopping.code) if code is not None]
         if not codes:
             return None
-        self.stopping.code = codes[0]
+        self.stopping.told(codes[0])
         return codes[0]
 
     def _is_older_than(self, seconds: float) -> bool:

@@ -1,10 +1,12 @@
 """Entry points as a person calls them, and what their runs leave."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from slr.model.checkpoint import PACKAGED
 from slr.run import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,3 +56,12 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     return found | ({"epoch": sorted(set(found["epoch"]))} if "epoch" in found else {})
+
+
+def cached(home: Path, name: str, commit: str) -> Path:
+    """Put the tiny model into a hub's cache, as what the main branch of `name` is; its folder there."""
+    repository = home / "hub" / f"models--{name.replace('/', '--')}"
+    shutil.copytree(PACKAGED["tiny"], repository / "snapshots" / commit)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / "main").write_text(commit)
+    return repository / "snapshots" / commit

@@ -14,7 +14,7 @@ from PIL import Image
 from runs import VOCABULARY, make_run, places_of
 from scipy.stats import binomtest
 
-from slr import compare
+from slr import commandline, compare, schema
 from slr.errors import UserError
 from slr.report.comparison import comparable, differing
 from slr.report.runs import find_runs, flat, read_run, true_places
@@ -391,3 +391,13 @@ def test_a_run_without_training_has_an_interval_and_no_memory(tmp_path):
     read = read_run(run)
     assert read.memory is None
     assert list(read.val["mrr"][1:]) == result["test"]["mrr_interval"]
+
+
+def test_runs_from_before_a_key_have_the_settings_of_todays(tmp_path):
+    commandline.register()
+    new = schema.to_plain(commandline.configurations(["experiment=demo"])[0])
+    old = {key: value for key, value in new.items() if key not in ("init", "limit_train")}
+    for name, config in (("new", new), ("old", old)):
+        write_json(tmp_path / name / "config.json", config)
+        write_json(tmp_path / name / "result.json", {"status": "failed"})
+    assert read_run(tmp_path / "old").settings == read_run(tmp_path / "new").settings

@@ -158,3 +158,8 @@ def test_a_run_from_before_a_key_is_read_as_what_it_did():
     plain = schema.to_plain(config)
     del plain["init"], plain["limit_train"], plain["model"]["commit"]
     assert schema.from_plain(plain, Path("config.json")) == config
+
+
+def test_a_commit_is_not_typed():
+    with pytest.raises(UserError, match=r"use model\.revision=COMMIT"):
+        compose("experiment=demo", "model.commit=abc")

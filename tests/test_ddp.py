@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from slr.data.split import read_split
 from slr.metrics import METRICS
 from slr.prepare.encode import write_clip
 from slr.run import RunFolder, open_run, read_json, status_of
-from slr.stopping import Stopping
+from slr.stopping import Stopping, listening
 from slr.training import Keeper
 
 PATIENCE = 240  # seconds for a command that takes twenty on an idle machine; nothing here may hang
@@ -158,6 +159,17 @@ def test_all_end_at_the_same_place(monkeypatch):
     monkeypatch.setattr(processes, "gather", ask_meanwhile)
     assert keeper.asked() is None
     assert keeper.asked() == 143
+
+
+def test_ones_own_signal_that_comes_behind_anothers_stops_nothing_twice(monkeypatch):
+    """A scheduler signals all; where another's answer came first, one's own signal must not cut the saving short."""
+    with listening() as stopping:
+        keeper = Keeper(Path(), "val/top1", 0, stopping, lambda at: None)
+        stopping.deferred = True
+        monkeypatch.setattr(processes, "gather", lambda code: [code, 143])
+        assert keeper.asked() == 143
+        signal.raise_signal(signal.SIGTERM)  # raises SystemExit where it is taken for a second one
+        assert stopping.code == 143
 
 
 STEP = "slr.recognizer:Recognizer.training_step"

@@ -1,17 +1,15 @@
 """`.env`: what is taken from it, that the environment wins, and that a token goes nowhere; nobody is phoned."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from entry import ROOT, SMALL, command, only_run
+from entry import ROOT, SMALL, cached, command, only_run
 
 from slr import environment
 from slr.errors import UserError
-from slr.model.checkpoint import PACKAGED
 from slr.run import read_json
 
 TOKEN = "hf_" + "NeverToBeSeen" * 3
@@ -90,15 +88,6 @@ def test_git_does_not_see_it():
     if not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout")
     assert subprocess.run(["git", "check-ignore", "-q", ".env"], cwd=ROOT, check=False).returncode == 0
-
-
-def cached(home: Path, name: str, commit: str) -> Path:
-    """Put the tiny model into a hub's cache, as what the main branch of `name` is; its folder there."""
-    repository = home / "hub" / f"models--{name.replace('/', '--')}"
-    shutil.copytree(PACKAGED["tiny"], repository / "snapshots" / commit)
-    (repository / "refs").mkdir(exist_ok=True)
-    (repository / "refs" / "main").write_text(commit)
-    return repository / "snapshots" / commit
 
 
 def test_a_run_keeps_to_the_commit_that_it_began_with(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from entry import ROOT, command
+from entry import ROOT, cached, command
 
 import slr
 from slr import export
@@ -95,6 +95,21 @@ def test_a_fresh_environment_ranks_identically(run, adapter, brought, tmp_path):
     for mine, theirs in zip(own, ranked, strict=True):
         assert [gloss for gloss, _ in mine] == list(theirs)
         assert [p for _, p in mine] == pytest.approx(list(theirs.values()), abs=1e-12)
+
+
+def test_another_base_is_not_asked_for_the_runs_commit(adapter, brought, tmp_path, monkeypatch):
+    """An adapter of a run that was pinned, on a mirror of its base model, which has commits of its own."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    cached(tmp_path, "some/mirror", "b" * 40)
+    pinned = tmp_path / "pinned"
+    shutil.copytree(adapter[0], pinned)
+    told = read_json(pinned / "slr.json")
+    told["config"]["model"] |= {"checkpoint": "some/model", "revision": "main", "commit": "a" * 40}
+    write_json(pinned / "slr.json", told)
+    folder, predictions = brought
+    said = command("-m", "slr.predict", f"run={pinned}", f"video={folder}", "base=some/mirror", "json=yes")
+    answers = {Path(one["video"]).stem: one for one in map(json.loads, said.splitlines())}
+    assert answers.keys() == {one["clip"] for one in predictions}
 
 
 def test_what_is_exported_says_nothing_of_this_machine(run, adapter):

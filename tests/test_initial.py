@@ -9,7 +9,7 @@ import torch
 from entry import command, ended, only_run, scalars
 from safetensors.torch import load_file, save_file
 
-from slr import assemble, commandline, initial
+from slr import assemble, beginning, commandline, initial
 from slr.data.split import read_split
 from slr.errors import UserError
 from slr.model import lora
@@ -155,6 +155,22 @@ def test_another_model_or_adapter_is_refused(old, words, says):
     assert says in str(refusal.value)
     assert str(refusal.value).startswith(f"init={old.root}: expected a run of the same model and adapter")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_commit_says_more_than_a_branch(old, tmp_path):
+    """The earlier run began when `main` was another commit; the new one begins with that, or is refused."""
+    first, second = "a" * 40, "b" * 40
+    earlier = compose("model.checkpoint=some/model", "model.revision=main")
+    earlier.model.commit = first
+    write_json(old.config, to_plain(earlier))
+    later = compose(f"init={old.root}", "model.checkpoint=some/model", "model.revision=main")
+    assert initial.adapter_file(later) == old.adapter / initial.EXPORTED
+    assert beginning.pinned(later, RunFolder(tmp_path / "new"), "nf4").model.commit == first
+    later.model.revision = first
+    assert initial.adapter_file(later) == old.adapter / initial.EXPORTED
+    for later.model.revision, later.model.commit in ((second, None), ("main", second)):
+        with pytest.raises(UserError, match=f"model.revision: {first} there, {second} here"):
+            initial.adapter_file(later)
 
 
 def test_what_is_no_such_run_is_refused(old, tmp_path):

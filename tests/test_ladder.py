@@ -6,7 +6,10 @@ import pytest
 import torch
 from entry import command, ended, only_run
 
-from slr.run import read_json
+from slr import commandline, schema
+from slr.errors import UserError
+from slr.ladder import refuse_mixed
+from slr.run import RunFolder, read_json, write_json
 
 SMALL = ("experiment=demo", "dataset.signs=4", "dataset.signers=8")
 STEPS = "rungs=chance,majority,zero_shot,zero_shot_prior,probe"
@@ -88,3 +91,16 @@ def test_all_language_weights_learn_and_nothing_else():
     state = lora.adapter_state(model)
     lora.load_adapter_state(model, {name: tensor + 1 for name, tensor in state.items()})
     assert all(torch.equal(tensor, state[name] + 1) for name, tensor in lora.adapter_state(model).items())
+
+
+def test_rungs_of_two_versions_of_the_model_are_refused(tmp_path):
+    commandline.register()
+    folders = {name: RunFolder(tmp_path / name) for name in ("zero_shot", "lora")}
+    for commit, folder in zip("ab", folders.values(), strict=True):
+        config = commandline.configurations(["experiment=demo"])[0]
+        config.model.commit = commit * 40
+        write_json(folder.config, schema.to_plain(config))
+        write_json(folder.result, {"status": "done"})
+    with pytest.raises(UserError, match=r"of one version.*zero_shot with a.*lora with b.*model\.revision"):
+        refuse_mixed(folders)
+    refuse_mixed({"zero_shot": folders["zero_shot"]})

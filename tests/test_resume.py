@@ -19,11 +19,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from slr import assemble, beginning, checkpoints, commandline, curves, training
+from slr import assemble, beginning, checkpoints, commandline, curves, schema, training
 from slr.data.datamodule import EpochBatches
 from slr.errors import UserError
 from slr.recognizer import place_of, step_seed
-from slr.run import RunFolder
+from slr.run import RunFolder, read_json, recorded, write_json
 from slr.stopping import Stopping
 from slr.transcript import transcribed
 
@@ -506,8 +506,34 @@ def test_what_no_run_could_have_is_refused_in_resuming_too(begun, word):
 
 def test_what_began_without_four_bits_goes_on_and_is_looked_at_without(begun, tmp_path):
     config = beginning.pinned(begun, RunFolder(tmp_path), "none")
+    written = begin(tmp_path, config)
     after, _ = commandline.changed(config, ["hardware=cpu"])
     asked, _ = commandline.changed(config, ["hardware=cpu", "hardware.four_bit=true"])
-    kinds = [assemble.machine(one).quantization for one in (begun, config, after, asked)]
-    assert kinds == ["nf4", "none", "none", "nf4"]
-    assert beginning.pinned(begun, RunFolder(tmp_path), "nf4") == begun
+    again = beginning.as_begun(begun, written)
+    kinds = [assemble.machine(one).quantization for one in (begun, config, after, asked, again)]
+    assert kinds == ["nf4", "none", "none", "nf4", "none"]
+
+
+def test_what_began_in_four_bits_has_them_again_behind_a_machine_without(begun, tmp_path):
+    config = beginning.pinned(begun, RunFolder(tmp_path), "nf4")
+    assert config == begun
+    written = begin(tmp_path, config)
+    assert beginning.pinned(begun, written, "none") == begun  # on a machine that cannot
+    assert beginning.as_begun(begun, written) == begun
+
+
+def begin(place: Path, config: schema.Config) -> RunFolder:
+    """A folder of a run that has begun."""
+    folder = RunFolder(place)
+    write_json(folder.config, schema.to_plain(config))
+    write_json(folder.vocabulary, [])
+    write_json(folder.split, {})
+    return folder
+
+
+def test_a_users_mistake_is_told_though_the_end_was_asked_for_meanwhile(tmp_path):
+    stopping = Stopping()
+    stopping.code = 143
+    with pytest.raises(UserError, match="of its own"), recorded(RunFolder(tmp_path), [], stopping):
+        raise UserError("of its own")
+    assert read_json(tmp_path / "result.json")["status"] == "failed"

@@ -144,7 +144,7 @@ class Processes(Folders):
 
 def disk(config: schema.Config) -> int:
     """Bytes that a finished run takes, at most: its states with AdamW's two moments, and its adapter, in float32."""
-    text = read_json(locate(config.model.checkpoint, config.model.revision, need_weights=False) / "config.json")
+    text = read_json(locate(config.model.checkpoint, config.model.version, need_weights=False) / "config.json")
     numbers = adapter_numbers(text["text_config"], config.lora.targets, config.lora.r)
     states = 2 if config.checkpoint.keep == "both" else 1
     return 4 * numbers * (3 * states + 1)

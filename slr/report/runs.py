@@ -125,7 +125,7 @@ def read_run(folder: Path) -> Run:
         return Run(
             folder=folder,
             status=status,
-            settings={key: value for key, value in flat(config).items() if key not in PLACES},
+            settings={key: value for key, value in flat(_as_of_today(config)).items() if key not in PLACES},
             seconds=_number(result["seconds"]) if "seconds" in result else None,
             memory=result.get("memory", {"measured": None})["measured"],  # nothing is trained, nothing measured
             val={name: _score(result["val"], name) for name in METRICS} if done else {},
@@ -159,6 +159,14 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: expected a file of a run, found none that can be read ({error.strerror})") from error
+
+
+def _as_of_today(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the keys that came later, where it is one that this version reads."""
+    try:
+        return schema.to_plain(schema.from_plain(config, Path("config.json")))
+    except UserError:
+        return config
 
 
 def _json(path: Path) -> dict[str, Any]:

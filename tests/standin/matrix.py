@@ -3,8 +3,7 @@
 import itertools
 import json
 
-import train
-from slr import assemble, commandline
+from slr import assemble, checks, commandline
 from slr.errors import UserError
 from slr.model import lora
 from slr.model.inputs import load_inputs
@@ -21,7 +20,7 @@ GROUPS = {
 def tried(words: list[str]) -> dict:
     """What a combination gives, read from the tensors after the step."""
     try:
-        config = train.settle(commandline.configurations(["experiment=demo", *words])[0])
+        config = checks.settle(commandline.configurations(["experiment=demo", *words])[0])
         machine = assemble.machine(config)
         made = assemble.recognizer(config, assemble.TRIED, machine, load_inputs("tiny", None)).to(machine.device)
         found = steps(made, lora.adapter_state(made.network))
