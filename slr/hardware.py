@@ -146,11 +146,8 @@ def decide(
         reasons.append(reason)
     _refuse(device, precision, quantization, four_bit)
     if quantization == "auto":
-        quantization = "nf4" if four_bit else "none"
-        able = f"{device} can do it" if four_bit else f"{device} cannot do it"
-        if not four_bit and device in MIXED:  # bitsandbytes runs there; a run that began elsewhere stays as it began
-            able = "hardware.four_bit is false"
-        reasons.append(f"quantisation auto is {quantization} because {able}")
+        quantization, reason = _quantization(device, four_bit)
+        reasons.append(reason)
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
     cores = max(1, (os.cpu_count() or 1) // place.beside)
@@ -179,6 +176,15 @@ def _refuse(device: str, precision: str, quantization: str, four_bit: bool) -> N
         raise UserError(f"hardware.precision={precision}: {device} has no such autocast to train with; use {others}")
     if quantization == "nf4" and not four_bit:
         raise UserError(f"model.quantization=nf4: {device} cannot do 4-bit; use model.quantization=auto or none")
+
+
+def _quantization(device: str, four_bit: bool) -> tuple[str, str]:
+    """What `auto` is on a kind of device, and why."""
+    if four_bit:
+        return "nf4", f"quantisation auto is nf4 because {device} can do it"
+    # bitsandbytes runs on the former; a run that began elsewhere stays as it began.
+    why = "hardware.four_bit is false" if device in MIXED else f"{device} cannot do it"
+    return "none", f"quantisation auto is none because {why}"
 
 
 def _precision(device: str) -> tuple[str, str]:
