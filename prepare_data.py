@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from slr import commandline
+from slr import commandline, composing, grammar
 from slr.errors import UserError, explained
 from slr.prepare.dataset import prepare
 
@@ -41,10 +41,10 @@ def split_stages(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]
 
 def main() -> None:
     """Prepare what the command line names, and say where it lies."""
-    commandline.register()
+    composing.register()
     words, stages = split_stages(sys.argv[1:])
-    arguments = commandline.quote_paths(words)
-    if commandline.asks_only(arguments):
+    arguments = grammar.quote_paths(words)
+    if grammar.asks_only(arguments):
         print(USAGE)
         return
     for config in commandline.configurations(arguments):

@@ -13,7 +13,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from slr import beginning, checkpoints, checks, commandline, curves, environment, initial, processes, schema
+from slr import (
+    beginning,
+    checkpoints,
+    checks,
+    commandline,
+    composing,
+    curves,
+    environment,
+    grammar,
+    initial,
+    processes,
+    schema,
+    sweeping,
+)
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, describe
 from slr.errors import UserError, explained
@@ -196,14 +209,14 @@ def finish(
         curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
 
 
-@hydra.main(config_path="conf", config_name=commandline.PAGE, version_base="1.3")
+@hydra.main(config_path="conf", config_name=composing.PAGE, version_base="1.3")
 def job(config: DictConfig) -> float:
     """What Hydra calls once for each run, but in a sweep of processes, whose jobs are begun by `resume=`."""
     context = HydraConfig.get()
     folder = RunFolder(Path(context.runtime.output_dir))
 
     def begin() -> float:
-        return run(commandline.to_typed(config), folder, list(context.overrides.task))
+        return run(composing.to_typed(config), folder, list(context.overrides.task))
 
     # In a sweep, Hydra must see the error itself: an exit would end the jobs that wait.
     return begin() if context.mode == RunMode.MULTIRUN else explained(begin)
@@ -247,16 +260,16 @@ def main() -> None:
     """Check everything that was typed, then hand over to Hydra."""
     environment.begin()
     end_with_sweep()
-    commandline.register()
+    composing.register()
     if any(word.startswith("resume=") for word in sys.argv[1:]):
         resume(sys.argv[1:])
         return processes.leave()
-    words = commandline.quote_paths(sys.argv[1:])
-    if not commandline.asks_only(words):
-        words = commandline.named(words)
+    words = grammar.quote_paths(sys.argv[1:])
+    if not grammar.asks_only(words):
+        words = sweeping.named(words)
         configs = commandline.configurations(words)
-        if commandline.sweeps(words):  # whose jobs are commands of their own
-            checks.check_apart(configs, here=not commandline.elsewhere(words))
+        if grammar.sweeps(words):  # whose jobs are commands of their own
+            checks.check_apart(configs, here=not grammar.elsewhere(words))
         else:
             enlist(configs[0])
             with processes.together():

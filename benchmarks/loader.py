@@ -25,7 +25,7 @@ import torch
 from measure import Cost, Row
 from PIL import Image
 
-from slr import arguments, commandline
+from slr import arguments, commandline, composing, grammar
 from slr.data.cache import FrameCache, fill
 from slr.data.manifest import Clip, read_manifest, write_manifest
 from slr.data.pack import Pack, writing
@@ -35,7 +35,7 @@ from slr.prepare.encode import write_clip
 from slr.prepare.synthetic import prepare_synthetic
 from slr.prepare.verify import checked
 
-USAGE = "python benchmarks/loader.py [clips=N] [rounds=N] [--quick] [--json FILE]"
+USAGE = "python benchmarks/loader.py [clips=N] [rounds=N] [--quick] [--cpu-time] [--json FILE]"
 SIZES = {"240p": (240, 320), "480p": (480, 640), "1080p": (1080, 1920)}  # height, width
 SIDE = 448  # pixels, InternVL3.5's
 FRAMES = 8
@@ -99,11 +99,11 @@ def disk_rate(path: Path, size: int = 2**28) -> float:
     seconds = []
     for _ in range(3):
         forget([path])
-        started = time.perf_counter()
+        started = measure.now(CPU)
         with path.open("rb", buffering=0) as file:
             while file.read(2**23):
                 pass
-        seconds.append(time.perf_counter() - started)
+        seconds.append(measure.now(CPU) - started)
     path.unlink()
     return size / min(seconds)
 
@@ -208,10 +208,10 @@ def prepare(folder: Path, clips: list[Clip]) -> dict[str, Way]:
 def read_all(way: Way, count: int) -> Cost:
     """Seconds of one clip, when all are read after one another."""
     forget(way.files)
-    started = time.perf_counter()
+    started = measure.now(CPU)
     for number in range(count):
         way.sample(number)
-    return Cost((time.perf_counter() - started) / count, None)
+    return Cost((measure.now(CPU) - started) / count, None)
 
 
 @contextlib.contextmanager
@@ -227,9 +227,9 @@ def waiting(folder: Path, cache: str, quick: bool) -> Row:
     clips = prepare_synthetic(folder / "drawn", 16, signers, 1, seed=0, size=160, workers=os.cpu_count() or 1)
     from slr import assemble
 
-    commandline.register()
+    composing.register()
     words = ["experiment=demo", "hardware=cpu", "hardware.workers=2", f"cache={cache}", f"data={folder}"]
-    [config] = commandline.configurations(commandline.quote_paths(words))
+    [config] = commandline.configurations(grammar.quote_paths(words))
     machine, inputs, rows = assemble.machine(config), assemble.inputs(config), read_manifest(clips)
     vocabulary, parts = sorted({clip.gloss for clip in rows}), {"train": rows, "val": rows[:1]}
     data = assemble.data(config, clips.parent, parts, vocabulary, machine, inputs)

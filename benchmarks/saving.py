@@ -23,7 +23,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from measure import Cost, Row
 
 from slr import arguments, checkpoints
-from slr.commandline import PROJECT
+from slr.composing import PROJECT
 from slr.errors import explained
 from slr.training import Straight
 

@@ -22,7 +22,7 @@ import measure
 import torch
 from measure import MIB, Cost, Row
 
-from slr import arguments, commandline
+from slr import arguments, commandline, composing, grammar
 from slr.errors import UserError, explained
 
 if TYPE_CHECKING:
@@ -188,8 +188,8 @@ def configuration(words: dict[str, str], device: str) -> Any:  # noqa: ANN401
     chosen += ["hardware.workers=0"] if device == "cpu" else []
     chosen += [f"jitter.{kind}=0" for kind in ("brightness", "contrast", "saturation", "hue")]
     chosen += ["objective.label_smoothing=0", "gradient_checkpointing=false"]
-    commandline.register()
-    [config] = commandline.configurations(commandline.quote_paths(chosen))
+    composing.register()
+    [config] = commandline.configurations(grammar.quote_paths(chosen))
     return config
 
 

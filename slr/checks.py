@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from slr import commandline, initial, schema
+from slr import composing, initial, schema
 from slr.beginning import divide, vocabulary_of
 from slr.data.manifest import read_manifest
 from slr.errors import UserError
@@ -83,4 +83,4 @@ def settle(config: schema.Config) -> schema.Config:
     from slr.hardware import pick
 
     kind = pick() if config.hardware.device == "auto" else config.hardware.device
-    return dataclasses.replace(config, hardware=commandline.fill_hardware(config.hardware, kind))
+    return dataclasses.replace(config, hardware=composing.fill_hardware(config.hardware, kind))

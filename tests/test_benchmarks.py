@@ -23,12 +23,12 @@ def measure(monkeypatch):
     return measure
 
 
-def rows(name, folder):
+def rows(name, folder, *words):
     """What `benchmarks/<name>.py --quick --json` writes, and what it prints."""
     target = folder / f"{name}.json"
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    words = [sys.executable, f"benchmarks/{name}.py", "--quick", "--json", str(target), "rounds=1"]
-    result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, f"benchmarks/{name}.py", "--quick", "--json", str(target), *words]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-4000:]
     content = json.loads(target.read_text(encoding="utf-8"))
     assert content["machine"]["matrix_gflops"] > 0
@@ -40,7 +40,7 @@ def rows(name, folder):
 
 @pytest.mark.slow
 def test_a_step_and_the_plain_recipes(tmp_path):
-    found = rows("step", tmp_path)
+    found = rows("step", tmp_path, "rounds=1", "--cpu-time")
     same = found["the loss of one clip", "nats"]
     assert same["ours"] == pytest.approx(same["plain"], abs=1e-4)
     for checkpointing in ("no", "with"):
@@ -53,7 +53,7 @@ def test_a_step_and_the_plain_recipes(tmp_path):
 
 @pytest.mark.slow
 def test_ranking_and_beams(tmp_path):
-    found = rows("rank", tmp_path)
+    found = rows("rank", tmp_path, "rounds=3", "--cpu-time")
     row = found["1 clip: prefill and trie, beam-5 of 4 tokens", "s"]
     assert row["ratio"] == pytest.approx(row["plain"] / row["ours"])
     assert 0 < row["floor"] < found["1 clip: prefill alone", "s"]["ours"] < row["ours"]
@@ -62,7 +62,7 @@ def test_ranking_and_beams(tmp_path):
 
 @pytest.mark.slow
 def test_going_on_starts_as_soon_as_beginning_does(tmp_path):
-    found = rows("saving", tmp_path)
+    found = rows("saving", tmp_path, "rounds=1")
     start = found["command to first step: going on, beginning", "processor s"]
     assert start["ours"] < 1.2 * start["plain"]
     shares = [row["ours"] for (case, unit), row in found.items() if unit == "%" and "every 10 minutes" in case]

@@ -245,7 +245,7 @@ def test_of_two_that_fill_at_once_one_waits_and_finds_all(tmp_path, folder, inpu
         for one in both:
             assert one.stderr is not None
             assert "Waiting for another process" in one.stderr.readline()
-    decoded = [int(one.communicate(timeout=120)[0].splitlines()[-1]) for one in both]
+    decoded = [int(one.communicate(timeout=300)[0].splitlines()[-1]) for one in both]
     assert [one.returncode for one in both] == [0, 0]
     assert sorted(decoded) == [0, 60 * 4]
     cache.pack.reopen()

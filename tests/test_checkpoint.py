@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -24,20 +23,25 @@ def folder(tmp_path):
 
 
 def ask_for_the_2b(tmp_path, patience=PATIENCE, **environment):
-    """A process of its own without a cache; the hub's address is read when huggingface_hub is imported."""
+    """What is said, and after how many seconds, in a process of its own without a cache.
+
+    The hub's address is read when huggingface_hub is imported.
+    """
     code = f"""
+import time
 from slr.errors import UserError
 from slr.model import checkpoint
 checkpoint.PATIENCE = {patience}
+started = time.monotonic()
 try:
     checkpoint.locate({NAME!r}, None)
 except UserError as error:
     print(error)
+print(time.monotonic() - started)
 import sys
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 """
     kept = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**kept, "HF_HOME": str(tmp_path), **environment},
@@ -45,7 +49,8 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
         text=True,
         check=True,
     )
-    return done.stdout, time.monotonic() - started
+    *said, seconds = done.stdout.splitlines(keepends=True)
+    return "".join(said), float(seconds)
 
 
 def check_remedies(said):

@@ -14,7 +14,7 @@ from PIL import Image
 from runs import VOCABULARY, make_run, places_of
 from scipy.stats import binomtest
 
-from slr import commandline, compare, schema
+from slr import commandline, compare, composing, schema
 from slr.errors import UserError
 from slr.report.comparison import comparable, differing
 from slr.report.runs import find_runs, flat, read_run, true_places
@@ -394,7 +394,7 @@ def test_a_run_without_training_has_an_interval_and_no_memory(tmp_path):
 
 
 def test_runs_from_before_a_key_have_the_settings_of_todays(tmp_path):
-    commandline.register()
+    composing.register()
     new = schema.to_plain(commandline.configurations(["experiment=demo"])[0])
     old = {key: value for key, value in new.items() if key not in ("init", "limit_train")}
     for name, config in (("new", new), ("old", old)):

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from slr import commandline, schema
+from slr import commandline, composing, grammar, schema
 from slr.errors import UserError
 
-commandline.register()
+composing.register()
 NEEDS = {"dataset=folder": ["dataset.clips='/a'", "dataset.labels='/b'"]}
-OPTIONS = [f"{group}={option}" for group, options in commandline.groups().items() for option in options]
+OPTIONS = [f"{group}={option}" for group, options in composing.groups().items() for option in options]
 
 
 def compose(*words: str) -> schema.Config:
@@ -22,7 +22,7 @@ def compose(*words: str) -> schema.Config:
 
 
 def test_every_file_of_conf_is_among_the_options():
-    files = [path for path in commandline.CONF.rglob("*.yaml") if path.parent != commandline.CONF]
+    files = [path for path in composing.CONF.rglob("*.yaml") if path.parent != composing.CONF]
     assert len(files) == len(OPTIONS)
     assert len(OPTIONS) >= 15
 
@@ -44,19 +44,19 @@ def test_groups_combine(words):
 
 
 def test_hardware_files_bind_to_what_decides():
-    source = (commandline.PROJECT / "slr" / "hardware.py").read_text()
+    source = (composing.PROJECT / "slr" / "hardware.py").read_text()
     decide = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "decide")
     arguments = {argument.arg for argument in decide.args.args}
     fields = {field.name for field in dataclasses.fields(schema.Hardware)}
     assert fields | {"quantization"} == arguments
     for kind in schema.DEVICES:
-        assert set(OmegaConf.load(commandline.CONF / "hardware" / f"{kind}.yaml")) == fields
+        assert set(OmegaConf.load(composing.CONF / "hardware" / f"{kind}.yaml")) == fields
 
 
 def test_auto_hardware_is_filled_from_the_kind_and_what_was_typed_wins():
     config = compose("hardware=auto", "hardware.workers=3")
     cpu = compose("hardware=cpu").hardware
-    assert commandline.fill_hardware(config.hardware, "cpu") == dataclasses.replace(cpu, workers=3)
+    assert composing.fill_hardware(config.hardware, "cpu") == dataclasses.replace(cpu, workers=3)
 
 
 def test_experiments_win_over_the_page_and_words_over_experiments():
@@ -125,7 +125,7 @@ def test_mistakes_are_one_line(words, message):
     "name", ["a b", "a,b", "a=b", "it's", "ä", '"q"', "${x}", "(1)", "back\\slash", "end\\", "\\'", "#", "%", "~"]
 )
 def test_any_path_reaches_the_configuration_as_typed(name):
-    words = commandline.quote_paths([f"outputs=/tmp/{name}", f"data=/{name}/d"])
+    words = grammar.quote_paths([f"outputs=/tmp/{name}", f"data=/{name}/d"])
     for flags in ([], ["-m"]):
         config = compose(*flags, *words)
         assert config.outputs == f"/tmp/{name}"
@@ -136,7 +136,7 @@ def test_relative_paths_become_absolute_and_hub_names_stay(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").mkdir()
     words = ["outputs=runs", "model.checkpoint=weights", "model.checkpoint=Org/Name", "frames=8"]
-    assert commandline.quote_paths(words) == [
+    assert grammar.quote_paths(words) == [
         f"outputs='{tmp_path}/runs'",
         f"model.checkpoint='{tmp_path}/weights'",
         "model.checkpoint='Org/Name'",

@@ -20,7 +20,7 @@ def test_a_second_process_waits_and_says_so(tmp_path):
         assert second.stderr is not None
         assert "Waiting for another process" in second.stderr.readline()
         (tmp_path / "word").write_text("done before the second came in")
-    said, _ = second.communicate(timeout=60)
+    said, _ = second.communicate(timeout=300)
     assert said == "done before the second came in\n"
 
 

@@ -158,7 +158,7 @@ def test_two_preparations_of_one_folder_take_turns(world):
     code = "import sys, pathlib\nfrom slr.prepare.folder import prepare_folder\n"
     code += "root = pathlib.Path(sys.argv[1])\nprepare_folder(root / 'clips', root / 'labels.json', root / 'out', 1)"
     both = [subprocess.Popen([sys.executable, "-c", code, str(world)], stderr=subprocess.PIPE) for _ in range(2)]
-    said = [process.communicate(timeout=120)[1] for process in both]
+    said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert sum(b"verify" in text for text in said) == 1
     assert len(read_manifest(world / "out" / "manifest.jsonl")) == 4

@@ -9,7 +9,7 @@ import torch
 from entry import command, ended, only_run, scalars
 from safetensors.torch import load_file, save_file
 
-from slr import assemble, beginning, commandline, initial
+from slr import assemble, beginning, commandline, composing, grammar, initial
 from slr.data.split import read_split
 from slr.errors import UserError
 from slr.model import lora
@@ -112,13 +112,13 @@ def test_files_that_do_not_fit_are_refused(later, tmp_path):
 
 
 def compose(*words):
-    return commandline.configurations(commandline.quote_paths(["experiment=demo", *words]))[0]
+    return commandline.configurations(grammar.quote_paths(["experiment=demo", *words]))[0]
 
 
 @pytest.fixture
 def old(tmp_path):
     """The folder of a run that has left its exported adapter alone, under a name that shells pass."""
-    commandline.register()
+    composing.register()
     folder = RunFolder(tmp_path / "an, earlier = rün")
     write_json(folder.config, to_plain(compose()))
     write_json(folder.split, {"parts": {"a": "train", "b": "train", "c": "test", "d": "val"}})

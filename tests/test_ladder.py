@@ -6,7 +6,7 @@ import pytest
 import torch
 from entry import command, ended, only_run
 
-from slr import commandline, schema
+from slr import commandline, composing, schema
 from slr.errors import UserError
 from slr.ladder import refuse_mixed
 from slr.run import RunFolder, read_json, write_json
@@ -94,7 +94,7 @@ def test_all_language_weights_learn_and_nothing_else():
 
 
 def test_rungs_of_two_versions_of_the_model_are_refused(tmp_path):
-    commandline.register()
+    composing.register()
     folders = {name: RunFolder(tmp_path / name) for name in ("zero_shot", "lora")}
     for commit, folder in zip("ab", folders.values(), strict=True):
         config = commandline.configurations(["experiment=demo"])[0]

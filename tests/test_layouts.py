@@ -13,7 +13,7 @@ import pytest
 from entry import ROOT
 from videos import number_of, numbered, write_video
 
-from slr import commandline
+from slr import commandline, composing, grammar
 from slr.data.manifest import read_manifest, read_rejected
 from slr.errors import UserError
 from slr.prepare import folder as reading
@@ -281,13 +281,13 @@ def test_ms_asl_ranges_are_cut_by_time(world):
 def test_every_layout_has_its_reader_and_its_command_on_the_page():
     assert set(LAYOUTS) == {"labels", *reading.READERS}
     page = (ROOT / "docs" / "new_dataset.md").read_text(encoding="utf-8")
-    commandline.register()
+    composing.register()
     for layout in reading.READERS:
         [words] = re.findall(rf"`(dataset\.layout={layout} [^`]+)`", page)
-        dataset = commandline.configurations(commandline.quote_paths(["dataset=folder", *words.split()]))[0].dataset
+        dataset = commandline.configurations(grammar.quote_paths(["dataset=folder", *words.split()]))[0].dataset
         assert (dataset.layout, dataset.labels) == (layout, None)
     for line in re.findall(r"(?m)^python (?:train|prepare_data)\.py (.*)$", page):
-        assert commandline.configurations(commandline.quote_paths(line.split()))
+        assert commandline.configurations(grammar.quote_paths(line.split()))
 
 
 @pytest.mark.parametrize("layout", sorted(reading.READERS))

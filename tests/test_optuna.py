@@ -21,14 +21,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from hydra_plugins import slr_optuna
-from slr import commandline, schema, space
+from slr import commandline, composing, grammar, schema, space, sweeping
 from slr import study as slr_study
 from slr.errors import UserError
 from slr.run import RunFolder, read_json, write_json
 from slr.study import Pruning, Report, Search, distribution
 from slr.sweep import lay_out
 
-commandline.register()
+composing.register()
 ROOT = Path(__file__).resolve().parent.parent
 POSIX = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 OPTUNA = "hydra/sweeper=optuna"
@@ -112,7 +112,7 @@ def begun(toy: Path, *words: str, name: str = "sweep", trials: int = 12, deed: s
 
 def finished(process: subprocess.Popen) -> tuple[int, str, str]:
     with process:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -139,7 +139,7 @@ def as_started(trial: FrozenTrial) -> tuple[str, ...]:
 
 
 def axis(word: str, composed: dict | None = None) -> space.Axis:
-    [found], _ = commandline.axes([word], OmegaConf.create(composed or {}))
+    [found], _ = sweeping.axes([word], OmegaConf.create(composed or {}))
     return found
 
 
@@ -288,7 +288,7 @@ def test_a_mistake_leaves_no_folder(tmp_path):
 
 def test_the_same_command_finds_its_folder():
     def name(*words: str) -> str:
-        return next(word for word in commandline.named(["-m", *words]) if word.startswith("sweep="))
+        return next(word for word in sweeping.named(["-m", *words]) if word.startswith("sweep="))
 
     same = name(OPTUNA, "frames=4,8", "lora.r=range(2,9)", "epochs=3")
     assert name(OPTUNA, "epochs=3", "frames=choice(4, 8)", "lora.r=range(2,9)", "hydra.sweeper.n_trials=50") == same
@@ -303,9 +303,9 @@ def test_the_same_command_finds_its_folder():
 
 def test_what_is_printed_can_be_typed():
     words = ["outputs=/a b/it's, =1", "data=/tmp/${x}", "frames=8"]
-    quoted = commandline.quote_paths(words)
+    quoted = grammar.quote_paths(words)
     assert quoted != words
-    assert commandline.typed(quoted) == words
+    assert grammar.typed(quoted) == words
 
 
 @POSIX
@@ -563,7 +563,7 @@ def test_a_run_that_the_search_gives_up_stays_so_when_it_is_killed_before_it_can
             Report(tmp_path / "trial-0", 0)(epoch, 2.0)
         study.done(0, 2.0)
     run = tmp_path / "trial-1"
-    words = commandline.quote_paths([*SMALL, "frames=1", "epochs=3", "hardware=cpu", f"data={workplace / 'data'}"])
+    words = grammar.quote_paths([*SMALL, "frames=1", "epochs=3", "hardware=cpu", f"data={workplace / 'data'}"])
     [config] = commandline.configurations(words)
     lay_out(RunFolder(run), config, [])
     from slr.prepare.dataset import prepare

@@ -171,7 +171,7 @@ def test_readers_beside_a_writer_that_is_killed_see_whole_records(tmp_path):
 @POSIX
 def test_two_processes_write_one_after_the_other(tmp_path):
     writers = [start(tmp_path, first, 2, 1000) for first in (0, 1)]
-    said = [writer.communicate(timeout=120)[1] for writer in writers]
+    said = [writer.communicate(timeout=300)[1] for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0]
     assert sum("Waiting for another process" in words for words in said) <= 1
     assert content(tmp_path, range(1000)) == list(range(1000))
@@ -186,7 +186,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_whole(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     writer = start(tmp_path, preexec_fn=limit)
-    _, said = writer.communicate(timeout=120)
+    _, said = writer.communicate(timeout=300)
     assert writer.returncode == 1
     last = said.strip().splitlines()[-1]
     assert last.startswith(f"slr.errors.UserError: expected to write into {tmp_path}, found: ")

@@ -43,7 +43,7 @@ def test_jobs_come_to_their_true_ends_and_save_themselves_when_stopped(tmp_path,
     stopping = Stopping()
 
     def stop():
-        patience = time.monotonic() + 100
+        patience = time.monotonic() + 300
         while not (folder / "d" / "waits").exists() or any(job.status == "waiting" for job in jobs[:3]):
             if time.monotonic() > patience:
                 break
@@ -54,7 +54,7 @@ def test_jobs_come_to_their_true_ends_and_save_themselves_when_stopped(tmp_path,
     thread.start()
     with pytest.raises(SystemExit) as ended:
         launcher.work(jobs, board, stopping)
-    thread.join(100)
+    thread.join(300)
     assert ended.value.code == 143
     assert board.at_once == 2
     assert toy.told(jobs[:4]) == {
@@ -79,7 +79,7 @@ def test_a_sweep_of_four_jobs_one_of_which_fails(tmp_path, workplace):
     def swept(fault: str) -> tuple[int, str, str]:
         quiet = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT / "tests" / "faults"), "FAULT": fault}
         command = [sys.executable, "train.py", *words]
-        result = subprocess.run(command, cwd=ROOT, env=os.environ | quiet, capture_output=True, text=True, timeout=600)
+        result = subprocess.run(command, cwd=ROOT, env=os.environ | quiet, capture_output=True, text=True, timeout=1200)
         return result.returncode, result.stdout, result.stderr
 
     code, out, err = swept(f"slr.training:Keeper.on_train_batch_start:2:raise:resume={runs[1]}")

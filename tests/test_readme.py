@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import evaluate
-from slr import arguments, commandline
+from slr import arguments, commandline, composing, grammar
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,8 +29,8 @@ def test_the_readme_names_every_command():
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("train.py", "prepare_data.py"))])
 def test_training_commands_compose(command):
-    commandline.register()
-    words = commandline.quote_paths(shlex.split(command)[1:])
+    composing.register()
+    words = grammar.quote_paths(shlex.split(command)[1:])
     if "frame=8" in words:
         pytest.skip("is shown because it is refused; see below")
     assert commandline.configurations(words)

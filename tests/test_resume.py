@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from slr import assemble, beginning, checkpoints, commandline, curves, schema, training
+from slr import assemble, beginning, checkpoints, commandline, composing, curves, schema, training
 from slr.data.datamodule import EpochBatches
 from slr.errors import UserError
 from slr.recognizer import place_of, step_seed
@@ -27,7 +27,7 @@ from slr.run import RunFolder, read_json, recorded, write_json
 from slr.stopping import Stopping
 from slr.transcript import transcribed
 
-commandline.register()
+composing.register()
 
 
 class Killed(BaseException):

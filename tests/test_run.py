@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from slr import commandline, schema
+from slr import commandline, composing, schema
 from slr.errors import UserError
 from slr.exclusive import Busy, occupied
 from slr.run import RunFolder, digest, open_run, provenance, read_json, recorded, status_of, write_json
 from slr.stopping import Stopping, listening
 
-commandline.register()
+composing.register()
 ROOT = Path(__file__).resolve().parent.parent
 
 

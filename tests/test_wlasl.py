@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from servers import Server
 
-from slr import commandline
+from slr import commandline, composing, grammar
 from slr.data.manifest import read_manifest, read_rejected
 from slr.errors import UserError
 from slr.prepare.download import Manners
@@ -240,7 +240,7 @@ def test_what_the_folder_lacks_comes_from_the_network(world):
     ],
 )
 def test_impossible_settings_are_one_line(word, message):
-    commandline.register()
+    composing.register()
     with pytest.raises(UserError) as refusal:
         commandline.configurations(["dataset=wlasl", word])
     assert str(refusal.value).startswith(message)
@@ -248,9 +248,9 @@ def test_impossible_settings_are_one_line(word, message):
 
 
 def test_an_address_of_an_index_reaches_the_configuration_as_typed():
-    commandline.register()
+    composing.register()
     address = "https://example.org/WLASL_v0.3.json?a=1,2&b='x'"
-    words = commandline.quote_paths(["dataset=wlasl", f"dataset.index={address}", "dataset.subset=100"])
+    words = grammar.quote_paths(["dataset=wlasl", f"dataset.index={address}", "dataset.subset=100"])
     dataset = commandline.configurations(words)[0].dataset
     assert (dataset.index, dataset.subset, dataset.place) == (address, "100", "wlasl/100")
 

@@ -24,7 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from slr import commandline, schema, space
+from slr import composing, grammar, schema, space, sweeping
 from slr.errors import UserError, explained
 from slr.files import write_whole
 from slr.run import RunFolder, read_json, status_of
@@ -99,12 +99,12 @@ class Optuna(Sweeper):
         space.require_optuna()
         from slr import study
 
-        axes, fixed = commandline.axes(arguments, self.config)
+        axes, fixed = sweeping.axes(arguments, self.config)
         given = self.settings
         search = study.Search(
             folder=Path(self.config.hydra.sweep.dir).absolute(),
             axes=axes,
-            settings=commandline.shared(self.config, [axis.key for axis in axes]),
+            settings=sweeping.shared(self.config, [axis.key for axis in axes]),
             direction=cast(Any, given.direction),
             seed=given.seed,
             pruning=study.Pruning(given.pruner, given.startup_trials, given.warmup_epochs),
@@ -149,7 +149,7 @@ class Optuna(Sweeper):
         """What would be typed for a trial alone."""
         place = space.trial_folder(search.folder, number)
         # The sweep's folder may be named after what is searched over, which differs from trial to trial.
-        where = [f"hydra.sweep.dir={commandline.quoted(str(place.parent))}", f"hydra.sweep.subdir={place.name}"]
+        where = [f"hydra.sweep.dir={grammar.quoted(str(place.parent))}", f"hydra.sweep.subdir={place.name}"]
         return [*fixed, *own_words(search, number), *where]
 
     def _wrong(self, words: list[str]) -> str:
@@ -160,7 +160,7 @@ class Optuna(Sweeper):
             composed = copy.deepcopy(self.hydra_context.config_loader.load_sweep_config(self.config, words))
             with read_write(composed), open_dict(composed):
                 del composed["hydra"]
-            commandline.to_typed(composed)
+            composing.to_typed(composed)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             return " ".join(str(error).split())
         return ""
@@ -198,7 +198,7 @@ class Optuna(Sweeper):
         if isinstance(seed, int):
             kept = [word for word in fixed if word.partition("=")[0].lstrip("+") not in ("seed", "sweep")]
             others = ",".join(str(seed + more) for more in (1, 2, 3))
-            command = ["python", "train.py", "-m", *commandline.typed([*kept, *settings]), f"seed={others}"]
+            command = ["python", "train.py", "-m", *grammar.typed([*kept, *settings]), f"seed={others}"]
             print(f"  with other seeds, since the best of many is luck in part: {shlex.join(command)}")
 
 

@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from slr import commandline, schema
+from slr import composing, schema
 from slr.board import Board, announce
 from slr.errors import explained
 from slr.memory import adapter_numbers
@@ -23,7 +23,7 @@ from slr.run import RunFolder, read_json
 from slr.stopping import Stopping, listening
 from slr.sweep import ENDED, Job, Sweep, lay_out
 
-PROGRAM = commandline.PROJECT / "train.py"
+PROGRAM = composing.PROJECT / "train.py"
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Folders(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run some jobs to their end."""
         setup_globals()
-        commandline.register()
+        composing.register()
         jobs = explained(lambda: [self._job(list(words), initial_job_idx + n) for n, words in enumerate(job_overrides)])
         for job in jobs:
             job.look()
@@ -112,7 +112,7 @@ class Folders(Launcher):
         own = copy.deepcopy(composed)  # a masked copy would lose the schema's types
         with read_write(own), open_dict(own):
             del own["hydra"]
-        config = commandline.to_typed(own)
+        config = composing.to_typed(own)
         self.sizes.append(disk(config))
         told = list(filter_overrides(words))
         lay_out(folder, config, told)

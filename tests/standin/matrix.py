@@ -3,7 +3,7 @@
 import itertools
 import json
 
-from slr import assemble, checks, commandline
+from slr import assemble, checks, commandline, composing
 from slr.errors import UserError
 from slr.model import lora
 from slr.model.inputs import load_inputs
@@ -38,7 +38,7 @@ def tried(words: list[str]) -> dict:
     }
 
 
-commandline.register()
+composing.register()
 for values in itertools.product(*GROUPS.values()):
     words = [f"{group}={value}" for group, value in zip(GROUPS, values, strict=True)]
     print(json.dumps({"words": values, **tried(words)}), flush=True)
