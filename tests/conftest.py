@@ -18,10 +18,11 @@ from entry import command, only_run
 
 from slr.exclusive import exclusive
 from slr.prepare.folder import prepare_folder
+from slr.schema import Folder
 
 sys.dont_write_bytecode = False
 ROOT = Path(__file__).resolve().parent.parent
-collect_ignore = ["standin", "faults"]  # programs for processes of their own
+collect_ignore = ["standin", "faults", "warm.py"]  # programs for processes of their own
 AWKWARD = "o, it's = ä"  # what a folder may be called
 
 
@@ -35,21 +36,21 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_clips(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the 156 real clips as a prepared data set, made once however many workers test."""
-    base = tmp_path_factory.getbasetemp()
-    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real_clips"
-    # A second worker waits at the folder's lock and then finds nothing left to do.
-    return prepare_folder(shared / "wlasl" / "clips", shared / "wlasl" / "clips.json", out, workers=2).parent
-
-
-@pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all workers of a session."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs" / AWKWARD
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_clips(shared: Path, workplace: Path) -> Path:
+    """The folder of the 156 real clips as a prepared data set, made once, in the workplace's `data`."""
+    clips, labels = shared / "wlasl" / "clips", shared / "wlasl" / "clips.json"
+    out = workplace / "data" / Folder("folder", "labels", str(clips), str(labels)).place
+    # A second worker waits at the folder's lock and then finds nothing left to do.
+    return prepare_folder(clips, labels, out, workers=2).parent
 
 
 @pytest.fixture(scope="session")

@@ -137,6 +137,14 @@ def test_a_planted_fault_is_named_with_its_remedy(tmp_path, monkeypatch, check, 
     assert (state, found in said, remedy in advice) == ("fault", True, True), (said, advice)
 
 
+def test_libraries_that_are_compiled_at_every_start_are_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))  # as if nothing had been compiled
+    assert finding("bytecode", asked(tmp_path))[0] == "ok"
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    state, found, remedy = finding("bytecode", asked(tmp_path))
+    assert (state, "PYTHONDONTWRITEBYTECODE" in found, "compileall" in remedy) == ("warning", True, True)
+
+
 def test_cuda_is_a_fault_only_where_it_was_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert finding("hardware", asked(tmp_path))[0] == "ok"

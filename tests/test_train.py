@@ -267,7 +267,7 @@ def test_caches_and_the_closed_set_objective_go_all_the_way(workplace, cache):
     assert events.Tags()["images"] == ["train/batch"]
 
 
-def test_real_clips_go_all_the_way(shared, workplace):
+def test_real_clips_go_all_the_way(shared, real_clips, workplace):
     """156 clips of WLASL: every one in one part, byte-identical ones in the same; no accuracy is claimed."""
     clips, labels = shared / "wlasl" / "clips", shared / "wlasl" / "clips.json"
     words = [
@@ -278,7 +278,7 @@ def test_real_clips_go_all_the_way(shared, workplace):
         "epochs=1",
         "frames=2",
     ]
-    command("train.py", *words, f"data={workplace / 'real'}", f"outputs={workplace / 'real runs'}")
+    command("train.py", *words, f"data={workplace / 'data'}", f"outputs={workplace / 'real runs'}")
     run = only_run(workplace / "real runs")
     command("evaluate.py", f"run={run}", "part=all")
     results = read_json(run / "evaluation" / "evaluation_results.json")

@@ -2,9 +2,12 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
 import logging
+import os
 import platform
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from slr.health.finding import FAULT, OK, WARNING, Asked, Check, Finding, NotLoo
 
 PROJECT = Path(__file__).resolve().parents[2]
 INSTALL = "docs/install.md says how to install this machine's set"
+COMPILE = f"{Path(sys.executable).name} -m compileall -q {sysconfig.get_path('purelib')}"
 TORCHVISION = (
     "pip uninstall torchvision, or take both from one index: uv pip install torch torchvision --torch-backend=auto"
 )
@@ -37,6 +41,21 @@ def look_at_python(asked: Asked) -> Iterator[Finding]:
         if fits
         else Finding("python", FAULT, found, "take Python 3.11, 3.12 or 3.13: uv venv --python 3.12")
     )
+
+
+def look_at_bytecode(asked: Asked) -> Iterator[Finding]:
+    """Whether every start compiles the libraries anew, since what Python compiles is not kept."""
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        raise NotLooked("torch is not installed")
+    if Path(importlib.util.cache_from_source(torch.origin)).is_file():
+        yield Finding("bytecode", OK, "the libraries are compiled")
+    elif sys.dont_write_bytecode or not os.access(Path(torch.origin).parent, os.W_OK):
+        why = "PYTHONDONTWRITEBYTECODE is set" if sys.dont_write_bytecode else "their folder cannot be written"
+        said = f"every start compiles the libraries anew, ten seconds or more, since {why}"
+        yield Finding("bytecode", WARNING, said, COMPILE)
+    else:
+        yield Finding("bytecode", OK, "the libraries are compiled as they are imported")
 
 
 def look_at_torch(asked: Asked) -> Iterator[Finding]:
@@ -185,6 +204,7 @@ def _first_line(error: Exception) -> str:
 BITSANDBYTES = "uv pip install --reinstall 'bitsandbytes>=0.50', or run with model.quantization=none"
 CHECKS = [
     Check("python", look_at_python, INSTALL),
+    Check("bytecode", look_at_bytecode, COMPILE),
     Check("packages", look_at_requirements, INSTALL),
     Check("torch", look_at_torch, f"uv pip install --reinstall torch --torch-backend=auto; {INSTALL}"),
     Check("torchvision", look_at_torchvision, TORCHVISION),
