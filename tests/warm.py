@@ -1,7 +1,7 @@
 """Runs entry points in processes that have imported the libraries already: ten seconds less for each.
 
-Started by `entry.ended`. Every line of standard input asks for one command: its words and environment, and files for what
-it prints. A fork becomes that command; its exit code is a line of standard output. slr is imported by the command itself.
+Started by `entry.ended`. Every line of standard input asks for one command: its words, its environment, and files for
+what it prints. A fork becomes that command; its exit code is a line of standard output. It imports slr itself.
 """
 
 import importlib
