@@ -28,8 +28,13 @@ def become(words: list[str], environment: dict[str, str], out: str, err: str) ->
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         os.dup2(file, number)
         os.close(file)
-    sys.argv, sys.path[0] = words, os.getcwd()
-    runpy.run_path(words[0], run_name="__main__")
+    sys.path[0] = os.getcwd()
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
 
 
 def serve() -> dict | None:
