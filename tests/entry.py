@@ -16,12 +16,13 @@ from slr.run import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM = Path(__file__).with_name("warm.py")
+OWN = QUIET | {"HF_HUB_OFFLINE": "1"}  # what commands get from here; some rooms set it in the tests' own process
 SMALL = ("experiment=demo", "dataset.signs=4", "dataset.signers=8")  # 32 clips
 
 
 def looked_at_once() -> dict[str, str]:
     """What Python and libraries read of the environment when they are started and imported, and not again."""
-    names = [name for name in os.environ if name.startswith(("HF_", "OMP_", "PYTHON")) and name not in QUIET]
+    names = [name for name in os.environ if name.startswith(("HF_", "OMP_", "PYTHON")) and name not in OWN]
     return {name: os.environ[name] for name in names}
 
 
@@ -49,7 +50,7 @@ def ended(*words: str | Path, fault: str = "") -> tuple[int, str, str]:
 @functools.cache
 def warm() -> subprocess.Popen:
     """The process of `warm.py`, which ends with this one."""
-    environment = os.environ | QUIET | {"HF_HUB_OFFLINE": "1"}
+    environment = os.environ | OWN
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, WARM], cwd=ROOT, env=environment, **pipes)
     atexit.register(process.communicate)
@@ -61,7 +62,7 @@ def forked(*words: str | Path) -> tuple[int, str, str]:
     process = warm()
     with tempfile.TemporaryDirectory() as folder:
         files = {"out": f"{folder}/out", "err": f"{folder}/err"}
-        asked = {"words": [*map(str, words)], "environment": os.environ | {"HF_HUB_OFFLINE": "1"}, **files}
+        asked = {"words": [*map(str, words)], "environment": os.environ | OWN, **files}
         print(json.dumps(asked), file=process.stdin, flush=True)
         code = int(process.stdout.readline())
         return code, *(Path(path).read_text(encoding="utf-8") for path in files.values())
