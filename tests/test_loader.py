@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.slow
 def test_cached_frames_beside_decoding_and_the_plain_recipe(tmp_path):
     found = rows("loader", tmp_path, "rounds=3", "--cpu-time")
-    for size, least in (("480p", 3), ("1080p", 7)):  # 6.8 and 44 of processor time by itself; others share its caches
+    for size, least in (("480p", 3.5), ("1080p", 7)):  # 6.8 and 44 of processor time by itself; others share its caches
         for way in ("cache=frames", "cache=frames, cache.format=raw"):
             assert found[f"{size}: {way}, beside decoding", "clips/s"]["ratio"] >= least
             row = found[f"{size}: {way}", "clips/s"]
