@@ -25,14 +25,11 @@ def configurations(arguments: Sequence[str]) -> list[schema.Config]:
     Raises:
         UserError: an unknown key or option, a wrong type, an impossible value, a word that is no override.
     """
-    overrides = grammar.parse([word for word in arguments if not word.startswith("-")])
-    for override in overrides:
-        composing.check_key(override)
+    overrides = composing.overrides(arguments)
     if grammar.SEARCH in arguments:
         return _corners(arguments)
-    choices = [
-        _choices(override) if grammar.sweeps(arguments) else [override.input_line or ""] for override in overrides
-    ]
+    several = grammar.sweeps(arguments)
+    choices = [_choices(override) if several else [override.input_line or ""] for override in overrides]
     with composing.conf():
         return [composing.configuration(list(job)) for job in itertools.product(*choices)]
 

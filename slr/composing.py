@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -99,12 +99,20 @@ def groups() -> dict[str, list[str]]:
 HELP = HELP.replace("{groups}", "\n".join(f"  {name}: {', '.join(options)}" for name, options in groups().items()))
 
 
-def check_key(override: Override) -> None:
-    """Refuse a key that the schema does not have; Hydra itself lets `+frame=8` pass.
+def overrides(arguments: Sequence[str]) -> list[Override]:
+    """The words among the arguments, each for a key that can be typed.
 
     Raises:
-        UserError: an unknown key or option, or one that only a run writes.
+        UserError: a word that is no override, an unknown key or option, or a key that only a run writes.
     """
+    found = grammar.parse([word for word in arguments if not word.startswith("-")])
+    for override in found:
+        _check_key(override)
+    return found
+
+
+def _check_key(override: Override) -> None:
+    """Refuse a key that the schema does not have; Hydra itself lets `+frame=8` pass."""
     key = override.key_or_group
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return

@@ -150,10 +150,6 @@ def decide(
         reasons.append(reason)
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    cores = max(1, (os.cpu_count() or 1) // place.beside)
-    workers = min(workers, cores)
-    if device == "cpu":  # threads that share a core with a worker wait for one another spinning: several times slower
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - workers)))
     return Machine(
         kind=device,
         device=str(directml.device()) if device == "directml" else device,
@@ -161,12 +157,21 @@ def decide(
         dtype=BITS_16.get(precision.partition("-")[0], torch.float32),
         quantization=quantization,
         tf32=tf32,
-        workers=workers,
+        workers=_share_cores(device, workers, place.beside),
         frames_at_once=frames_at_once,
         memory=None if memory is None else parse(memory),
         micro_batch=micro_batch,
         reasons=tuple(reasons),
     )
+
+
+def _share_cores(device: str, workers: int, beside: int) -> int:
+    """How many of the workers have a core, where so many processes share the machine; torch's threads take the rest."""
+    cores = max(1, (os.cpu_count() or 1) // beside)
+    workers = min(workers, cores)
+    if device == "cpu":  # threads that share a core with a worker wait for one another spinning: several times slower
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - workers)))
+    return workers
 
 
 def _refuse(device: str, precision: str, quantization: str, four_bit: bool) -> None:

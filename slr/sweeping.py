@@ -83,12 +83,9 @@ def named(arguments: Sequence[str]) -> list[str]:
         UserError: as `configurations`.
     """
     words = list(arguments)
-    if not any(word in grammar.SWEEP for word in words) or any(word.startswith("sweep=") for word in words):
+    if not grammar.sweeps(words) or any(word.startswith("sweep=") for word in words):
         return words
-    overrides = grammar.parse([word for word in words if not word.startswith("-")])
-    for override in overrides:
-        composing.check_key(override)
-    own = [override for override in overrides if not override.key_or_group.startswith("hydra")]
+    own = [override for override in composing.overrides(words) if not override.key_or_group.startswith("hydra")]
     fixed = [override.input_line or "" for override in own if not override.is_sweep_override()]
     with composing.conf():
         composed = composing.composed(fixed)

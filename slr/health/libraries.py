@@ -17,7 +17,7 @@ from slr.health.finding import FAULT, OK, WARNING, Asked, Check, Finding, NotLoo
 
 PROJECT = Path(__file__).resolve().parents[2]
 INSTALL = "docs/install.md says how to install this machine's set"
-COMPILE = f"{Path(sys.executable).name} -m compileall -q {sysconfig.get_path('purelib')}"
+COMPILE = f'{Path(sys.executable).name} -m compileall -q "{sysconfig.get_path("purelib")}"'
 TORCHVISION = (
     "pip uninstall torchvision, or take both from one index: uv pip install torch torchvision --torch-backend=auto"
 )
