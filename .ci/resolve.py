@@ -98,9 +98,8 @@ def faults(found: dict[str, str], system: str, python: str, extras: str) -> list
         for name, version in least.items()
         if name not in found or number(found[name]) < number(version)
     ]
-    reader = "decord" if system in ("linux", "windows") else "decord2"
-    if [name for name in ("decord", "decord2", "eva-decord") if name in found] != [reader]:
-        said.append(f"expected {reader} alone")
+    if [name for name in ("decord", "decord2", "eva-decord") if name in found] != ["decord2"]:
+        said.append("expected decord2 alone")
     if "torch-directml" in found and (found["torch"] != "2.4.1" or number(found["transformers"]) >= (5, 15)):
         said.append("torch-directml beside another torch, or a transformers that does not see it")
     if extras == "cpu" and any(name.startswith("nvidia-") for name in found):

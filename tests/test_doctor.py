@@ -121,7 +121,7 @@ def test_all_faults_at_once_are_all_named(tmp_path):
     ("check", "fault", "found", "remedy"),
     [
         ("PyAV", NO_PYAV, "No module named 'av'", "uv pip install --reinstall av"),
-        ("decord", NO_DECORD, "libavcodec.so.58", "uv pip install --reinstall av decord"),
+        ("decord", NO_DECORD, "libavcodec.so.58", "uv pip install --reinstall av decord2"),
         ("NF4 on cpu", NO_BITSANDBYTES, "libcudart.so.13", "model.quantization=none"),
         ("NF4 on cpu", ABORTING, "SIGABRT" if os.name == "posix" else "ended with", "model.quantization=none"),
         ("torchvision", NO_NMS, "operator torchvision::nms does not exist", "pip uninstall torchvision"),

@@ -23,7 +23,7 @@ def resolve():
 
 GOOD = {"torch": "2.15.0+cpu", "transformers": "5.24.0", "lightning": "2.6.6", "peft": "0.21.2", "av": "19.0.2"}
 GOOD |= {"bitsandbytes": "0.50.2", "hydra-core": "1.3.8", "omegaconf": "2.3.1", "huggingface-hub": "2.4.0"}
-GOOD |= {"numpy": "2.5.5", "decord": "0.6.0", "optuna": "5.0.0"}
+GOOD |= {"numpy": "2.5.5", "decord2": "3.4.0", "optuna": "5.0.0"}
 
 
 def test_versions_are_numbers_not_letters(resolve):
@@ -36,7 +36,7 @@ def test_versions_are_numbers_not_letters(resolve):
     [
         ({"bitsandbytes": "0.42.0"}, "bitsandbytes 0.42.0 < 0.50"),  # what a resolver fell back to on a Mac
         ({"torch": "2.4.1"}, "torch 2.4.1 < 2.6"),
-        ({"decord2": "3.4.0"}, "expected decord alone"),
+        ({"decord": "0.6.0"}, "expected decord2 alone"),
         ({"torch-directml": "0.2.5.dev240914"}, "torch-directml beside another torch"),
     ],
 )

@@ -1,8 +1,11 @@
+import importlib.util
+import sys
+
 import numpy as np
 import pytest
 
 from slr.data.manifest import read_manifest
-from slr.data.video import read, sample_positions
+from slr.data.video import load_decord, read, sample_positions
 from slr.errors import UserError
 from slr.prepare.encode import write_clip
 
@@ -98,6 +101,18 @@ def test_what_cannot_be_read_is_named(reader, clip, tmp_path, capfd):
 def test_positions_that_are_none_are_refused(positions, clip):
     with pytest.raises(ValueError, match="positions"):
         read(clip, np.array(positions))
+
+
+def test_decord_is_imported_without_the_libraries_of_cuda(tmp_path, monkeypatch):
+    """A package in its place tells what it would have found, and the name is free again afterwards."""
+    (tmp_path / "decord.py").write_text("import importlib.util\nnvidia = importlib.util.find_spec('nvidia')\n")
+    (tmp_path / "nvidia.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] in ("decord", "nvidia")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert load_decord().nvidia is None
+    assert importlib.util.find_spec("nvidia") is not None
+    del sys.modules["decord"]
 
 
 def test_an_unknown_reader_is_refused(clip):

@@ -63,10 +63,11 @@ def look_at_pyav(asked: Asked) -> Iterator[Finding]:
 
 
 def look_at_decord(asked: Asked) -> Iterator[Finding]:
-    """decord, or decord2, which training reads clips with."""
-    wrong = _read("decord")
-    import decord
+    """decord (the package decord2), which training reads clips with."""
+    from slr.data.video import load_decord
 
+    wrong = _read("decord")
+    decord = load_decord()
     if wrong:
         raise RuntimeError(wrong)
     yield Finding("decord", OK, f"{decord.__version__} reads the frames that were written")
@@ -177,7 +178,7 @@ def look_at_token(asked: Asked) -> Iterator[Finding]:
         yield Finding("token", OK, "none; public models such as InternVL3.5 need none")
 
 
-DECODER = "uv pip install --reinstall av decord (decord2 on macOS and on ARM)"
+DECODER = "uv pip install --reinstall av decord2"
 CHECKS = [
     Check("PyAV", look_at_pyav, DECODER),
     Check("decord", look_at_decord, DECODER),

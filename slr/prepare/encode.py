@@ -19,7 +19,7 @@ def write_clip(
     """Encode frames as H.264 in an MP4 file and return how many frames were written.
 
     The same frames give the same bytes: one thread, no date. Every frame is shown, from time 0 on, at a constant rate:
-    no B-frames and hence no edit list, which is what makes decord return frames two positions off. A key frame at
+    no B-frames and hence no edit list, on which readers differ by two frames. A key frame at
     least every 12 frames keeps random access short.
 
     Args:
