@@ -3,15 +3,31 @@
 import atexit
 import functools
 import multiprocessing
+import queue
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}  # exit codes by which a shell and schedulers know them
+GLANCE = 0.5  # seconds after which whoever waits looks whether a signal has come
 ECHO = 2.0  # seconds in which a signal is the first one again: `uv run`, for one, passes on what all processes got
+
+Item = TypeVar("Item")
+
+
+def next_of(items: "queue.SimpleQueue[Item]") -> Item:
+    """Wait for a queue's next item, and hear Ctrl-C and SIGTERM while waiting.
+
+    The system may hand a signal to any thread, such as one that is just being started. Python then notes it, but the
+    main thread, which alone handles it, waits on: it has to look from time to time.
+    """
+    while True:
+        with suppress(queue.Empty):
+            return items.get(timeout=GLANCE)
 
 
 class Stopping:

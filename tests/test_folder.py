@@ -164,6 +164,37 @@ def test_two_preparations_of_one_folder_take_turns(world):
     assert len(read_manifest(world / "out" / "manifest.jsonl")) == 4
 
 
+def test_a_preparation_that_begins_while_another_one_looks_is_not_foreign(world, monkeypatch):
+    import slr.prepare.records as records
+
+    honest, looks = records.read_ledger, []
+
+    def overtaken(path):
+        looks.append(found := honest(path))
+        if len(looks) == 1:
+            prepare(world)  # by another process, between this one's look at the ledger and its look at the folder
+        return found
+
+    monkeypatch.setattr(records, "read_ledger", overtaken)
+    manifest = prepare(world)
+    assert looks[0] is None
+    assert len(read_manifest(manifest)) == 4
+
+
+@pytest.mark.parametrize("error", ["OSError", "ImportError"])
+def test_a_reader_that_does_not_load_is_not_the_fault_of_the_videos(world, monkeypatch, error):
+    """As while the environment is being installed: once it is whole, the same command goes on."""
+    (world / "site").mkdir()
+    (world / "site" / "decord.py").write_text(f"raise {error}('libavformat.so: cannot open shared object file')")
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "path", [str(world / "site"), *sys.path])
+        refused(world, ["libavformat.so", "run the same command again"])
+    assert not (world / "out" / "rejected.jsonl").exists()
+    before = snapshot(world / "out" / "clips")
+    assert len(read_manifest(prepare(world))) == 4
+    assert snapshot(world / "out" / "clips") == before
+
+
 def refused(world, words, **settings):
     with pytest.raises(UserError) as refusal:
         prepare(world, **settings)

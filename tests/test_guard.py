@@ -1,7 +1,10 @@
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +109,59 @@ def test_ctrl_c_ends_the_children(tmp_path):
     assert b"KeyboardInterrupt" in said
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+@POSIX
+def test_a_signal_that_another_thread_takes_is_heard_before_the_call_ends(tmp_path, monkeypatch):
+    """Which thread gets a process's signal is the system's choice; the main thread, which handles it, is not woken."""
+    os.mkfifo(tmp_path / "pids")
+    told = f"open({str(tmp_path / 'pids')!r}, 'w').write(str(__import__('os').getpid()))"
+    child, alive = [], []
+
+    def take() -> None:
+        child.append(int((tmp_path / "pids").read_text()))
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    def heard(number, frame):
+        alive.append(Path(f"/proc/{child[0]}").exists() if sys.platform == "linux" else True)
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGUSR1, heard)
+    thread = threading.Thread(target=take)
+    thread.start()
+    try:
+        with pytest.raises(InterruptedError):
+            run(f"[{told}, {HANG}]", limits=Limits(wall=20))
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert alive == [True]
+
+
+@POSIX
+def test_what_a_child_started_ends_with_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    words = ["sh", "-c", f"exec >{shlex.quote(str(tmp_path / 'pipe'))}; echo in; sleep 20; echo survived"]
+    with Guard(eval, workers=1) as guard:
+        outcomes = guard.run([("1",), (f"__import__('subprocess').run({words!r})",)])
+        assert next(outcomes) == (0, 1)
+        said = (tmp_path / "pipe").open()
+        assert said.readline() == "in\n"
+    with said:
+        assert said.read() == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_killed_parent_takes_its_children_along(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    pipe = f"open({str(tmp_path / 'pipe')!r}, 'w', 1)"
+    late = "__import__('time').sleep(20)"
+    calls = [(f"[pipe.write('in\\n') + ({late} or pipe.write('survived')) for pipe in [{pipe}]]",)]
+    code = f"from slr.prepare.guard import Guard\nwith Guard(eval, 1) as guard: list(guard.run({calls!r}))"
+    with subprocess.Popen([sys.executable, "-c", code]) as parent, (tmp_path / "pipe").open() as said:
+        assert said.readline() == "in\n"
+        parent.kill()
+        assert said.read() == ""
 
 
 @POSIX

@@ -16,6 +16,7 @@ from slr.prepare import address as addresses
 from slr.prepare.download import Failure, Manners, download
 from slr.prepare.ledger import Ledger, Outcome, read_ledger
 from slr.prepare.progress import shown
+from slr.stopping import next_of
 
 HEAD: dict[str, Any] = {"dataset": "downloads", "version": 1}
 MOST_THREADS = 32
@@ -139,7 +140,7 @@ class _Round:
                 for _ in range(self._manners.per_host):
                     threads.submit(self._lane, host)
             for _ in self._asked:
-                done = self._done.get()
+                done = next_of(self._done)
                 if isinstance(done, BaseException):
                     raise done
                 yield done

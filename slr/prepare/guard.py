@@ -1,5 +1,6 @@
 """Work that may hang, crash or swallow memory, done in child processes that are ended when it does."""
 
+import ctypes
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from slr.errors import UserError
+from slr.stopping import next_of
 
 try:
     import resource
@@ -29,6 +31,7 @@ except ImportError:  # Windows: the wall clock alone must do
 CHILD = "import json, sys; order = json.loads(sys.argv[1]); sys.path[:] = order.pop('path')\n"
 CHILD += "from slr.prepare.guard import serve; serve(**order)"
 START = 60  # seconds that a child has to import what it needs
+PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,15 @@ class Guard:
         """Yield (position of the call, its value or Ended) as calls are done.
 
         Raises:
-            UserError: The function met an operating system error, such as a full disk.
+            UserError: The function met an operating system error, such as a full disk, or a library that does not load.
             RuntimeError: The function raised anything else.
         """
+        finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         pending = {self._threads.submit(self._call, arguments): number for number, arguments in enumerate(calls)}
-        for done in as_completed(pending):
+        for future in list(pending):
+            future.add_done_callback(finished.put)
+        while pending:
+            done = next_of(finished)
             yield pending.pop(done), done.result()
 
     def __enter__(self) -> Self:
@@ -163,9 +170,15 @@ class _Child:
         return reply
 
     def end(self) -> None:
-        """Kill the process; a thread that waits for its reply gets none."""
+        """Kill the process and what it started; a thread that waits for its reply gets none."""
         self.ended = True
+        self._kill_group()
         self._process.kill()
+
+    def _kill_group(self) -> None:
+        if os.name == "posix" and self._process.returncode is None:  # else its number may be another's by now
+            with suppress(ProcessLookupError, PermissionError):  # macOS refuses where all of them have ended
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Kill the process and let go of its pipes."""
@@ -185,6 +198,7 @@ class _Child:
 
     def _obituary(self, seconds: float) -> dict[str, Any]:
         expired, self.ended = self.ended, True
+        self._kill_group()  # what it started, and itself if it has done no more than close its pipe
         code = self._process.wait()
         if expired:
             return {"reason": "timeout", "detail": f"it took more than {seconds:g} seconds"}
@@ -196,6 +210,7 @@ class _Child:
 
 def serve(function: str, cpu: int, memory: int) -> None:
     """Be a guard's child: answer calls from standard input until it closes."""
+    _end_with_parent()
     module, _, name = function.partition(":")
     call = attrgetter(name)(import_module(module))
     replies = os.fdopen(os.dup(1), "w")
@@ -212,6 +227,12 @@ def serve(function: str, cpu: int, memory: int) -> None:
         print(_answer(call, json.loads(line)), file=replies, flush=True)
 
 
+def _end_with_parent() -> None:
+    """Have the system kill this process when its parent ends; elsewhere than on Linux the call at hand ends first."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _limit(kind: int | None, soft: int) -> None:
     if resource is None or kind is None:
         return
@@ -225,7 +246,7 @@ def _answer(call: Callable[..., Any], arguments: list[Any]) -> str:
         return json.dumps({"value": call(*arguments)})
     except MemoryError:
         return json.dumps({"reason": "memory", "detail": "it needs more memory than one call may take"})
-    except OSError as error:
+    except (OSError, ImportError) as error:
         return json.dumps({"refused": str(error)})
     except Exception:
         return json.dumps({"raised": traceback.format_exc()})

@@ -97,20 +97,27 @@ def _known(out: Path, recipe: dict[str, Any]) -> dict[str, Outcome]:
     """What an earlier preparation made of which file, by clip id; empty if it was by another recipe."""
     try:
         source = read_ledger(out / "source.json")
+        if source is None and (strange := _strange(out)):
+            # Again: another process may have begun here while the folder was listed.
+            source = read_ledger(out / "source.json")
+            if source is None:
+                raise UserError(f"expected a new folder or a prepared data set, found {strange[0]}; choose another")
     except (OSError, ValueError) as error:
         raise UserError(f"expected a prepared data set in {out}, found {error}; delete it or choose another") from None
     if source is None:
-        strange = [path for path in out.glob("**/*") if path.is_file() and path.name != ".lock"]
-        # A disk that was full before the first line could be written leaves its beginning.
-        strange = [path for path in strange if not path.name.startswith(".source.json.")]
-        if strange:
-            raise UserError(f"expected a new folder or a prepared data set, found {strange[0]}; choose another")
         return {}
     if source.get("dataset") != recipe["dataset"]:
         raise UserError(
             f"expected a prepared data set of the kind {recipe['dataset']} in {out}, found another; choose another"
         )
     return source["outcomes"] if {name: source.get(name) for name in recipe} == recipe else {}
+
+
+def _strange(out: Path) -> list[Path]:
+    """Files that no preparation leaves in a folder that it has not begun."""
+    files = [path for path in out.glob("**/*") if path.is_file() and path.name != ".lock"]
+    # A disk that was full before the first line could be written leaves its beginning.
+    return [path for path in files if not path.name.startswith(".source.json.")]
 
 
 def _reusable(records: list[Record], known: dict[str, Outcome], out: Path) -> dict[str, Outcome]:
