@@ -44,7 +44,7 @@ def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> 
         return read_split(folder.split, clips), read_json(folder.vocabulary)
     split = divide(clips, config)
     vocabulary = vocabulary_of(config, clips)
-    record_beginning(folder, config, split, vocabulary)
+    record_beginning(folder, config, clips, split, vocabulary)
     return split, vocabulary
 
 
@@ -97,10 +97,12 @@ def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
     )
 
 
-def record_beginning(folder: RunFolder, config: schema.Config, split: Split, vocabulary: list[str]) -> None:
+def record_beginning(
+    folder: RunFolder, config: schema.Config, clips: Sequence[Clip], split: Split, vocabulary: list[str]
+) -> None:
     """Write what evaluate, resume and `slr.load` need, before anything can fail."""
     if config.init:
-        initial.write_down(folder, initial.take(config, split.parts))
+        initial.write_down(folder, initial.take(config, clips, split))
     write_json(folder.config, schema.to_plain(config))
     write_json(folder.vocabulary, vocabulary)
     write_split(folder.split, split)

@@ -3,10 +3,15 @@
 What it was is written down when the run begins, since the earlier run may go on, move or be deleted.
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from slr import schema
+from slr.data.copies import marks
+from slr.data.manifest import Clip, read_manifest
+from slr.data.split import Split, read_split
 from slr.errors import UserError
 from slr.files import sha256
 from slr.run import RunFolder, find_run, read_json, write_json
@@ -24,19 +29,27 @@ class Initial:
         run: the earlier run's folder.
         file: within it.
         sha256: of the file.
-        seen: val and test -> clips of the new run's part that the earlier one trained with.
+        seen: val and test -> clips of the new run's part that the earlier one trained with; None where its prepared
+            clips are gone, so that nobody can say.
     """
 
     run: str
     file: str
     sha256: str
-    seen: dict[str, int]
+    seen: dict[str, int] | None
 
     def describe(self) -> str:
         """One line: where the adapter comes from, and what of the evaluation it knows already."""
+        return f"begins with the adapter of {self.run} ({self.file}, SHA-256 {self.sha256[:12]}){self._warning()}"
+
+    def _warning(self) -> str:
+        if self.seen is None:
+            return (
+                "; the clips that it has trained with are no longer where it had them, so how many of them are in val "
+                "and test is not known"
+            )
         known = [f"{count} clips of {part}" for part, count in self.seen.items() if count]
-        told = f"; it has trained with {' and '.join(known)}, which say nothing of unseen clips" if known else ""
-        return f"begins with the adapter of {self.run} ({self.file}, SHA-256 {self.sha256[:12]}){told}"
+        return f"; it has trained with {' and '.join(known)}, which say nothing of unseen clips" if known else ""
 
 
 def adapter_file(config: schema.Config) -> Path:
@@ -85,22 +98,53 @@ def _earlier(config: schema.Config) -> tuple[RunFolder, schema.Config]:
         raise UserError(f"init={config.init}: {error}") from None
 
 
-def take(config: schema.Config, parts: dict[str, str]) -> Initial:
+def take(config: schema.Config, clips: Sequence[Clip], split: Split) -> Initial:
     """What a run begins with.
 
     Args:
         config: of the run, with `init`.
-        parts: its own clips' parts.
+        clips: its own.
+        split: of them.
 
     Raises:
         UserError: as `adapter_file`.
     """
     file = adapter_file(config)
     folder, other = _earlier(config)
-    same = other.dataset.place == config.dataset.place and folder.split.is_file()
-    trained = {name for name, part in read_json(folder.split)["parts"].items() if part == "train"} if same else set()
-    seen = {part: sum(name in trained for name in parts if parts[name] == part) for part in ("val", "test")}
-    return Initial(str(folder.root), file.relative_to(folder.root).as_posix(), sha256(file), seen)
+    return Initial(
+        str(folder.root),
+        file.relative_to(folder.root).as_posix(),
+        sha256(file),
+        _seen(_trained_with(folder, other, clips), clips, split),
+    )
+
+
+def _trained_with(folder: RunFolder, other: schema.Config, clips: Sequence[Clip]) -> list[Clip] | None:
+    """The clips that the earlier run has trained with; None where its data set is gone, or was prepared anew since.
+
+    Args:
+        folder: of the earlier run.
+        other: its configuration.
+        clips: of the new run, which may be the same, wherever they lie now.
+    """
+    for found in (lambda: clips, lambda: read_manifest(Path(other.data) / other.dataset.place / "manifest.jsonl")):
+        with suppress(UserError):
+            there = found()
+            return read_split(folder.split, there).select(there, "train")
+    return None
+
+
+def _seen(trained: Sequence[Clip] | None, clips: Sequence[Clip], split: Split) -> dict[str, int] | None:
+    """Val and test -> how many of their clips have the content of one that has trained, whatever either is called."""
+    if trained is None:
+        return None
+    known = {mark for clip in trained for mark in _content(clip)}
+    return {part: sum(bool(known & _content(clip)) for clip in split.select(clips, part)) for part in ("val", "test")}
+
+
+def _content(clip: Clip) -> set[str]:
+    """What tells that two clips show one recording: their bytes, or the stretch that their data set gives them."""
+    return marks(clip) | ({clip.segment} if clip.segment else set())
 
 
 def write_down(folder: RunFolder, initial: Initial) -> None:

@@ -32,6 +32,9 @@ from slr.model.trie import build_trie
 
 SHOWN = 90  # characters of the prompt's end in TensorBoard's picture; what is before them are the frames' places
 ALL = slice(None)
+# Steps in a row that 16-bit gradients may overflow in. The scaler begins at 2**16 and halves at each: behind so many
+# gradients overflow without any scaling, and no smaller scale is going to help.
+SKIPPED = 16
 
 
 class Recognizer(L.LightningModule):
@@ -93,6 +96,7 @@ class Recognizer(L.LightningModule):
         self.metrics = RankingMetrics()
         self.val_losses = CatMetric(nan_strategy="disable", **SHARED)
         self.pending_census = {"lora_B": True, "lora_A": True}
+        self.skipped = 0  # steps in a row, up to now, that an overflow has cost
         self.train()  # Lightning leaves modes as it finds them, and without this the adapter's dropout would be off
 
     def describe(self) -> str:
@@ -199,13 +203,19 @@ class Recognizer(L.LightningModule):
             processes.agree("adapter", hashlib.sha256(content).hexdigest())
 
     def training_step(self, batch: Batch, index: int) -> None:
-        """One optimiser step."""
+        """One optimiser step.
+
+        Raises:
+            UserError: the loss, or a gradient that no scale of 16-bit arithmetic explains, is not finite.
+        """
         torch.manual_seed(step_seed(self.seed, self.global_step, processes.place().rank))
         if self.global_step == 0:
             self._show(batch)
         # One of each, where Lightning's types allow several.
         optimizer, scheduler = cast(LightningOptimizer, self.optimizers()), cast(LambdaLR, self.lr_schedulers())
         loss = self.backward_batch(batch)
+        if not loss.isfinite():  # no scale explains that: only gradients are scaled
+            raise _overflow("the loss is not finite")
         self.log("train/lr", scheduler.get_last_lr()[0], batch_size=1)
         optimizer.step()
         optimizer.zero_grad()
@@ -226,14 +236,25 @@ class Recognizer(L.LightningModule):
         self.logger.experiment.add_image("train/batch", draw_batch(frames, captions))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Census, then clip. Gradients are unscaled here in 16-bit too."""
-        norm = self.clip()
-        if not norm.isfinite() and self.trainer.precision == "16-mixed":
-            return  # the scaler begins too high on purpose: its first steps overflow, are skipped, and say nothing
-        if any(self.pending_census.values()):
-            self._take_census()
-        if not norm.isfinite():
-            raise UserError("the gradient is not finite; lower optimizer.lr, or use hardware.precision=32-true")
+        """Clip, then census. Gradients are unscaled here in 16-bit too."""
+        if self.clip().isfinite():
+            self.skipped = 0
+            if any(self.pending_census.values()):
+                self._take_census()
+        elif self.trainer.precision != "16-mixed":
+            raise _overflow("the gradient is not finite")
+        else:  # the scaler begins too high on purpose: its first steps overflow, are skipped, and say nothing
+            self.skipped += 1
+            if self.skipped > SKIPPED:
+                raise _overflow(f"the gradient is not finite in {self.skipped} steps in a row")
+
+    def on_train_end(self) -> None:
+        """See that a training that ends, be it early, has made a step at all.
+
+        Not at the first validation: of a small training part, the scaler's first steps are an epoch and more.
+        """
+        if 0 < self.skipped == self.global_step:
+            raise _overflow(f"the gradient was not finite in any of the {self.skipped} steps")
 
     def clip(self) -> Tensor:
         """Shorten the gradient to `clip_norm`; returns how long it was, float32 ()."""
@@ -298,8 +319,13 @@ class Recognizer(L.LightningModule):
         """Keep what was trained, and what it was trained to name."""
         checkpoint["state_dict"] = {f"network.{k}": v for k, v in lora.adapter_state(self.network).items()}
         checkpoint["vocabulary"] = self.vocabulary
+        checkpoint["skipped"] = self.skipped
         logged = self.trainer.callback_metrics
         checkpoint["metrics"] = {k.removeprefix("val/"): float(v) for k, v in logged.items() if k.startswith("val/")}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting what an overflow has cost; states of old did not say."""
+        self.skipped = checkpoint.get("skipped", 0)
 
     def restore(self, path: Path) -> dict[str, float]:
         """Put a checkpoint's adapter in place; returns the validation metrics that it was saved with.
@@ -365,6 +391,12 @@ def place_of(checkpoint: Path | None) -> Place:
         return Place()
     content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     return Place(content["global_step"], content["validated"])
+
+
+def _overflow(what: str) -> UserError:
+    return UserError(
+        f"{what}: weights or arithmetic have overflowed; lower optimizer.lr, or use hardware.precision=32-true"
+    )
 
 
 def closed_set_loss(log_probability: Tensor, gloss: Tensor, smoothing: float) -> Tensor:

@@ -84,8 +84,7 @@ def score_elsewhere(
     if not known:
         raise UserError(f"other={folder}: expected clips of glosses that the run knows, found none of {len(clips)}")
     about = {"part": "all", "checkpoint": checkpoint, "data": "/".join(folder.resolve().parts[-2:]), "split": "none"}
-    groups = [group for group in conflicts([*clips, *lost]) if set(group) <= set(ranker.vocabulary)]
-    found = Context(about, coverage(clips, lost, "none", "all"), groups, calibration)
+    found = Context(about, coverage(clips, lost, "none", "all"), conflicts([*clips, *lost]), calibration)
     results = evaluation(known, ranker.vocabulary, ranker.look_clips(known, "ranking", folder), found)
     if strange:
         states = ranker.look_clips(strange, "ranking unknown signs", folder).state

@@ -5,6 +5,7 @@ state is exact wherever between two steps it is saved, and its place follows fro
 """
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -79,6 +80,7 @@ class Keeper(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Handle signals once more: Lightning has put its own handlers in between."""
+        self.ties = (math.inf, math.inf)  # what decides against a score that equals the best: MRR, then minus the loss
         self.stopping.listen()
         self.stopping.deferred = True
         self.saved = time.monotonic()
@@ -109,10 +111,10 @@ class Keeper(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, as the best one where it is."""
         self.validated = True
-        score = float(trainer.callback_metrics[self.monitor])
-        better = self.best is None or (score < self.best if self.monitor == LOSS else score > self.best)
+        score, mrr, loss = (float(trainer.callback_metrics[name]) for name in (self.monitor, "val/mrr", LOSS))
+        better = self._is_better(score, (mrr, -loss))
         if better:
-            self.best = score
+            self.best, self.ties = score, (mrr, -loss)
         self._save(trainer, best=better)
         pl_module.print(_epoch(trainer) + (", the best so far" if better else ""))
         if asked := self.asked():
@@ -120,7 +122,7 @@ class Keeper(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """What the next process must know."""
-        return {"best": self.best}
+        return {"best": self.best, "ties": self.ties}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Know it."""
@@ -130,6 +132,7 @@ class Keeper(Checkpoint):
         """Write the place in the training as Lightning reads it, and whether early stopping has ended it."""
         checkpoint["ended"] = trainer.should_stop
         checkpoint["validated"] = self.validated
+        self.ties = tuple(state_dict.get("ties", self.ties))  # a state of old has none: only a better score replaces it
         place(checkpoint["loops"]["fit_loop"], trainer.global_step, int(trainer.num_training_batches), self.validated)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -154,6 +157,12 @@ class Keeper(Checkpoint):
         return processes.gather(time.monotonic() - self.saved >= seconds)[0]
 
     def _save(self, trainer: Trainer, best: bool) -> None:
+    def _is_better(self, score: float, ties: tuple[float, float]) -> bool:
+        """Whether a validation goes before the best one: by the monitor, then by MRR, then by the loss."""
+        if self.best is None or score == self.best:
+            return self.best is None or ties > self.ties
+        return score < self.best if self.monitor == LOSS else score > self.best
+
         processes.once(lambda: self._write(trainer, best))
         self.saved = time.monotonic()
 

@@ -46,7 +46,7 @@ FORBIDDEN = {
     "slr.beginning": ["torch", "hydra", "slr.recognizer", "slr.prepare", "slr.report", "slr.assemble"],
     "slr.checks": ["torch", "slr.recognizer", "slr.report", "slr.training"],
     "slr.looking": ["slr.prepare", "slr.run", "slr.report.page", "slr.training"],
-    "slr.initial": ["torch", "slr.model", "slr.data", "slr.recognizer", "slr.prepare", "slr.report", "slr.assemble"],
+    "slr.initial": ["torch", "slr.model", "slr.recognizer", "slr.prepare", "slr.report", "slr.assemble"],
     "slr.training": ["slr.prepare", "slr.report", "slr.assemble", "slr.data", "slr.model"],
     "slr.checkpoints": ["torch", "slr.run", "slr.training"],
     "slr.recognizer": ["slr.prepare", "slr.run", "slr.report", "slr.assemble", "slr.data.datamodule"],

@@ -80,6 +80,23 @@ def test_the_table_names_chance_n_and_the_interval(made):
     assert f"top-1 {right / 120:.3f} if every missing clip were wrong" in text
 
 
+def test_of_the_first_clips_alone_no_number_is_told_for_all_that_are_listed(made):
+    """With `limit=40` fifty clips are there and not ranked, and thirty are missing: right ones over 120 say nothing."""
+    glosses, log_probability, _ = made
+    facts = (9, 25.0, 8, 8, "", "", "", None, None, None)
+    clips = [Clip(str(n), f"{n}.mp4", VOCABULARY[g], *facts) for n, g in enumerate(glosses)]
+    told = {}
+    for limit in (40, 90):
+        looked = Looked(log_probability[:limit], np.zeros((limit, 6), dtype=np.float32))
+        context = Context({"part": "test"}, Coverage("official test part", 90, 120, ["x"] * 30), [], None)
+        results = evaluation(clips[:limit], VOCABULARY, looked, context)
+        told[limit] = results["summary"]["coverage"], "if every missing clip were wrong" in table(results)
+    right = (log_probability.argmax(1) == glosses).sum()
+    counted = {"of": "official test part", "clips": 90, "listed": 120, "missing": 30}
+    assert told[40] == (counted | {"top1_of_listed": None}, False)
+    assert told[90] == (counted | {"top1_of_listed": pytest.approx(right / 120)}, True)
+
+
 def test_rows_of_glosses_and_signers_equal_scikit_learn(made):
     glosses, log_probability, results = made
     first = log_probability.argmax(1)

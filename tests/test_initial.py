@@ -10,7 +10,8 @@ from entry import command, ended, only_run, scalars
 from safetensors.torch import load_file, save_file
 
 from slr import assemble, beginning, commandline, composing, grammar, initial
-from slr.data.split import read_split
+from slr.data.manifest import Clip, write_manifest
+from slr.data.split import make_split, read_split, write_split
 from slr.errors import UserError
 from slr.model import lora
 from slr.recognizer import step_seed
@@ -121,21 +122,77 @@ def old(tmp_path):
     composing.register()
     folder = RunFolder(tmp_path / "an, earlier = rün")
     write_json(folder.config, to_plain(compose()))
-    write_json(folder.split, {"parts": {"a": "train", "b": "train", "c": "test", "d": "val"}})
-    folder.adapter.mkdir()
+    folder.adapter.mkdir(parents=True)
     (folder.adapter / initial.EXPORTED).write_bytes(b"weights")
     return folder
+
+
+def clip(name, content, segment=None):
+    """A clip whose gloss is its name's first letter."""
+    facts = (9, 25.0, 8, 8, f"made of {content}", "", content, None, None, None, segment)
+    return Clip(name, f"clips/{name}.mp4", name[0], *facts)
+
+
+EARLIER = [clip("a1", "one"), clip("a2", "two"), clip("a3", "3")]
+EARLIER += [clip("b1", "4", "x#1-9"), clip("b2", "5"), clip("b3", "6")]
+
+
+def divided(clips, **parts):
+    """A split that puts the named clips into parts, and the others into train."""
+    clips = [dataclasses.replace(one, official_part=parts.get(one.id, "train")) for one in clips]
+    return clips, make_split(clips, "official", 0, {})
+
+
+@pytest.fixture
+def trained(old, tmp_path):
+    """As `old`, with its split, and its data set under a root of its own: a1, a2, b1 and b2 have trained."""
+    config = compose(f"data={tmp_path / 'data of old'}")
+    write_json(old.config, to_plain(config))
+    clips, split = divided(EARLIER, a3="val", b3="test")
+    write_split(old.split, split)
+    place = tmp_path / "data of old" / config.dataset.place
+    place.mkdir(parents=True)
+    write_manifest(place / "manifest.jsonl", clips)
+    return old, clips, place / "manifest.jsonl"
 
 
 def test_the_export_serves_where_the_checkpoint_is_gone(old):
     config = compose(f"init={old.root}")
     assert config.init == str(old.root)
     assert initial.adapter_file(config) == old.adapter / initial.EXPORTED
-    parts = {"a": "test", "b": "val", "c": "test", "d": "train"}
-    assert initial.take(config, parts).seen == {"val": 1, "test": 1}
-    assert "it has trained with 1 clips of val and 1 clips of test" in initial.take(config, parts).describe()
-    other = compose(f"init={old.root}", "dataset.seed=1")  # other clips, whatever they are called
-    assert initial.take(other, parts).seen == {"val": 0, "test": 0}
+
+
+def test_clips_that_have_trained_are_counted_by_their_content_wherever_they_lie(trained):
+    """Another data set, whose clips have other names, is of some of the same recordings."""
+    old, _, _ = trained
+    there = compose(f"init={old.root}", "dataset.seed=1")
+    again = [clip("a1", "new"), clip("a9", "one"), clip("b7", "5"), clip("b8", "6"), clip("b9", "other bytes", "x#1-9")]
+    made = dataclasses.replace(clip("a8", "from another source"), sha256="made of two")  # of the same pictures
+    clips, split = divided([*again, made], a9="val", b8="val", b9="test", a8="test", a1="test")
+    found = initial.take(there, clips, split)
+    assert found.seen == {"val": 1, "test": 2}, "b8 has not trained but tested, a1 is another clip of that name"
+    assert "it has trained with 1 clips of val and 2 clips of test, which say nothing" in found.describe()
+    clips, split = divided([clip("a1", "7"), clip("b2", "8"), clip("b3", "9")], a1="val", b2="test")
+    assert initial.take(there, clips, split).seen == {"val": 0, "test": 0}
+    assert "say nothing" not in initial.take(there, clips, split).describe()
+
+
+@pytest.mark.parametrize("change", ["gone", "prepared anew"])
+def test_where_the_earlier_clips_are_gone_no_count_is_claimed(trained, change):
+    old, there, manifest = trained
+    if change == "gone":
+        manifest.unlink()
+    else:
+        write_manifest(manifest, [dataclasses.replace(one, sha256=f"{one.sha256}, anew") for one in there])
+    config = compose(f"init={old.root}")
+    other, split = divided(EARLIER[:-1], a1="val", b1="test")
+    found = initial.take(config, other, split)
+    assert found.seen is None
+    assert "is not known" in found.describe()
+    assert len(found.describe().splitlines()) == 1
+    # The very clips that the run has divided will do, wherever they lie now.
+    _, split = divided(EARLIER, a1="val", b1="test", b2="test")
+    assert initial.take(config, there, split).seen == {"val": 1, "test": 2}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +253,8 @@ def test_a_refusal_comes_before_anything_starts(old, tmp_path):
 
 def test_a_run_that_has_not_trained_yet_wants_the_very_adapter_that_it_wrote_down(old, tmp_path):
     config, run = compose(f"init={old.root}"), RunFolder(tmp_path / "later")
-    initial.write_down(run, initial.take(config, {}))
+    initial.write_down(run, initial.take(config, *divided(EARLIER, a1="val", b1="test")))
+    assert initial.written_down(run).seen is None  # there is no split
     assert initial.the_same(config, run) == old.adapter / initial.EXPORTED
     (old.adapter / initial.EXPORTED).write_bytes(b"other weights")
     with pytest.raises(UserError, match="expected the adapter that this run began with"):

@@ -1,11 +1,15 @@
 """The LightningModule on the tiny model: gradients, census, checkpoints. What a whole run does is in test_train."""
 
 import dataclasses
+import itertools
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from slr.data.augment import ColorJitter
@@ -16,7 +20,7 @@ from slr.errors import UserError
 from slr.model import lora, vlm
 from slr.model.inputs import load_inputs
 from slr.prepare.encode import write_clip
-from slr.recognizer import Recognizer, schedule
+from slr.recognizer import SKIPPED, Recognizer, schedule
 
 GLOSSES = ["a", "mokitu", "ÄÖ", "don't want", "tuka", "pelisa", "no", "Zz"]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
@@ -137,7 +141,7 @@ def test_closed_set_gradients_are_brute_forces_whatever_the_micro_batch(inputs, 
         assert distance(ours, truth) <= 1e-4
 
 
-def fit(recognizer, samples, folder, epochs=1):
+def fit(recognizer, samples, folder, epochs=1, plugins=None):
     pad = recognizer.inputs.pad_id
     training = DataLoader(samples, batch_size=4, collate_fn=lambda rows: collate_training(rows, pad))
     ranking = DataLoader(samples, batch_size=4, collate_fn=lambda rows: collate_ranking(rows, pad))
@@ -150,6 +154,7 @@ def fit(recognizer, samples, folder, epochs=1):
         enable_model_summary=False,
         log_every_n_steps=1,
         default_root_dir=folder,
+        plugins=plugins,
     )
     trainer.fit(recognizer, training, ranking)
     return trainer
@@ -281,6 +286,75 @@ def test_a_gradient_that_overflows_stops_the_run(inputs, samples, tmp_path):
     norm.forward = lambda x: forward(x) * float("inf")
     with pytest.raises(UserError, match=r"no usable gradient|not finite"):
         fit(recognizer, samples, tmp_path)
+
+
+class Scaled(MixedPrecision):
+    """16-bit training's scaler as on a card, without the arithmetic, which CPUs do not have."""
+
+    def __init__(self):
+        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+
+    def forward_context(self):
+        return nullcontext()
+
+
+def overflowing(recognizer, steps):
+    """Have the gradient of one tensor overflow in so many first steps."""
+    count = itertools.count()
+    one = next(p for n, p in recognizer.network.named_parameters() if "lora_B" in n)
+    one.register_hook(lambda gradient: gradient * float("inf") if next(count) < steps else gradient)
+
+
+skips = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # which knows no skipped step
+
+
+@quiet
+@skips
+def test_in_16_bits_the_scalers_first_steps_may_overflow(inputs, samples, tmp_path):
+    """Here more than the first epoch has, of two steps."""
+    recognizer = make(inputs)
+    overflowing(recognizer, 3)
+    trainer = fit(recognizer, samples, tmp_path, epochs=3, plugins=[Scaled()])
+    assert trainer.precision_plugin.scaler.get_scale() == 2.0**13
+    assert recognizer.skipped == 0
+    assert recognizer.pending_census == {"lora_B": False, "lora_A": False}
+    assert all(parameter.any() for name, parameter in recognizer.network.named_parameters() if "lora_B" in name)
+
+
+@quiet
+@skips
+@pytest.mark.parametrize(("epochs", "says"), [(1, "in any of the 2 steps"), (2, "in 3 steps in a row")])
+def test_in_16_bits_a_training_without_a_step_is_no_finished_run(inputs, samples, tmp_path, monkeypatch, epochs, says):
+    assert torch.amp.GradScaler("cpu").get_scale() == 2.0**SKIPPED, "where it begins; it halves at each"
+    monkeypatch.setattr("slr.recognizer.SKIPPED", 2)
+    recognizer = make(inputs)
+    overflowing(recognizer, 99)
+    with pytest.raises(UserError, match=f"^the gradient (is|was) not finite {says}: .*hardware.precision=32-true$"):
+        fit(recognizer, samples, tmp_path, epochs, [Scaled()])
+
+
+@quiet
+def test_in_16_bits_a_loss_that_is_not_finite_stops_the_first_step(inputs, samples, tmp_path):
+    recognizer = make(inputs)
+    norm = vlm.bare(recognizer.network).model.language_model.norm
+    forward = norm.forward
+    norm.forward = lambda x: forward(x) * (float("nan") if recognizer.network.training else 1)
+    with pytest.raises(UserError, match=r"^the loss is not finite: .*hardware.precision=32-true$"):
+        fit(recognizer, samples, tmp_path, plugins=[Scaled()])
+    assert recognizer.global_step == 0
+
+
+def test_skipped_steps_are_counted_across_processes(inputs):
+    recognizer, other = make(inputs), make(inputs)
+    recognizer.skipped = 3
+    recognizer._trainer = other._trainer = SimpleNamespace(callback_metrics={}, precision="16-mixed")
+    state = {}
+    recognizer.on_save_checkpoint(state)
+    other.on_load_checkpoint(state)
+    assert other.skipped == 3
+    del state["skipped"]  # as states of old
+    other.on_load_checkpoint(state)
+    assert other.skipped == 0
 
 
 def test_two_glosses_with_one_spelling_are_refused(inputs):

@@ -258,6 +258,7 @@ class Learner(LightningModule):
     def on_validation_epoch_end(self):
         self.log("val/loss", self.scores[self.current_epoch])
         self.log("val/top1", self.weights.sum())
+        self.log("val/mrr", self.weights.prod())
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.1)
@@ -313,6 +314,47 @@ def same_state(one, other):
             assert first[key] == second[key]
         assert first.get("MixedPrecision") == second.get("MixedPrecision")
         assert repr(first["callbacks"]) == repr(second["callbacks"])
+
+
+def best_of(keeper, validations):
+    """The number of the validation that a keeper takes for the best of these, each of score, MRR and loss."""
+    saved = []  # of each, whether as the best one
+    keeper._save = lambda trainer, best: saved.append(best)
+    for number, (score, mrr, loss) in enumerate(validations):
+        told = {"val/loss": loss, "val/mrr": mrr} | {keeper.monitor: score}
+        trainer = SimpleNamespace(callback_metrics=told, current_epoch=number, max_epochs=9)
+        keeper.on_validation_end(trainer, SimpleNamespace(print=lambda line: None))
+    return max((number for number, best in enumerate(saved) if best), default=None)
+
+
+def keeper(monitor="val/top1"):
+    return training.Keeper(Path(), monitor, 0, Stopping(), lambda at: None)
+
+
+def test_ties_for_the_best_state_are_broken_by_mrr_then_by_loss():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        validations = [tuple(random.integers(1, 4, 3).tolist()) for _ in range(6)]
+        by_score = max(range(6), key=lambda n: (validations[n][0], validations[n][1], -validations[n][2], -n))
+        assert best_of(keeper(), validations) == by_score
+        losses = [(loss, mrr, loss) for _, mrr, loss in validations]
+        assert best_of(keeper("val/loss"), losses) == max(range(6), key=lambda n: (-losses[n][0], losses[n][1], -n))
+        first, second = keeper(), keeper()  # which goes on from what the first has saved
+        before = best_of(first, validations[:3])
+        second.load_state_dict(first.state_dict())
+        after = best_of(second, validations[3:])
+        assert (before if after is None else 3 + after) == by_score
+
+
+def test_a_best_state_of_old_without_ties_gives_way_to_a_better_score_alone():
+    for monitor, better in (("val/top1", 0.6), ("val/loss", 0.4)):
+        old = keeper(monitor)
+        old.load_state_dict({"best": 0.5})
+        assert best_of(old, [(0.5, 0.9, 0.1), (0.5, 1.0, 0.0)]) is None
+        assert best_of(old, [(better, 0.1, 9.0), (better, 0.2, 9.0)]) == 1
+    fresh = keeper()
+    fresh.load_state_dict({"best": None})  # saved before the first validation
+    assert best_of(fresh, [(0.0, 0.1, 9.0)]) == 0
 
 
 def goes_on_from_everywhere(calm):

@@ -47,7 +47,7 @@ def sharing(labels: Iterable[tuple[str, str | None]]) -> list[list[str]]:
 def identical_files(clips: Iterable[Clip]) -> list[list[str]]:
     """Groups of clips that were made from the same bytes, or became the same bytes."""
     clips = list(clips)
-    links = [*sharing((clip.id, _origin(clip)) for clip in clips), *sharing((clip.id, clip.sha256) for clip in clips)]
+    links = sharing((clip.id, mark) for clip in clips for mark in marks(clip))
     return [group for group in joined((clip.id for clip in clips), links) if len(group) > 1]
 
 
@@ -56,6 +56,9 @@ def identical_segments(clips: Iterable[Clip]) -> list[list[str]]:
     return sharing((clip.id, clip.segment) for clip in clips)
 
 
-def _origin(clip: Clip) -> str:
-    """The bytes that a clip was made from: its source, and where several are cut from one, which part of it."""
-    return f"{clip.source_sha256} {(clip.segment or '').rpartition('#')[2]}"
+def marks(clip: Clip) -> set[str]:
+    """What tells a clip's content: the bytes that it was made from, and those that it became.
+
+    The former are its source and, where several are cut from one, which part of it.
+    """
+    return {f"{clip.source_sha256} {(clip.segment or '').rpartition('#')[2]}", clip.sha256}

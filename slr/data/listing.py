@@ -1,6 +1,6 @@
 """What a data set lists, clips that could not be had included: the whole against which a number is read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,3 +81,17 @@ def conflicts(rows: Iterable[Clip | Rejected]) -> list[list[str]]:
     links = [{gloss[name] for name in group} for group in sharing((row.id, row.segment) for row in rows)]
     groups = joined(sorted(set(gloss.values())), [sorted(link) for link in links])
     return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def among(groups: Iterable[Iterable[str]], vocabulary: Collection[str]) -> list[list[str]]:
+    """What a vocabulary has of groups of glosses, where that still is a group.
+
+    A data set's conflicts are of all that it lists; a vocabulary may lack glosses all of whose clips are lost, or be
+    another data set's.
+
+    >>> among([["eat", "food", "meal"], ["now", "today"]], ["eat", "meal", "today"])
+    [['eat', 'meal']]
+    """
+    known = set(vocabulary)
+    found = [[gloss for gloss in group if gloss in known] for group in groups]
+    return [group for group in found if len(group) > 1]

@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from slr import calibration as calibrating
 from slr.calibration import Calibration, Looked
-from slr.data.listing import Coverage
+from slr.data.listing import Coverage, among
 from slr.data.manifest import Clip
 from slr.files import write_whole
 from slr.metrics import (
@@ -55,7 +55,7 @@ class Context:
     Attributes:
         about: what the summary says first (part, checkpoint, data, split).
         coverage: how many of the clips that are listed are there.
-        conflicts: groups of glosses that the data set gives to the same video.
+        conflicts: groups of glosses that the data set gives to the same video, in the vocabulary or not.
         calibration: learned from the validation part, or None.
     """
 
@@ -91,10 +91,11 @@ def evaluation(clips: Sequence[Clip], vocabulary: Sequence[str], looked: Looked,
     # Guessing names each gloss as often as it is meant, so that precision and recall are both one of K.
     summary["chance"] = chance(len(vocabulary)) | {"f1_macro": 1 / len(vocabulary)}
     summary["mass"] = float(np.exp(log_probability.astype(np.float64)).sum(axis=1).mean())
-    summary["coverage"] = _coverage(context.coverage, int((ranks == 1).sum()))
-    summary["grouped"] = _grouped(log_probability, glosses, [[position[g] for g in c] for c in context.conflicts])
+    summary["coverage"] = _coverage(context.coverage, len(clips), int((ranks == 1).sum()))
+    conflicts = among(context.conflicts, vocabulary)
+    summary["grouped"] = _grouped(log_probability, glosses, [[position[g] for g in c] for c in conflicts])
     if summary["grouped"]:
-        summary["grouped"]["groups"] = [list(group) for group in context.conflicts]
+        summary["grouped"]["groups"] = conflicts
     answered = context.calibration.answers(looked.state).tolist() if context.calibration else [True] * len(clips)
     return {
         "summary": summary,
@@ -128,11 +129,15 @@ def _macro_f1(log_probability: LogProbability, glosses: Glosses) -> Figure:
     return bootstrap(lambda rows: tally(first[rows], glosses[rows], count).macro_f1, resamples(len(glosses)))
 
 
-def _coverage(coverage: Coverage, right: int) -> dict[str, Any]:
-    """How many clips are there; and, of a part that the data set lists, top-1 if all missing clips were wrong."""
+def _coverage(coverage: Coverage, ranked: int, right: int) -> dict[str, Any]:
+    """How many clips are there; and, of a part that the data set lists, top-1 if all missing clips were wrong.
+
+    That top-1 is None where clips that are there were not ranked: of these nobody knows, and they are not missing.
+    """
     told: dict[str, Any] = {"of": coverage.of, "clips": coverage.clips, "listed": coverage.listed}
     told["missing"] = len(coverage.missing)
-    return told | {"top1_of_listed": right / coverage.listed if coverage.of != "data set" else None}
+    whole = coverage.of != "data set" and ranked == coverage.clips
+    return told | {"top1_of_listed": right / coverage.listed if whole else None}
 
 
 def _grouped(
