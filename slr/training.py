@@ -75,12 +75,12 @@ class Keeper(Checkpoint):
         self.stopping = stopping
         self.tell = tell
         self.best: float | None = None
+        self.ties = (math.inf, math.inf)  # what decides against a score that equals the best: MRR, then minus the loss
         self.saved = time.monotonic()
         self.validated = True  # whether the last step's epoch has its validation behind it, where one is due
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Handle signals once more: Lightning has put its own handlers in between."""
-        self.ties = (math.inf, math.inf)  # what decides against a score that equals the best: MRR, then minus the loss
         self.stopping.listen()
         self.stopping.deferred = True
         self.saved = time.monotonic()
@@ -127,12 +127,12 @@ class Keeper(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Know it."""
         self.best = state_dict["best"]
+        self.ties = tuple(state_dict.get("ties", self.ties))  # a state of old has none: only a better score replaces it
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write the place in the training as Lightning reads it, and whether early stopping has ended it."""
         checkpoint["ended"] = trainer.should_stop
         checkpoint["validated"] = self.validated
-        self.ties = tuple(state_dict.get("ties", self.ties))  # a state of old has none: only a better score replaces it
         place(checkpoint["loops"]["fit_loop"], trainer.global_step, int(trainer.num_training_batches), self.validated)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -152,17 +152,17 @@ class Keeper(Checkpoint):
         self.stopping.told(codes[0])
         return codes[0]
 
-    def _is_older_than(self, seconds: float) -> bool:
-        """Whether the last state is, by the chief's clock."""
-        return processes.gather(time.monotonic() - self.saved >= seconds)[0]
-
-    def _save(self, trainer: Trainer, best: bool) -> None:
     def _is_better(self, score: float, ties: tuple[float, float]) -> bool:
         """Whether a validation goes before the best one: by the monitor, then by MRR, then by the loss."""
         if self.best is None or score == self.best:
             return self.best is None or ties > self.ties
         return score < self.best if self.monitor == LOSS else score > self.best
 
+    def _is_older_than(self, seconds: float) -> bool:
+        """Whether the last state is, by the chief's clock."""
+        return processes.gather(time.monotonic() - self.saved >= seconds)[0]
+
+    def _save(self, trainer: Trainer, best: bool) -> None:
         processes.once(lambda: self._write(trainer, best))
         self.saved = time.monotonic()
 
