@@ -55,7 +55,7 @@ def kill(process: subprocess.Popen) -> None:
 
 def nobody_is_left(folder: Path) -> bool:
     """Whether no process that knows the folder is alive, after the seconds that loaders' workers need to notice."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while any(str(folder) in " ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])):
         if time.monotonic() > deadline:
             return False

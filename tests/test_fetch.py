@@ -1,9 +1,12 @@
 import hashlib
 import json
+import os
+import signal
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +15,8 @@ from servers import Server
 from slr.data.manifest import read_manifest, read_rejected
 from slr.errors import UserError
 from slr.prepare.download import Failure, Manners, download
-from slr.prepare.fetch import describe_fetched, fetch, fetched, file_name
+from slr.prepare.fetch import _Round, describe_fetched, fetch, fetched, file_name
+from slr.prepare.ledger import Ledger
 from slr.prepare.wlasl import Wish, prepare_wlasl
 
 QUICK = Manners(
@@ -183,23 +187,28 @@ def test_a_host_that_keeps_failing_is_left_alone(tmp_path):
 
 
 def test_few_at_a_time_and_not_too_fast(tmp_path):
-    """At most two requests to one host at a time, and their beginnings apart."""
+    """At most two requests to one host at a time, and none before all those before it have had their pause."""
     now, most, starts, lock = [0], [0], [], threading.Lock()
+    two = threading.Event()
 
     def slow(address, target, manners, stop):
         with lock:
             starts.append(time.monotonic())
             now[0] += 1
             most[0] = max(most[0], now[0])
-        stop.wait(0.05)
+            if now[0] == 2:
+                two.set()
+        two.wait(20)
+        stop.wait(0.01)  # for a third to come in, if it could
         target.write_bytes(b"x")
         with lock:
             now[0] -= 1
 
     polite = Manners(pause=0.02, per_host=2)
+    began = time.monotonic()
     fetch({f"http://a.example/{n}": str(n) for n in range(8)}, tmp_path, polite, slow)
     assert most[0] == 2
-    assert min(np.diff(sorted(starts))) >= 0.015
+    assert (np.sort(starts) - began >= polite.pause * np.arange(8) - 0.001).all()
 
 
 def test_hosts_do_not_wait_for_one_another(tmp_path):
@@ -211,6 +220,52 @@ def test_hosts_do_not_wait_for_one_another(tmp_path):
 
     fetch({f"http://{n}.example/": str(n) for n in range(6)}, tmp_path, Manners(pause=0, per_host=1), meet)
     assert len(list((tmp_path / "files").iterdir())) == 6
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal to a thread")
+def test_a_signal_that_another_thread_takes_is_heard_while_files_come(tmp_path):
+    waits, heard, while_waiting = threading.Event(), threading.Event(), []
+
+    def take(address, target, manners, stop):
+        target.write_bytes(b"x")
+        if address.endswith("2"):
+            waits.wait(20)
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+            while_waiting.append(heard.wait(20))
+
+    def hear(number, frame):
+        heard.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, hear)
+    try:
+        asked = {f"http://a.example/{n}": tmp_path / n for n in "12"}
+        came = _Round(asked, replace(QUICK, per_host=1), take).run()
+        assert next(came)[0] == "http://a.example/1"  # all threads have been started
+        waits.set()
+        with pytest.raises(KeyboardInterrupt):
+            next(came)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert while_waiting == [True]
+
+
+def test_whatever_ends_it_stops_all_that_are_at_it(tmp_path, monkeypatch):
+    """Ctrl-C comes while an outcome is noted; what holds its traceback must not keep downloads going."""
+    told = []
+
+    def take(address, target, manners, stop):
+        target.write_bytes(b"x")
+        if address.endswith("2"):
+            told.append(stop.wait(20))
+
+    def interrupted(ledger, name, outcome):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ledger, "note", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        fetch({f"http://a.example/{n}": n for n in "12"}, tmp_path, QUICK, take)
+    assert told == [True], stopped.traceback
 
 
 def test_a_fault_stops_everything(tmp_path):

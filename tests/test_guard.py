@@ -40,10 +40,10 @@ def test_children_work_side_by_side(tmp_path):
 
 @pytest.mark.parametrize("stuck", [HANG, "__import__('math').factorial(10**9)"])
 def test_a_child_that_hangs_is_replaced(stuck):
-    values = run("1 + 1", stuck, "2 + 2", limits=Limits(wall=0.3))
+    values = run("1 + 1", stuck, "2 + 2", limits=Limits(wall=1))  # the sums too have no longer
     assert (values[0], values[2]) == (2, 4)
     assert isinstance(values[1], Ended)
-    assert (values[1].reason, values[1].detail) == ("timeout", "it took more than 0.3 seconds")
+    assert (values[1].reason, values[1].detail) == ("timeout", "it took more than 1 seconds")
 
 
 @POSIX

@@ -7,6 +7,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -104,6 +105,13 @@ def begun(toy: Path, *words: str, name: str = "sweep", trials: int = 12, deed: s
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.02)
 
 
 def finished(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -287,6 +295,8 @@ def test_another_space_or_other_settings_under_one_name_are_refused(toy):
 def test_two_processes_share_a_study_and_one_finishes_what_the_other_leaves(toy, deed):
     folder = toy.parent / "sweep"
     first = begun(toy, trials=8, deed=deed, takes=0.3)
+    if deed:
+        wait_for(folder / "starts")  # else the other one may have made all trials when this one comes
     second = begun(toy, trials=8, takes=0.3)
     codes = [finished(process)[0] for process in (first, second)]
     assert codes == [-signal.SIGKILL if deed else 0, 0]

@@ -5,8 +5,9 @@ import queue
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,7 @@ def fetch(wanted: Mapping[str, str], folder: Path, manners: Manners, get: Get | 
 
 
 def _fetch_all(asked: dict[str, Path], folder: Path, known: dict[str, Outcome], manners: Manners, get: Get) -> None:
-    with Ledger(folder / "fetched.json", HEAD, known) as ledger:
-        came = _Round(asked, manners, get).run()
+    with Ledger(folder / "fetched.json", HEAD, known) as ledger, closing(_Round(asked, manners, get).run()) as came:
         for address, outcome in shown(came, len(asked), "fetch", "file", lambda pair: "reason" in pair[1]):
             if outcome.get("reason") != "stopped":
                 ledger.note(address, outcome)
@@ -132,7 +132,7 @@ class _Round:
         for address in asked:
             self._hosts.setdefault(addresses.host(address), _Host(manners.pause)).waiting.append(address)
 
-    def run(self) -> Iterator[tuple[str, Outcome]]:
+    def run(self) -> Generator[tuple[str, Outcome], None, None]:
         """Yield (address, outcome) as they come."""
         threads = ThreadPoolExecutor(MOST_THREADS)
         try:
