@@ -1,5 +1,6 @@
 """One process at a time in a folder, told by locks of the operating system, which end with their processes."""
 
+import errno
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ if os.name == "nt":
 else:
     import fcntl
 
+HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what systems say of a lock that another process holds
 OCCUPIED = ".occupied"  # the file whose lock tells that a run is alive
 GLANCE = 0.5  # seconds in which somebody who only looks has let go of the lock
 _own: set[Path] = set()  # folders that this process occupies
@@ -25,6 +27,9 @@ def exclusive(folder: Path, silent: bool = False) -> Iterator[None]:
 
     The operating system lets go when a process ends, however it ends, so nothing is ever left locked. `silent` is for
     what takes no time.
+
+    Raises:
+        UserError: the file system has no locks.
     """
     with (folder / ".lock").open("ab") as file:
         if not _locked(file.fileno(), wait=False):
@@ -42,9 +47,16 @@ def _locked(descriptor: int, wait: bool) -> bool:
             msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        _refuse_all_but_held(error)
         return False
     return True
+
+
+def _refuse_all_but_held(error: OSError) -> None:
+    """A file system without locks would be taken for a lock that is held for ever."""
+    if error.errno not in HELD:
+        raise UserError(f"expected a file system with locks, found {error}; choose a folder on another disk") from error
 
 
 class Busy(UserError):
@@ -59,6 +71,7 @@ def occupied(folder: Path) -> Iterator[None]:
 
     Raises:
         Busy: another process is in there, alive.
+        UserError: the file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / OCCUPIED).open("ab") as file:
@@ -75,7 +88,7 @@ def occupied(folder: Path) -> Iterator[None]:
 
 
 def is_occupied(folder: Path) -> bool:
-    """Whether another process is alive in a run's folder."""
+    """Whether another process is alive in a run's folder; raises UserError where the file system has no locks."""
     if folder.resolve() in _own or not (folder / OCCUPIED).is_file():  # closing the file would let go of one's own lock
         return False
     with (folder / OCCUPIED).open("ab") as file:
@@ -88,6 +101,7 @@ def _owned(descriptor: int) -> bool:
         return _locked(descriptor, wait=False)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        _refuse_all_but_held(error)
         return False
     return True

@@ -1,10 +1,12 @@
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
-from slr.exclusive import exclusive, is_occupied, occupied
+from slr.errors import UserError
+from slr.exclusive import OCCUPIED, exclusive, is_occupied, occupied
 
 WAIT = "import sys, pathlib\nfrom slr.exclusive import exclusive\n"
 WAIT += "with exclusive(pathlib.Path(sys.argv[1])): print((pathlib.Path(sys.argv[1]) / 'word').read_text(), flush=True)"
@@ -44,3 +46,23 @@ def test_asking_about_the_folder_that_one_occupies_does_not_give_it_away(tmp_pat
     assert second.stdout == ""
     third = subprocess.run([sys.executable, "-c", OCCUPY, str(tmp_path)], capture_output=True, text=True)
     assert third.stdout == "came in\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other locks")
+def test_a_file_system_without_locks_is_told_from_a_lock_that_is_held(tmp_path, monkeypatch):
+    import fcntl
+
+    (tmp_path / OCCUPIED).touch()
+    answers = []
+
+    def lacking(*words):
+        answers.append(words)
+        if len(answers) < 9:  # not for ever: whoever waits would do so
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    for call, enter in [("flock", lambda: exclusive(tmp_path).__enter__()), ("lockf", lambda: is_occupied(tmp_path))]:
+        answers.clear()
+        monkeypatch.setattr(fcntl, call, lacking)
+        with pytest.raises(UserError, match="No locks available"):
+            enter()
+        assert len(answers) == 1
