@@ -95,7 +95,8 @@ def train(config: schema.Config, folder: RunFolder, record: Record, stopping: St
         began = initial.written_down(folder)
         print(began.describe())
         record.tell({"init": dataclasses.asdict(began)})
-    record.tell(provenance(config, assemble.manifest(config), split.hash, vocabulary))
+    base = processes.once(lambda: beginning.base(config))
+    record.tell(provenance(config, base, assemble.manifest(config), split.hash, vocabulary))
 
     parts = {part: split.select(clips, part) for part in PARTS}
     with assemble.memory_told(config, machine):

@@ -11,13 +11,24 @@ from slr.data import listing
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, make_split, read_split, write_split
 from slr.errors import UserError
-from slr.run import RunFolder, read_json, write_json
+from slr.run import RunFolder, hashes_of, read_json, refuse_other_base, write_json
 
 
 def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dict[str, Any], bool]:
     """What the folder's result says, and whether the run is now to train more epochs than before."""
     longer = refuse_other(config, folder, goes_on) if folder.is_begun else False
-    return read_json(folder.result) if folder.result.is_file() else {}, longer
+    found = read_json(folder.result) if folder.result.is_file() else {}
+    if longer or found.get("status") not in ("done", "pruned"):
+        _refuse_other_base(folder)
+    return found, longer
+
+
+def _refuse_other_base(folder: RunFolder) -> None:
+    """See that what a run has learned, or has written down of its base model, is of the one that is here."""
+    hashes = hashes_of(folder)
+    if hashes or any(folder.checkpoints.glob("*.ckpt")):
+        written = schema.from_plain(read_json(folder.config), folder.config)
+        refuse_other_base(written.model, hashes, base(written), str(folder.root))
 
 
 def refuse_other(config: schema.Config, folder: RunFolder, goes_on: bool) -> bool:
@@ -58,7 +69,7 @@ def pinned(config: schema.Config, folder: RunFolder, quantization: str) -> schem
 
     if folder.is_begun:
         return config
-    commit = config.model.commit or (initial.commit(config) if config.init else None)
+    commit = _known_commit(config)
     if commit is None:
         weights = config.model.weights == "pretrained"
         commit = commit_of(locate(config.model.checkpoint, config.model.revision, need_weights=weights))
@@ -66,6 +77,20 @@ def pinned(config: schema.Config, folder: RunFolder, quantization: str) -> schem
     if config.model.quantization != "auto" or config.lora.scope == "full":  # which has no 4 bits anywhere
         return config
     return dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=quantization == "nf4"))
+
+
+def _known_commit(config: schema.Config) -> str | None:
+    return config.model.commit or (initial.commit(config) if config.init else None)
+
+
+def refuse_other_init(config: schema.Config) -> None:
+    """See that an adapter to begin with was trained on the base model that it is put on.
+
+    Raises:
+        UserError: it was another one.
+    """
+    model = dataclasses.replace(config.model, commit=_known_commit(config))
+    initial.refuse_other_base(config, base(dataclasses.replace(config, model=model)))
 
 
 def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
@@ -76,6 +101,14 @@ def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
     if written.hardware.four_bit is False:
         config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=False))
     return dataclasses.replace(config, model=dataclasses.replace(config.model, commit=written.model.commit))
+
+
+def base(config: schema.Config) -> str:
+    """The hash of the base model that a configuration means, as it is here; see `base_hash`."""
+    from slr.model.checkpoint import base_hash
+
+    model = config.model
+    return base_hash(model.checkpoint, model.version, model.weights, config.seed)
 
 
 def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:
@@ -102,6 +135,7 @@ def record_beginning(
 ) -> None:
     """Write what evaluate, resume and `slr.load` need, before anything can fail."""
     if config.init:
+        refuse_other_init(config)
         initial.write_down(folder, initial.take(config, clips, split))
     write_json(folder.config, schema.to_plain(config))
     write_json(folder.vocabulary, vocabulary)

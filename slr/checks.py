@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from slr import composing, initial, schema
-from slr.beginning import divide, vocabulary_of
+from slr.beginning import divide, refuse_other_init, vocabulary_of
 from slr.data.manifest import read_manifest
 from slr.errors import UserError
 from slr.prepare.dataset import prepare
@@ -19,6 +19,7 @@ def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
     for config in configs:
         if config.init:
             initial.adapter_file(config)
+            refuse_other_init(config)
     asked = {
         repr([one.hardware, one.data, one.dataset, one.split, one.limit_train, one.model, one.frames]): one
         for one in configs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from slr import arguments, environment, schema
+from slr import arguments, beginning, environment, schema
 from slr.card import card
 from slr.errors import UserError, explained
 from slr.exported import KINDS, Exported, is_exported, without_paths, write_exported
@@ -100,7 +100,8 @@ def write(
             model=dataclasses.replace(plain.model, quantization="none"),
             lora=dataclasses.replace(plain.lora, scope="none", targets=[]),
         )
-    exported = Exported(to, kind, plain, vocabulary)
+    hashes = result["hashes"] | {"base": beginning.base(config)}  # which a run from before it was recorded lacks
+    exported = Exported(to, kind, plain, vocabulary, hashes)
     parity, merged = compare_forms(folder, config, clips)
     if kind == "adapter":
         for name in (lora.ADAPTER_CONFIG, lora.ADAPTER_WEIGHTS):
@@ -113,7 +114,7 @@ def write(
     shutil.copy2(folder.calibration, exported.calibration)
     write_json(to / "vocabulary.json", vocabulary)
     (to / "README.md").write_text(card(exported, result, parity), encoding="utf-8")
-    write_exported(exported, {"hashes": result["hashes"], "test": result["test"], "parity": parity})
+    write_exported(exported, {"test": result["test"], "parity": parity})
     return parity
 
 

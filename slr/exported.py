@@ -26,12 +26,14 @@ class Exported:
         kind: `adapter`, which needs the base model, or `merged`, which needs nothing.
         config: of the run, without its paths, with the number format that it is to compute in.
         vocabulary: the K ordered glosses.
+        hashes: what the run stands on, its base model (`base`) among it.
     """
 
     root: Path
     kind: str
     config: schema.Config
     vocabulary: list[str]
+    hashes: dict[str, str]
 
     @property
     def processor(self) -> Path:
@@ -66,7 +68,8 @@ def read_exported(folder: Path) -> Exported:
         raise UserError(
             f"expected an exported recognizer of format {FORMAT} at {place}, found another; export it again"
         )
-    return Exported(folder, told["kind"], schema.from_plain(told["config"], place), list(told["vocabulary"]))
+    config = schema.from_plain(told["config"], place)
+    return Exported(folder, told["kind"], config, list(told["vocabulary"]), dict(told.get("hashes", {})))
 
 
 def write_exported(exported: Exported, about: dict[str, Any]) -> None:
@@ -74,10 +77,11 @@ def write_exported(exported: Exported, about: dict[str, Any]) -> None:
 
     Args:
         exported: what is told.
-        about: hashes, scores and parity, which loading does not read.
+        about: scores and parity, which loading does not read.
     """
     told = {"format": FORMAT, "kind": exported.kind, "config": schema.to_plain(exported.config)}
-    write_json(exported.root / TOLD, told | {"vocabulary": exported.vocabulary} | about)
+    told |= {"vocabulary": exported.vocabulary, "hashes": exported.hashes}
+    write_json(exported.root / TOLD, told | about)
 
 
 def without_paths(config: schema.Config) -> schema.Config:

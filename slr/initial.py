@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slr import schema
+from slr import run, schema
 from slr.data.copies import marks
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split, read_split
 from slr.errors import UserError
 from slr.files import sha256
-from slr.run import RunFolder, find_run, read_json, write_json
+from slr.run import RunFolder, find_run, hashes_of, read_json, write_json
 
 EXPORTED = "adapter_model.safetensors"  # as PEFT names it
 # What makes an adapter's numbers mean the same. The vocabulary is none of it, and neither is the quantization.
@@ -89,6 +89,16 @@ def _same_version(there: schema.Model, here: schema.Model) -> bool:
 def commit(config: schema.Config) -> str | None:
     """The commit of the hub at which the earlier run began, where it had one."""
     return _earlier(config)[1].model.commit
+
+
+def refuse_other_base(config: schema.Config, found: str) -> None:
+    """See that the earlier run stands on the base model that is here, whose hash is `found`.
+
+    Raises:
+        UserError: it stands on another one, or `init` is no run.
+    """
+    folder, other = _earlier(config)
+    run.refuse_other_base(other.model, hashes_of(folder), found, f"init={config.init}")
 
 
 def _earlier(config: schema.Config) -> tuple[RunFolder, schema.Config]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from slr import assemble, brought, calibration, hardware, schema
+from slr import assemble, beginning, brought, calibration, hardware, schema
 from slr.answers import Ranked, Ranking, Refusal, Scanned, Told
 from slr.calibration import Calibration, Looked
 from slr.data import video
@@ -31,7 +31,7 @@ from slr.model import lora
 from slr.model.generation import Decoding
 from slr.model.inputs import load_inputs
 from slr.recognizer import Recognizer
-from slr.run import RunFolder, open_run
+from slr.run import RunFolder, hashes_of, open_run, refuse_other_base
 from slr.scan import Segment, cuts, lay, propose, stretches
 from slr.watching import look_at, watch
 
@@ -55,7 +55,8 @@ def load(
         base: of an exported adapter: a folder or hub name of its base model, where the export's own is not to be had.
 
     Raises:
-        UserError: `path` is neither, or the checkpoint, the device or the base model is not there.
+        UserError: `path` is neither, or the checkpoint, the device or the base model is not there, or the base model
+            is another one.
 
     Example:
         `slr.load("outputs/…").rank("hello.mp4", top=5)` gives `[(gloss, probability), …]`, best first.
@@ -64,6 +65,7 @@ def load(
     if is_exported(place):
         return _from_export(read_exported(place), device, base)
     folder, config, vocabulary = open_run(place)
+    refuse_other_base(config.model, hashes_of(folder), beginning.base(config), str(path))
     return assembled(folder, config, vocabulary, checkpoint, device)
 
 
@@ -92,6 +94,9 @@ def _from_export(exported: Exported, device: str | None, base: str | None) -> "S
         place = str(exported.root) if merged else str(base)
         model = dataclasses.replace(model, checkpoint=place, revision=None, commit=None)
     pointed = dataclasses.replace(config, model=model)
+    if not merged:
+        own = dataclasses.replace(config.model, commit=model.commit)  # which says nothing of another place
+        refuse_other_base(own, exported.hashes, beginning.base(pointed), str(exported.root))
     recognizer = assemble.recognizer(pointed, exported.vocabulary, machine, inputs)
     if not merged:
         lora.load_exported(recognizer.network, exported.adapter)

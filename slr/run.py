@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import slr
 from slr import checkpoints, schema
 from slr.errors import UserError
 from slr.exclusive import is_occupied
@@ -18,8 +20,12 @@ from slr.files import sha256, write_whole
 from slr.processes import Lost, chief
 from slr.stopping import Stopping
 
-PACKAGES = ("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core", "av", "numpy")
-READERS = ("decord", "decord2")  # one of them is there
+PACKAGES = (
+    *("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core"),
+    *("av", "decord2", "numpy"),
+)
+
+ENTRY_POINTS = ("train.py", "evaluate.py", "prepare_data.py")
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ class Record:
         before = read_json(folder.result) if folder.result.is_file() else {}
         self._seconds = float(before.get("seconds", 0.0))
         self.content: dict[str, Any] = {"status": "running", "overrides": list(overrides)}
-        self.tell({key: before[key] for key in ("progress", "memory") if key in before})
+        self.tell({key: before[key] for key in ("progress", "memory", "hashes") if key in before})
 
     def tell(self, facts: Mapping[str, Any]) -> None:
         """Add facts to the file."""
@@ -225,11 +231,14 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def provenance(config: schema.Config, manifest: Path, split: str, vocabulary: Sequence[str]) -> dict[str, Any]:
-    """What a number depends on: versions, and hashes of code, configuration, data, split and vocabulary.
+def provenance(
+    config: schema.Config, base: str, manifest: Path, split: str, vocabulary: Sequence[str]
+) -> dict[str, Any]:
+    """What a number depends on: versions, and hashes of code, base model, configuration, data, split and vocabulary.
 
     Args:
         config: of the run.
+        base: the base model's hash; see `slr.model.checkpoint.base_hash`.
         manifest: the file that lists the prepared clips.
         split: the split's own hash.
         vocabulary: the ordered glosses.
@@ -237,16 +246,48 @@ def provenance(config: schema.Config, manifest: Path, split: str, vocabulary: Se
     return {
         "versions": {"python": platform.python_version()}
         | {name: _version(name) for name in PACKAGES}
-        | {name: version for name in READERS if (version := _version(name))}
         | ({"model": config.model.commit} if config.model.commit else {}),
         "hashes": {
             "code": _code(),
+            "base": base,
             "config": digest(schema.to_plain(config)),
             "data": sha256(manifest),
             "split": split,
             "vocabulary": digest(list(vocabulary)),
         },
     }
+
+
+def hashes_of(folder: RunFolder) -> dict[str, str]:
+    """The hashes that a run has recorded; none where it has not come that far."""
+    return read_json(folder.result).get("hashes", {}) if folder.result.is_file() else {}
+
+
+def refuse_other_base(model: schema.Model, hashes: Mapping[str, str], found: str, whose: str) -> None:
+    """See that a base model is the one that a run or an export stands on; say so where nobody can tell.
+
+    Args:
+        model: of the run or export.
+        hashes: that it has recorded.
+        found: the hash of the base model that is here.
+        whose: how the run or export was named.
+
+    Raises:
+        UserError: it is another one; names both hashes.
+    """
+    packaged = schema.TINY_BASE if (model.checkpoint, model.weights) == ("tiny", "pretrained") else None
+    expected = hashes.get("base", packaged)
+    if expected is None and not model.commit:
+        print(
+            f"{whose}: made before base models were recorded, so nobody can tell whether {model.checkpoint}, SHA-256 "
+            f"{found[:12]}, is what it was trained on",
+            file=sys.stderr,
+        )
+    if expected not in (None, found):
+        raise UserError(
+            f"{whose}: expected the base model that it was trained on, {model.checkpoint} of SHA-256 {expected[:12]}, "
+            f"found one of {found[:12]}; put that model back, or train a new run"
+        )
 
 
 def _version(package: str) -> str | None:
@@ -257,6 +298,16 @@ def _version(package: str) -> str | None:
 
 
 def _code() -> str:
-    package = Path(__file__).parent
-    files = sorted([*package.rglob("*.py"), *package.parent.glob("*.py")])  # with the entry points, where they are
-    return digest([[str(file.relative_to(package.parent)), file.read_text(encoding="utf-8")] for file in files])
+    """Hash of slr's own files, wherever the package lies, but for weights, which are the base model's."""
+    package = Path(slr.__file__).parent
+    beside = package.parent
+    files = [*package.rglob("*"), *beside.glob("hydra_plugins/slr_*/**/*")]  # where others have put plugins too
+    if (beside / "pyproject.toml").is_file():  # a checkout: among installed packages, such names may be anybody's
+        files += [beside / name for name in ENTRY_POINTS]
+    rows = [(file.relative_to(beside).as_posix(), file) for file in files if file.is_file() and not _is_made(file)]
+    return digest([[name, sha256(file)] for name, file in sorted(rows)])
+
+
+def _is_made(file: Path) -> bool:
+    """Whether a file is none of the code: compiled from it, weights, or what an editor or a system leaves."""
+    return "__pycache__" in file.parts or file.name.startswith(".") or file.suffix in (".pyc", ".safetensors")

@@ -16,7 +16,7 @@ from slr.errors import UserError
 from slr.looking import Looker
 from slr.report.evaluation import Context, evaluation
 from slr.report.generated import exact_match
-from slr.run import RunFolder, digest, read_json
+from slr.run import RunFolder, digest, hashes_of
 
 
 def calibrate(ranker: Looker, train: Sequence[Clip], val: Sequence[Clip]) -> Calibration:
@@ -112,7 +112,7 @@ def refuse_strangers(folder: RunFolder, split: Split, vocabulary: Sequence[str])
     Raises:
         UserError: names what differs, and both hashes.
     """
-    known = read_json(folder.result).get("hashes", {}) if folder.result.is_file() else {}
+    known = hashes_of(folder)
     for name, found in (("split", split.hash), ("vocabulary", digest(list(vocabulary)))):
         if known.get(name, found) != found:
             raise UserError(

@@ -61,6 +61,11 @@ class Keeper(Checkpoint):
         tell: called with how far the training is, whenever that has been saved.
     """
 
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint; Lightning would take that of the class, whatever that will be."""
+        return "Keeper"
+
     def __init__(
         self,
         folder: Path,
@@ -181,6 +186,11 @@ class Pruner(Callback):
     Args:
         report: called with the number of the epoch that has ended, from 1 on, and its score; whether to give up.
     """
+
+    @property
+    def state_key(self) -> str:
+        """As `Keeper.state_key`."""
+        return "Pruner"
 
     def __init__(self, report: Callable[[int, float], bool]) -> None:
         self.report = report

@@ -1,5 +1,6 @@
 """Finding checkpoints: folders as they are, the hub only through its cache or one short question."""
 
+import hashlib
 import json
 import os
 import socket
@@ -9,7 +10,8 @@ import sys
 import pytest
 
 from slr.errors import UserError
-from slr.model.checkpoint import PATIENCE, locate
+from slr.model import checkpoint
+from slr.model.checkpoint import PATIENCE, base_hash, locate
 
 NAME = "OpenGVLab/InternVL3_5-2B-HF"
 
@@ -72,6 +74,39 @@ def test_shards_are_all_needed(folder):
     (folder / "model-1.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"no model-2\.safetensors"):
         locate(str(folder), None)
+
+
+def test_a_base_is_told_by_its_weights_and_nothing_beside_them(folder, monkeypatch):
+    """Against `sha256sum`'s algorithm on the bytes, written down by hand."""
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"weights" * 99_999)
+    assert base_hash(str(folder), None, "pretrained", 0) == hashlib.sha256(b"weights" * 99_999).hexdigest()
+    (folder / "config.json").write_text("[]")
+    assert base_hash(str(folder), None, "pretrained", 1) == hashlib.sha256(b"weights" * 99_999).hexdigest()
+    weights.write_bytes(b"weights" * 99_998 + b"WEIGHTS")  # of the same length
+    other = hashlib.sha256(weights.read_bytes()).hexdigest()
+    os.utime(weights, ns=(0, 1))  # however coarse the clock of the disk is
+    assert base_hash(str(folder), None, "pretrained", 0) == other
+    monkeypatch.setattr(checkpoint, "sha256", None)
+    assert base_hash(str(folder), None, "pretrained", 0) == other  # not read again
+
+
+def test_shards_are_told_by_name_and_content(folder):
+    index = {"weight_map": {"a": "model-2.safetensors", "b": "model-1.safetensors", "c": "model-1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for number in (1, 2):
+        (folder / f"model-{number}.safetensors").write_bytes(b"%d" % number)
+    rows = [[f"model-{number}.safetensors", hashlib.sha256(b"%d" % number).hexdigest()] for number in (1, 2)]
+    assert base_hash(str(folder), None, "pretrained", 0) == hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def test_random_weights_are_told_by_architecture_and_seed(folder):
+    (folder / "config.json").write_text('{"b": 1,  "a": 2}')
+    one = base_hash(str(folder), None, "random", 0)
+    assert one == hashlib.sha256(b'[{"a": 2, "b": 1}, 0, "random"]').hexdigest()
+    assert base_hash(str(folder), None, "random", 1) != one
+    (folder / "config.json").write_text('{"b": 1, "a": 3}')
+    assert base_hash(str(folder), None, "random", 0) != one
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "preprocessor_config.json"])

@@ -1,6 +1,8 @@
 """Features from the cache against features computed anew: the same bits, and the same training."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from slr import features, hardware
+from slr.data import video
 from slr.data.augment import ColorJitter
 from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip
@@ -186,6 +189,26 @@ def test_the_folders_name_is_of_weights_and_settings(inputs):
     assert recipe(weights, ["a", 2]) != name
     weights[0].view(-1)[0] += 1e-3
     assert recipe(weights, ["a", 1]) != name
+
+
+def test_every_file_that_computes_features_is_part_of_the_folders_name(clips, inputs):
+    """Whoever moves that code elsewhere must name the file in `CODE`, or old features would be taken for new ones."""
+    package, ran = Path(features.__file__).parent, set()
+    model, (folder, [clip, *_]) = recognizer(inputs), clips
+
+    def note(frame, event, _):
+        if event == "call" and (file := Path(frame.f_code.co_filename)).is_relative_to(package):
+            ran.add(file.relative_to(package).as_posix())
+
+    sys.setprofile(note)
+    try:
+        frames = Decoded(folder, inputs)(clip, video.sample_positions(clip.frames, FRAMES, "uniform"))
+        found = model.encode(COLOURFUL(frames, np.random.default_rng(0))[None])[0]
+        decode(encode(found, "int8"), *found.shape, "int8")
+    finally:
+        sys.setprofile(None)
+    thin = {"data/datamodule.py", "recognizer.py"}  # they call the others in turn
+    assert ran - thin == set(features.CODE)
 
 
 def test_features_that_were_deleted_are_told_of(clips, inputs, tmp_path):

@@ -1,5 +1,7 @@
+import dataclasses
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,10 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from slr import commandline, composing, schema
+import slr
+from slr import beginning, commandline, composing, schema
 from slr.errors import UserError
 from slr.exclusive import Busy, occupied
-from slr.run import RunFolder, digest, open_run, provenance, read_json, recorded, status_of, write_json
+from slr.run import (
+    RunFolder,
+    _code,
+    digest,
+    hashes_of,
+    open_run,
+    provenance,
+    read_json,
+    recorded,
+    refuse_other_base,
+    status_of,
+    write_json,
+)
 from slr.stopping import Stopping, listening
 
 composing.register()
@@ -64,14 +79,75 @@ def test_digest_ignores_the_order_of_keys_and_nothing_else():
 def test_provenance_changes_with_configuration_and_data(config, tmp_path):
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text("x")
-    one = provenance(config, manifest, "s", ["no", "yes"])
+    one = provenance(config, "b", manifest, "s", ["no", "yes"])
     assert json.dumps(one)
-    assert one["hashes"] == provenance(config, manifest, "s", ["no", "yes"])["hashes"]
-    assert one["hashes"] != provenance(config, manifest, "s", ["yes", "no"])["hashes"]
+    assert one["hashes"] == provenance(config, "b", manifest, "s", ["no", "yes"])["hashes"]
+    assert one["hashes"] != provenance(config, "b", manifest, "s", ["yes", "no"])["hashes"]
     assert one["hashes"]["data"] == hashlib.sha256(b"x").hexdigest()
     config.frames = 4
-    assert one["hashes"]["config"] != provenance(config, manifest, "s", ["no", "yes"])["hashes"]["config"]
+    assert one["hashes"]["config"] != provenance(config, "b", manifest, "s", ["no", "yes"])["hashes"]["config"]
     assert one["versions"]["torch"]
+    assert one["hashes"]["base"] == "b"
+
+
+def installed(folder):
+    """A package called slr as it lies in a checkout or among installed packages, with what is no part of it."""
+    for name in ("run.py", "report/page.html", "model/tiny/checkpoint/config.json"):
+        (folder / "slr" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "slr" / name).write_text(name)
+    for name in ("slr/__pycache__/run.cpython-311.pyc", "slr/model/tiny/checkpoint/model.safetensors", "train.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("made, or somebody else's")
+    for name in ("slr_sweeps", "others"):
+        (folder / "hydra_plugins" / name).mkdir(parents=True)
+        (folder / "hydra_plugins" / name / "__init__.py").write_text(name)
+    return folder / "slr"
+
+
+def test_the_code_hash_covers_the_package_wherever_it_lies_and_nothing_else(tmp_path, monkeypatch):
+    package = installed(tmp_path / "site-packages")
+    monkeypatch.setattr(slr, "__file__", str(package / "__init__.py"))
+    before = _code()
+    shutil.copytree(package.parent, tmp_path / "elsewhere")
+    monkeypatch.setattr(slr, "__file__", str(tmp_path / "elsewhere" / "slr" / "__init__.py"))
+    assert _code() == before
+
+    def changes(name):
+        """Whether another content of a file makes another hash."""
+        file = tmp_path / "elsewhere" / name
+        own, one = file.read_text(), _code()
+        file.write_text("another")
+        other = _code()
+        file.write_text(own)
+        return one != other
+
+    for name in (
+        "run.py",
+        "report/page.html",
+        "model/tiny/checkpoint/config.json",
+        "../hydra_plugins/slr_sweeps/__init__.py",
+    ):
+        assert changes(f"slr/{name}"), name
+    for name in (
+        "slr/__pycache__/run.cpython-311.pyc",
+        "slr/model/tiny/checkpoint/model.safetensors",
+        "hydra_plugins/others/__init__.py",
+        "train.py",
+    ):
+        assert not changes(name), name
+    (tmp_path / "elsewhere" / "pyproject.toml").touch()  # a checkout, whose entry points are slr's
+    assert changes("train.py")
+    (tmp_path / "elsewhere" / "slr" / "run.py").rename(tmp_path / "elsewhere" / "slr" / "moved.py")
+    assert _code() != before
+
+
+def test_going_on_keeps_the_hashes_until_new_ones_are_told(tmp_path):
+    """A run that fails before it can tell them, such as one on another base, would forget what it stands on."""
+    folder = RunFolder(tmp_path)
+    write_json(folder.result, {"status": "stopped", "hashes": {"base": "b"}})
+    with pytest.raises(ValueError), recorded(folder, [], Stopping()):  # noqa: PT011
+        raise ValueError
+    assert hashes_of(folder) == {"base": "b"}
 
 
 def test_a_result_says_how_a_run_ended(tmp_path):
@@ -151,3 +227,30 @@ def test_a_run_that_says_running_and_has_no_process_was_killed(tmp_path):
     assert status_of(folder) == "killed"
     with occupied(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("hashes", "changes", "outcome"),
+    [
+        ({"base": "mine"}, {"checkpoint": "a/b"}, "taken"),
+        ({"base": "other"}, {"checkpoint": "a/b", "commit": "c" * 40}, "refused"),
+        ({"base": "other"}, {"checkpoint": "tiny"}, "refused"),
+        ({}, {"checkpoint": "tiny"}, "refused"),  # one of before, whose weights are known
+        ({}, {"checkpoint": "tiny", "weights": "random"}, "doubted"),
+        ({}, {"checkpoint": "a/b", "commit": "c" * 40}, "taken"),  # the commit says it
+        ({}, {"checkpoint": "a/b"}, "doubted"),
+    ],
+)
+def test_another_base_is_refused_and_an_unknown_one_told(config, hashes, changes, outcome, capsys):
+    model = dataclasses.replace(config.model, **changes)
+    if outcome == "refused":
+        with pytest.raises(UserError, match=r"^run=x: expected the base model .* SHA-256 \w+, found one of mine; put"):
+            refuse_other_base(model, hashes, "mine", "run=x")
+    else:
+        refuse_other_base(model, hashes, "mine", "run=x")
+    said = capsys.readouterr().err
+    assert said.count("\n") == ("nobody can tell" in said) == (outcome == "doubted")
+
+
+def test_the_packaged_model_is_still_that_of_the_runs_from_before(config):
+    refuse_other_base(config.model, {}, beginning.base(config), "run=x")

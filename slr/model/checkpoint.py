@@ -1,5 +1,7 @@
 """Where a checkpoint lies: packaged, in a folder, or on the hub. Imports neither torch nor transformers."""
 
+import functools
+import hashlib
 import json
 import re
 import threading
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from slr.errors import UserError
+from slr.files import sha256
 
 Found = TypeVar("Found")
 
@@ -48,6 +51,43 @@ def commit_of(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name) else None
 
 
+def base_hash(checkpoint: str, revision: str | None, weights: str, seed: int) -> str:
+    """What tells a base model from every other, in 64 hexadecimal digits.
+
+    It is the SHA-256 of the weights' one file; of several files, the SHA-256 of their names and SHA-256s in the order
+    of the names; of random weights, which no file holds, that of `config.json`, the seed and the word random. JSON is
+    written by Python's `json.dumps` with sorted keys.
+
+    Args:
+        checkpoint, revision: as for `locate`.
+        weights: pretrained or random.
+        seed: of random weights; means nothing otherwise.
+
+    Raises:
+        UserError: as `locate`.
+    """
+    folder = locate(checkpoint, revision, need_weights=weights == "pretrained")
+    if weights == "random":
+        return _digest([json.loads((folder / "config.json").read_text(encoding="utf-8")), seed, "random"])
+    shards = [_hash_of(folder / name) for name in _weight_files(folder)]
+    return shards[0] if (folder / WEIGHTS).is_file() else _digest(list(zip(_weight_files(folder), shards, strict=True)))
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _hash_of(file: Path) -> str:
+    """A file's SHA-256, read once by a process as long as the file stays what it is: gigabytes take seconds."""
+    found = file.stat()
+    return _hash_as_of(file.resolve(), found.st_size, found.st_mtime_ns)
+
+
+@functools.cache
+def _hash_as_of(file: Path, size: int, changed: int) -> str:
+    return sha256(file)
+
+
 def _complete(folder: Path, need_weights: bool) -> Path:
     if missing := _missing(folder, need_weights):
         raise UserError(
@@ -63,11 +103,17 @@ def _missing(folder: Path, need_weights: bool) -> list[str]:
     processors = ("preprocessor_config.json", "processor_config.json")
     if not any((folder / name).is_file() for name in processors):
         missing.append(processors[0])
-    if need_weights and not (folder / WEIGHTS).is_file():
-        index = folder / f"{WEIGHTS}.index.json"
-        shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {WEIGHTS}
-        missing += sorted(shard for shard in shards if not (folder / shard).is_file())
+    if need_weights:
+        missing += [name for name in _weight_files(folder) if not (folder / name).is_file()]
     return missing
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Names of the files that hold a checkpoint's weights, sorted: one, or those that an index lists."""
+    index = folder / f"{WEIGHTS}.index.json"
+    if (folder / WEIGHTS).is_file() or not index.is_file():  # as transformers chooses
+        return [WEIGHTS]
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
 
 
 def _from_hub(name: str, revision: str | None, need_weights: bool) -> Path:
