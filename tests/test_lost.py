@@ -23,7 +23,7 @@ SUBSETS = ("100", "300", "1000", "2000", "core")
 LOSSES = (0.3, 0.5, 0.7)
 RULES = ("stratified", "signer", "official")
 WHOLE = [(subset, loss, rule) for subset in SUBSETS for loss in LOSSES for rule in RULES]
-SAMPLE = [("100", 0.7, "stratified"), ("300", 0.5, "signer"), ("core", 0.7, "stratified"), ("core", 0.5, "official")]
+SAMPLE = [("100", 0.7, "stratified"), ("300", 0.5, "signer"), ("1000", 0.7, "stratified"), ("core", 0.5, "official")]
 
 
 @pytest.fixture(scope="module")
