@@ -2,12 +2,16 @@
 
 import atexit
 import functools
+import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from slr.environment import QUIET
@@ -27,6 +31,41 @@ def looked_at_once() -> dict[str, str]:
 
 
 AT_FIRST = looked_at_once()
+
+
+def called(*words: str | Path) -> tuple[int, str, str]:
+    """Run an entry point in this process, as `python words…` would: exit code, standard output, standard error."""
+    program, *rest = map(str, words)
+    out, err, before = io.StringIO(), io.StringIO(), dict(os.environ)
+    argv, sys.argv = sys.argv, [program, *rest] if program != "-m" else rest
+    code = 0
+    try:
+        os.environ.update(OWN)
+        with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings(action="default"):
+            warnings.filterwarnings("ignore", ".*found in sys.modules")  # a module of slr that runs as a program
+            run = runpy.run_module if program == "-m" else runpy.run_path
+            run(rest[0] if program == "-m" else str(ROOT / program), run_name="__main__")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(before)
+    return code, out.getvalue(), err.getvalue()
+
+
+def output_of(*words: str | Path) -> str:
+    """As `called`, of an entry point that does what it is asked: its standard output."""
+    code, out, err = called(*words)
+    assert code == 0, err[-4000:]
+    return out
+
+
+def refused(*words: str | Path) -> str:
+    """As `called`, of an entry point that refuses, in one line, which is returned without `error: `."""
+    code, _, err = called(*words)
+    assert (code, err[:7], err.count("\n")) == (2, "error: ", 1), err
+    return err.removeprefix("error: ").rstrip("\n")
 
 
 def started(*words: str | Path, fault: str = "", **options) -> subprocess.Popen:

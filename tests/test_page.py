@@ -459,10 +459,10 @@ def test_the_demos_report_is_made_in_a_minute_and_opens(demo, tmp_path, capsys):
     from slr.data.split import read_split
     from slr.run import open_run
 
-    folder, config, _ = open_run(demo[0])
+    folder, config, _ = open_run(demo)
     clips = assemble.clips(config)
     results = json.loads((folder.evaluation / "evaluation_results.json").read_text(encoding="utf-8"))
-    recognizer = predict.load(demo[0])
+    recognizer = predict.load(demo)
     started = time.monotonic()
     path = report(recognizer, read_split(folder.split, clips).select(clips, "test"), results, folder)
     seconds = time.monotonic() - started

@@ -191,16 +191,16 @@ def test_the_command_is_quick_where_nothing_need_be_loaded():
 
 @pytest.fixture(scope="module")
 def recognizer(demo):
-    with slr.load(demo[0]) as opened:
+    with slr.load(demo) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def tested(demo):
     """The demo's first test predictions, and the folder of the clips."""
-    _, config, _ = open_run(demo[0])
+    _, config, _ = open_run(demo)
     clips = Path(config.data) / config.dataset.place / "clips"
-    return read_json(demo[0] / "evaluation" / "evaluation_results.json")["predictions"][:6], clips
+    return read_json(demo / "evaluation" / "evaluation_results.json")["predictions"][:6], clips
 
 
 def test_several_files_are_ranked_together_as_each_alone(recognizer, tested, tmp_path):
@@ -281,7 +281,7 @@ def test_beams_of_a_data_sets_clips_begin_as_rankings_do(recognizer, demo, teste
 
 def test_an_untrained_model_can_be_asked(demo, tested):
     predictions, clips = tested
-    with slr.load(demo[0], checkpoint="base") as base:
+    with slr.load(demo, checkpoint="base") as base:
         assert base.calibration is None
         ranking = base.rank(clips / f"{predictions[0]['clip']}.mp4", top=16)
         network = base._recognizer.network
@@ -293,7 +293,7 @@ def test_closing_lets_go_of_the_network(demo, tested):
     predictions, clips = tested
     file = clips / f"{predictions[0]['clip']}.mp4"
     gc.collect()
-    with slr.load(demo[0]) as recognizer:
+    with slr.load(demo) as recognizer:
         recognizer.rank(file)
         recognizer.generate(file)
         held = [weakref.ref(recognizer._recognizer), weakref.ref(recognizer._recognizer.network)]
@@ -330,7 +330,7 @@ def test_the_command_answers_a_folder_with_json_alone_on_its_output(demo, tested
     shutil.copy(clips / f"{predictions[0]['clip']}.mp4", folder / "sign = 1.mp4")
     Image.fromarray(noise()).save(folder / "still, one.png")
     (folder / "broken.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(1000))
-    assert predict_command.main([f"run={demo[0]}", f"video={folder}", "json=yes", "top=2"]) == 0
+    assert predict_command.main([f"run={demo}", f"video={folder}", "json=yes", "top=2"]) == 0
     out, err = capfd.readouterr()
     rows = {Path(row["video"]).name: row for row in map(json.loads, out.splitlines())}
     assert set(rows) == {"a = [1].mp4", "b, c.mp4", "notes.txt", "sign = 1.mp4", "still, one.png", "broken.mp4"}
@@ -344,7 +344,7 @@ def test_the_command_answers_a_folder_with_json_alone_on_its_output(demo, tested
 def test_the_command_in_one_process(demo, tested, folder, capsys):
     predictions, clips = tested
     file = clips / f"{predictions[0]['clip']}.mp4"
-    run = f"run={demo[0]}"
+    run = f"run={demo}"
     assert predict_command.main([run, f"video={folder / 'notes.txt'}"]) == 1
     out, err = capsys.readouterr()
     assert out == ""

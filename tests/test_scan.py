@@ -158,7 +158,7 @@ def right(signed, found):
 
 @pytest.fixture(scope="module")
 def recognizer(demo):
-    with slr.load(demo[0]) as opened:
+    with slr.load(demo) as opened:
         yield opened
 
 

@@ -6,7 +6,7 @@ import statistics
 
 import optuna
 import pytest
-from entry import ended
+from entry import called
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -158,7 +158,7 @@ def test_a_search_needs_a_sweep_and_optuna(monkeypatch):
 
 
 def test_a_mistake_leaves_no_folder(tmp_path):
-    code, _, err = ended("train.py", "-m", OPTUNA, "optimizer.lr=interval(1,0)", f"outputs={tmp_path / 'outputs'}")
+    code, _, err = called("train.py", "-m", OPTUNA, "optimizer.lr=interval(1,0)", f"outputs={tmp_path / 'outputs'}")
     assert code == 2
     assert [line for line in err.splitlines() if line] == [
         "error: optimizer.lr=interval(1,0): expected the lower end first, found 1 and 0"

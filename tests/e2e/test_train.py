@@ -1,6 +1,5 @@
 """The main job, end to end, as a person runs it: one trained demo for all tests of a session."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -11,12 +10,10 @@ import numpy as np
 import pytest
 import torch
 from entry import command, ended, only_run
-from scipy.special import softmax
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from slr.data.manifest import read_manifest, write_manifest
-from slr.data.split import make_split, read_split, write_split
-from slr.run import open_run, read_json, write_json
+from slr.data.manifest import read_manifest
+from slr.run import open_run, read_json
 
 
 def prepared(run: Path) -> Path:
@@ -29,8 +26,8 @@ def summary(run: Path) -> dict:
     return read_json(run / "evaluation" / "evaluation_results.json")["summary"]
 
 
-def test_the_demo_learns_signs_of_people_it_has_never_seen(demo):
-    run, printed = demo
+def test_the_demo_learns_signs_of_people_it_has_never_seen(trained):
+    run, printed = trained
     found = summary(run)
     assert found["top1"] >= 0.90
     assert found["n"] >= 150
@@ -41,8 +38,8 @@ def test_the_demo_learns_signs_of_people_it_has_never_seen(demo):
     )
 
 
-def test_no_signer_of_the_test_was_trained_on(demo):
-    run, _ = demo
+def test_no_signer_of_the_test_was_trained_on(trained):
+    run, _ = trained
     parts = read_json(run / "split.json")["parts"]
     signers: dict[str, set] = {"train": set(), "val": set(), "test": set()}
     for clip in read_manifest(prepared(run) / "manifest.jsonl"):
@@ -51,8 +48,8 @@ def test_no_signer_of_the_test_was_trained_on(demo):
     assert not signers["val"] & signers["test"]
 
 
-def test_another_process_evaluates_to_the_same_numbers(demo, workplace):
-    run, _ = demo
+def test_another_process_evaluates_to_the_same_numbers(trained, workplace):
+    run, _ = trained
     copy = workplace / "copied, a = ö's"
     shutil.copytree(run, copy)
     before = read_json(copy / "evaluation" / "evaluation_results.json")
@@ -61,47 +58,10 @@ def test_another_process_evaluates_to_the_same_numbers(demo, workplace):
     assert read_json(copy / "evaluation" / "evaluation_results.json") == before
 
 
-def test_an_evaluation_of_other_things_than_the_runs_is_refused_with_both_hashes(demo, workplace):
-    """Vocabulary, split and clips: each changed behind the run's back, one after the other."""
-    run, _ = demo
-    copy = workplace / "tampered"
-    shutil.copytree(run, copy)
-    known = read_json(run / "result.json")["hashes"]
-    vocabulary, split, config = (read_json(copy / f"{name}.json") for name in ("vocabulary", "split", "config"))
-
-    def refusal() -> str:
-        code, _, err = ended("evaluate.py", f"run={copy}")
-        assert code == 2
-        [line] = err.splitlines()
-        return line
-
-    write_json(copy / "vocabulary.json", vocabulary[::-1])
-    assert re.search(
-        rf"the vocabulary that the run.* hash {known['vocabulary'][:12]}, found another, hash \w{{12}};", refusal()
-    )
-    write_json(copy / "vocabulary.json", vocabulary)
-
-    moved = dict(split["parts"]) | {next(name for name, part in split["parts"].items() if part == "test"): "train"}
-    write_json(copy / "split.json", split | {"parts": moved})
-    assert re.search(rf"other clips than.*\(hash {known['split'][:12]}, now \w{{12}}\)", refusal())
-    told = read_split(run / "split.json", clips := read_manifest(prepared(run) / "manifest.jsonl"))
-    other = make_split(clips, "signer", 1, {"train": 0.7, "val": 0.15, "test": 0.15})
-    write_split(copy / "split.json", other)
-    assert re.search(rf"the split that.* hash {told.hash[:12]}, found another, hash {other.hash[:12]};", refusal())
-    write_json(copy / "split.json", split)
-
-    place = Path(config["data"]).with_name("other data")
-    clips[0] = dataclasses.replace(clips[0], gloss=clips[-1].gloss)
-    write_json(copy / "config.json", config | {"data": str(place)})
-    (place / prepared(run).relative_to(config["data"])).mkdir(parents=True)
-    write_manifest(prepared(copy) / "manifest.jsonl", clips)
-    assert re.search(rf"other clips than.*\(hash {known['split'][:12]}, now \w{{12}}\)", refusal())
-
-
 @pytest.mark.slow
-def test_a_demo_knows_how_sure_to_be_of_people_it_has_never_seen_and_what_it_does_not_know(demo, workplace):
+def test_a_demo_knows_how_sure_to_be_of_people_it_has_never_seen_and_what_it_does_not_know(trained, workplace):
     """Fresh signers, half of the signs outside the vocabulary: calibration, abstention, and the free text beside."""
-    run, _ = demo
+    run, _ = trained
     place = workplace / "strangers"
     words = ["dataset=synthetic", "dataset.signs=32", "dataset.signers=32", "dataset.seed=7", f"data={place}"]
     command("prepare_data.py", *words)
@@ -148,44 +108,8 @@ def test_wlasls_official_protocol_ranks_all_glosses_and_says_how_few_clips_there
     command("evaluate.py", f"run={run}", f"coverage={share}", "report=no")
 
 
-def test_evaluate_limits_and_other_checkpoints(demo, workplace):
-    run, _ = demo
-    copy = workplace / "limited"
-    shutil.copytree(run, copy)
-    last = copy / "checkpoints" / "last.ckpt"
-    content = torch.load(last, weights_only=True)
-    content["state_dict"] = {name: 0 * tensor for name, tensor in content["state_dict"].items()}
-    torch.save(content, copy / "zeroed.ckpt")
-    rankings = []
-    for checkpoint in ("best", copy / "zeroed.ckpt"):
-        command("evaluate.py", f"run={copy}", "part=val", "limit=5", f"checkpoint={checkpoint}")
-        results = read_json(copy / "evaluation" / "evaluation_results.json")
-        about = results["summary"]
-        assert (about["n"], about["part"], about["checkpoint"]) == (5, "val", str(checkpoint))
-        rankings.append(results["predictions"])
-    assert rankings[0] != rankings[1]
-
-
-def test_load_ranks_a_clip_as_the_evaluation_did(demo, workplace):
-    import slr
-
-    run, _ = demo
-    prediction = read_json(run / "evaluation" / "evaluation_results.json")["predictions"][3]
-    recognizer = slr.load(run)
-    ranked = recognizer.rank(prepared(run) / "clips" / f"{prediction['clip']}.mp4", top=99)
-    assert [gloss for gloss, _ in ranked] == [row["gloss"] for row in prediction["ranking"]]
-    logarithms = np.array([row["log_probability"] for row in prediction["ranking"]])
-    expected = softmax(logarithms / recognizer.calibration.temperature)
-    np.testing.assert_allclose([probability for _, probability in ranked], expected, atol=1e-5)
-
-    brought = workplace / "somebody's, clip = ü.mp4"
-    shutil.copy(prepared(run) / "clips" / f"{prediction['clip']}.mp4", brought)
-    assert recognizer.rank(brought, top=1)[0][0] == ranked[0][0]
-    assert len(recognizer.rank(brought, top=3)) == 3
-
-
-def test_the_run_folder_holds_what_is_needed_and_not_the_base(demo):
-    run, _ = demo
+def test_the_run_folder_holds_what_is_needed_and_not_the_base(trained):
+    run, _ = trained
     for name in ("config.json", "split.json", "vocabulary.json", "result.json", ".hydra/overrides.yaml"):
         assert (run / name).is_file()
     for name in ("best", "last"):
@@ -198,23 +122,8 @@ def test_the_run_folder_holds_what_is_needed_and_not_the_base(demo):
     assert result["hashes"]["split"] == read_json(run / "split.json")["hash"]
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT 0.21 with transformers 5.23
-def test_anybody_can_load_the_adapter(demo):
-    from peft import PeftModel
-
-    from slr.model import vlm
-
-    run, _ = demo
-    base = vlm.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
-    adapted = PeftModel.from_pretrained(base, str(run / "adapter"))
-    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    own = dict(adapted.named_parameters())
-    for name, tensor in best.items():
-        assert torch.equal(own[name.removeprefix("network.")], tensor)
-
-
-def test_tensorboard_shows_curves_settings_and_a_batch(demo):
-    run, _ = demo
+def test_tensorboard_shows_curves_settings_and_a_batch(trained):
+    run, _ = trained
     events = EventAccumulator(str(run), size_guidance={"tensors": 0, "images": 0}).Reload()
     tags = events.Tags()
     assert {"train/loss", "train/lr", "val/loss", "val/top1", "val/mrr"} <= set(tags["scalars"])
@@ -295,8 +204,8 @@ def test_real_clips_go_all_the_way(shared, real_clips, workplace):
     assert all(len(sides) == 1 for sides in by_content.values())
 
 
-def test_a_clip_that_is_no_video_is_listed_and_the_run_goes_on(demo, workplace):
-    run, _ = demo
+def test_a_clip_that_is_no_video_is_listed_and_the_run_goes_on(trained, workplace):
+    run, _ = trained
     rows = [clip for clip in read_manifest(prepared(run) / "manifest.jsonl") if clip.signer in ("s000", "s001", "s002")]
     folder = workplace / "with a bad one"
     folder.mkdir()
@@ -316,23 +225,23 @@ def test_a_clip_that_is_no_video_is_listed_and_the_run_goes_on(demo, workplace):
 
 
 @pytest.mark.slow
-def test_another_seed_learns_too(demo, workplace):
+def test_another_seed_learns_too(trained, workplace):
     outputs = workplace / "seed 1"
     command("train.py", "experiment=demo", "seed=1", f"outputs={outputs}", f"data={workplace / 'data'}")
     assert summary(only_run(outputs))["top1"] >= 0.90
 
 
 @pytest.mark.slow
-def test_one_frame_does_not_tell_directions(demo, workplace):
-    run, _ = demo
+def test_one_frame_does_not_tell_directions(trained, workplace):
+    run, _ = trained
     command("train.py", "experiment=demo", "frames=1", f"outputs={workplace / 'one'}", f"data={workplace / 'data'}")
     assert summary(only_run(workplace / "one"))["top1"] <= summary(run)["top1"] - 0.25
 
 
 @pytest.mark.slow
-def test_permuted_labels_teach_nothing(demo, workplace):
+def test_permuted_labels_teach_nothing(trained, workplace):
     """Glosses shuffled among the training clips, right elsewhere: what the test then gives must be chance."""
-    run, _ = demo
+    run, _ = trained
     clips, parts = read_manifest(prepared(run) / "manifest.jsonl"), read_json(run / "split.json")["parts"]
     training = [clip.gloss for clip in clips if parts[clip.id] == "train"]
     shuffled = iter(np.random.default_rng(0).permutation(training).tolist())

@@ -3,11 +3,9 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from entry import ROOT
 
 
 def test_every_module_imports_from_a_clone(tmp_path):

@@ -29,8 +29,8 @@ def elsewhere(run, quantization):
 
 
 @pytest.mark.slow
-def test_four_bits_learn_as_well_and_adapters_go_both_ways(demo, workplace):
-    run, _ = demo
+def test_four_bits_learn_as_well_and_adapters_go_both_ways(trained, workplace):
+    run, _ = trained
     place = [f"outputs={workplace / 'unquantised'}", f"data={workplace / 'data'}"]
     command("train.py", "experiment=demo", "model.quantization=none", *place)
     whole = only_run(workplace / "unquantised")

@@ -6,16 +6,15 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
+from entry import ROOT
 from servers import Server
 
 from slr.prepare.encode import write_clip
 from slr.prepare.ledger import read_ledger
 
-ROOT = Path(__file__).resolve().parent.parent
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs kill -9 and limits on file sizes")
 COUNT = 8
 RANGES = [(1, -1), (3, 20), (10, -1), (5, 44)]  # the last goes past the end

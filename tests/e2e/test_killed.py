@@ -127,8 +127,8 @@ WAYS = {"resume": by_resuming, "sweep": by_repeating}  # the words to begin and 
 @pytest.mark.parametrize(
     ("way", "workers", "seed", "kills"), [("resume", 0, 0, 10), ("resume", 2, 3, 5), ("sweep", 1, 8, 5)]
 )
-def test_the_demo_killed_again_and_again_gives_the_same_numbers(demo, workplace, way, workers, seed, kills):
-    calm, _ = demo
+def test_the_demo_killed_again_and_again_gives_the_same_numbers(trained, workplace, way, workers, seed, kills):
+    calm, _ = trained
     outputs = workplace / f"killed, {way} {workers}"
     words = ["experiment=demo", f"hardware.workers={workers}", "checkpoint.every=0.02"]
     words += [f"outputs={outputs}", f"data={workplace / 'data'}"]
