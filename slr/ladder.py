@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slr import commandline, composing, environment, grammar, schema
 from slr.errors import UserError, explained
-from slr.run import RunFolder, digest, find_run, open_run, read_json, status_of, write_json
+from slr.run import RunFolder, digest, find_run, hashes_of, known_base, open_run, read_json, status_of, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,12 +98,18 @@ def refuse_mixed(folders: Mapping[str, RunFolder]) -> None:
     """See that the rungs' runs have one base model.
 
     Raises:
-        UserError: its branch on the hub has moved between them.
+        UserError: its branch on the hub has moved between them, or its weights are others.
     """
-    commits = {name: find_run(folder.root)[1].model.commit for name, folder in folders.items()}
-    if len(set(commits.values())) > 1:
-        told = ", ".join(f"{name} with {commit}" for name, commit in commits.items())
+    versions = {name: _version(folder) for name, folder in folders.items()}
+    if len(set(versions.values())) > 1:
+        told = ", ".join(f"{name} with {version}" for name, version in versions.items())
         raise UserError(f"expected rungs of one version of the model, found {told}; name one: model.revision=COMMIT")
+
+
+def _version(folder: RunFolder) -> str | None:
+    """What tells a run's base model: the hub's commit, or the hash of the weights; None where neither is known."""
+    model = find_run(folder.root)[1].model
+    return model.commit or known_base(model.checkpoint, model.weights, hashes_of(folder))
 
 
 def needed(rungs: Sequence[str]) -> list[str]:

@@ -263,6 +263,16 @@ def hashes_of(folder: RunFolder) -> dict[str, str]:
     return read_json(folder.result).get("hashes", {}) if folder.result.is_file() else {}
 
 
+def known_base(checkpoint: str | None, weights: str | None, hashes: Mapping[str, str]) -> str | None:
+    """The hash of the base model that a run or an export stands on; None where it has recorded none that could be told.
+
+    Args:
+        checkpoint, weights: as in `schema.Model`.
+        hashes: that it has recorded.
+    """
+    return hashes.get("base", schema.TINY_BASE if (checkpoint, weights) == ("tiny", "pretrained") else None)
+
+
 def refuse_other_base(model: schema.Model, hashes: Mapping[str, str], found: str, whose: str) -> None:
     """See that a base model is the one that a run or an export stands on; say so where nobody can tell.
 
@@ -275,8 +285,7 @@ def refuse_other_base(model: schema.Model, hashes: Mapping[str, str], found: str
     Raises:
         UserError: it is another one; names both hashes.
     """
-    packaged = schema.TINY_BASE if (model.checkpoint, model.weights) == ("tiny", "pretrained") else None
-    expected = hashes.get("base", packaged)
+    expected = known_base(model.checkpoint, model.weights, hashes)
     if expected is None and not model.commit:
         print(
             f"{whose}: made before base models were recorded, so nobody can tell whether {model.checkpoint}, SHA-256 "

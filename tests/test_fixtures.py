@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from entry import ROOT, command, status
 from safetensors.torch import load_file
 
 import slr
-from slr import beginning, checks, commandline, compare, composing, export, sweeping, training
+from slr import beginning, checks, commandline, compare, composing, export, ladder, sweeping, training
 from slr.data.manifest import read_manifest
 from slr.errors import UserError
 from slr.model import checkpoint
@@ -120,6 +121,20 @@ def test_run_and_sweep_are_compared(run, tmp_path, monkeypatch, capsys):
             assert one.test["top1"].value == read_json(one.folder / "result.json")["test"]["top1"]
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_runs_of_different_bases_are_not_taken_for_alike(run, tmp_path, monkeypatch, capsys, same):
+    """One of before, and one whose base was recorded: the packaged model of then, or another."""
+    other = shutil.copytree(run, tmp_path / "other")
+    told = read_json(other / "result.json")
+    base = checkpoint.sha256(TINY / "model.safetensors") if same else "0" * 64
+    write_json(other / "result.json", told | {"hashes": told["hashes"] | {"base": base}})
+    monkeypatch.setattr(sys, "argv", ["slr.compare", str(run), str(other), f"csv={tmp_path / 'rows.csv'}"])
+    compare.main()
+    assert ("different versions of the base model's weights" in capsys.readouterr().out) != same
+    with nullcontext() if same else pytest.raises(UserError, match="expected rungs of one version"):
+        ladder.refuse_mixed({"zero_shot": RunFolder(run), "lora": RunFolder(other)})
+
+
 def test_the_same_command_finds_the_sweep_and_what_is_left_of_it(tmp_path):
     folder = copied("sweep", tmp_path)
     typed = ["-m", *HOW["sweep"], f"lora.r={','.join(HOW['ranks'])}"]
@@ -129,6 +144,13 @@ def test_the_same_command_finds_the_sweep_and_what_is_left_of_it(tmp_path):
         lay_out(job.folder, config, [])  # refuses other settings
         job.look()
     assert [job.status for job in jobs] == ["done", "done", "killed"]
+
+
+def test_an_export_made_today_records_the_base(run):
+    folder, parity = export.export(run, "adapter", run / "export", 2)
+    assert read_json(folder / "slr.json")["hashes"]["base"] == checkpoint.sha256(TINY / "model.safetensors")
+    own, *_ = parity["rows"]
+    assert own["largest"] <= 1e-5
 
 
 @pytest.mark.slow

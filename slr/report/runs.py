@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from slr import schema
 from slr.errors import UserError
-from slr.run import RunFolder, digest, status_of
+from slr.run import RunFolder, digest, known_base, status_of
 
 METRICS = ("top1", "top5", "mrr")
 # Where things lie says nothing of a run (but what it began with does: a model, an earlier run), nor does how work was
@@ -79,7 +79,7 @@ class Run:
         memory: bytes at the peak, None where it was not measured.
         val: metric -> score of the validation part.
         test: metric -> score of the test part.
-        made_with: `code` and each package -> hash or version.
+        made_with: `code`, `base` (its weights) and each package -> hash or version.
         error: the last line of what a failed run said.
         ground: of a run that is done.
         places: test clip -> place of the true gloss in its ranking, 1 is first; empty where they cannot be read.
@@ -122,15 +122,16 @@ def read_run(folder: Path) -> Run:
         done = status == "done"
         ground = _ground(place, result) if done else None
         places, unread = _places(place, result["test"], ground) if ground else ({}, "")
+        settings = flat(_as_of_today(config))
         return Run(
             folder=folder,
             status=status,
-            settings={key: value for key, value in flat(_as_of_today(config)).items() if key not in PLACES},
+            settings={key: value for key, value in settings.items() if key not in PLACES},
             seconds=_number(result["seconds"]) if "seconds" in result else None,
             memory=result.get("memory", {"measured": None})["measured"],  # nothing is trained, nothing measured
             val={name: _score(result["val"], name) for name in METRICS} if done else {},
             test={name: _score(result["test"], name) for name in METRICS} if done else {},
-            made_with=_made_with(result) if done else {},
+            made_with=_made_with(result, settings) if done else {},
             error=str(result["error"]) if "error" in result else "",
             ground=ground,
             places=places,
@@ -196,9 +197,10 @@ def _score(summary: dict[str, Any], name: str) -> Score:
     return Score(value, None, None)
 
 
-def _made_with(result: dict[str, Any]) -> dict[str, str]:
+def _made_with(result: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:
     versions = {name: str(version) for name, version in result["versions"].items()}
-    return {"code": str(result["hashes"]["code"])[:8], **versions}
+    base = known_base(settings.get("model.checkpoint"), settings.get("model.weights"), result["hashes"])
+    return {"code": str(result["hashes"]["code"])[:8]} | ({"base": base[:8]} if base else {}) | versions
 
 
 def _ground(place: RunFolder, result: dict[str, Any]) -> Ground:

@@ -162,7 +162,7 @@ def made_with(runs: Sequence[Run]) -> list[str]:
         versions = Counter(run.made_with.get(name, "none") for run in runs)
         if len(versions) > 1:
             counts = ", ".join(f"{version} ({counted(count)})" for version, count in versions.most_common())
-            what = "slr's code (hashes)" if name == "code" else name
+            what = {"code": "slr's code (hashes)", "base": "the base model's weights (hashes)"}.get(name, name)
             lines.append(f"note: made with different versions of {what}: {counts}")
     return lines
 
