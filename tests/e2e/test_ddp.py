@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,13 +17,11 @@ import shares
 import torch
 from entry import ROOT, only_run, scalars, started, status
 
-from slr import assemble, calibration, processes, scoring
+from slr import assemble, calibration, scoring
 from slr.data.split import read_split
 from slr.metrics import METRICS
 from slr.prepare.encode import write_clip
 from slr.run import RunFolder, open_run, read_json, status_of
-from slr.stopping import Stopping, listening
-from slr.training import Keeper
 
 PATIENCE = 240  # seconds for a command that takes twenty on an idle machine; nothing here may hang
 PARTS = {"train": 21, "val": 5, "test": 7}  # of batches of 5, the last one of training has one clip
@@ -145,31 +142,6 @@ def test_rankings_are_those_of_one_process(calm):
             assert alone["summary"] == result["test"]
         for name in METRICS:
             assert result[part][name] == pytest.approx(alone["summary"][name], abs=1e-7)
-
-
-def test_all_end_at_the_same_place(monkeypatch):
-    """What one is asked while it waits for the others' answers, who were not asked, is for the next time."""
-    stopping = Stopping()
-    keeper = Keeper(Path(), "val/top1", 0, stopping, lambda at: None)
-
-    def ask_meanwhile(code):
-        stopping.code = 143
-        return [code, None]
-
-    monkeypatch.setattr(processes, "gather", ask_meanwhile)
-    assert keeper.asked() is None
-    assert keeper.asked() == 143
-
-
-def test_ones_own_signal_that_comes_behind_anothers_stops_nothing_twice(monkeypatch):
-    """A scheduler signals all; where another's answer came first, one's own signal must not cut the saving short."""
-    with listening() as stopping:
-        keeper = Keeper(Path(), "val/top1", 0, stopping, lambda at: None)
-        stopping.deferred = True
-        monkeypatch.setattr(processes, "gather", lambda code: [code, 143])
-        assert keeper.asked() == 143
-        signal.raise_signal(signal.SIGTERM)  # raises SystemExit where it is taken for a second one
-        assert stopping.code == 143
 
 
 STEP = "slr.recognizer:Recognizer.training_step"
