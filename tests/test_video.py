@@ -115,6 +115,16 @@ def test_decord_is_imported_without_the_libraries_of_cuda(tmp_path, monkeypatch)
     del sys.modules["decord"]
 
 
+@pytest.mark.parametrize("width", [2, 16, 32, 48, 96, 144, 176])
+def test_every_width_is_read(width, tmp_path):
+    """Also those at which decord2 pads its rows and then cannot copy them."""
+    grey = np.arange(10, 250, 10, dtype=np.uint8)
+    write_clip(tmp_path / "clip.mp4", np.broadcast_to(grey[:, None, None, None], (len(grey), 32, width, 3)))
+    found = read(tmp_path / "clip.mp4", np.array([20, 3]))
+    assert found.shape == (2, 32, width, 3)
+    assert np.abs(found.astype(int) - grey[[20, 3], None, None, None]).max() <= 3
+
+
 def test_an_unknown_reader_is_refused(clip):
     with pytest.raises(ValueError, match="decord or pyav"):
         read(clip, np.array([0]), "opencv")

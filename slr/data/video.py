@@ -11,6 +11,8 @@ import numpy as np
 
 from slr.errors import UserError
 
+PADDED = "size must exactly match"  # decord2 3.4 copies no pictures of widths that it pads, such as 32, 96 and 144
+
 
 def sample_positions(frames: int, count: int, sampling: str, rng: np.random.Generator | None = None) -> np.ndarray:
     """Choose `count` of a clip's frames, one from each of `count` equal segments of it.
@@ -54,7 +56,8 @@ def read(path: Path, positions: np.ndarray, reader: str = "decord") -> np.ndarra
     Args:
         path: The prepared file.
         positions: int (T,), each in [0, frames), in any order, also repeated.
-        reader: decord seeks and decodes what is wanted; pyav decodes from the start up to the last one wanted.
+        reader: decord seeks and decodes what is wanted; pyav, which also reads what decord cannot copy, decodes from
+            the start up to the last one wanted.
 
     Returns:
         uint8 (T, H, W, 3) RGB.
@@ -82,6 +85,8 @@ def _read_decord(path: Path, positions: np.ndarray) -> np.ndarray:
         _demand(path, int(positions.max()), len(video))
         return video.get_batch(positions.tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError) as error:
+        if PADDED in str(error):
+            return _read_pyav(path, positions)
         raise _unreadable(path, str(error).strip().splitlines()[-1:]) from error
 
 
