@@ -4,13 +4,11 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import av
 import pytest
-from entry import ROOT
+from entry import ROOT, called
 from videos import number_of, numbered, write_video
 
 from slr import commandline, composing, grammar
@@ -90,10 +88,9 @@ CITIZEN = {
 def test_asl_citizen_by_the_command_as_it_is_typed(world, drawn):
     lay_out_asl_citizen(world, drawn)
     words = ["dataset=folder", "dataset.layout=asl_citizen", f"dataset.clips={world}", f"data={world.parent / 'data'}"]
-    command = [sys.executable, str(ROOT / "prepare_data.py"), *words]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "Rejected 1 of 5 videos (missing 1)" in result.stderr
+    code, _, err = called("prepare_data.py", *words)
+    assert code == 0, err
+    assert "Rejected 1 of 5 videos (missing 1)" in err
     [manifest] = (world.parent / "data").rglob("manifest.jsonl")
     clips = {clip.id: (clip.gloss, clip.signer, clip.official_part) for clip in read_manifest(manifest)}
     assert clips == CITIZEN

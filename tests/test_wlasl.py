@@ -1,13 +1,12 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from entry import output_of, refused
 from servers import Server
 
 from slr import commandline, composing, grammar
@@ -263,9 +262,7 @@ def test_the_command_as_it_is_typed(shared, tmp_path):
     for name in sorted(listed)[:4]:
         shutil.copy(shared / "wlasl" / "clips" / f"{name}.mp4", place / "videos")
     words = [f"dataset.index={shared / 'wlasl' / 'index' / 'WLASL_v0.3.json'}", f"dataset.clips={place / 'videos'}"]
-    command = [sys.executable, str(ROOT / "prepare_data.py"), "dataset=wlasl", *words, f"data={place / 'data'}"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    said = output_of("prepare_data.py", "dataset=wlasl", *words, f"data={place / 'data'}")
     clips = read_manifest(place / "data" / "wlasl" / "2000" / "manifest.jsonl")
     found = {clip.id: (clip.gloss, clip.signer, clip.official_part) for clip in clips}
     wanted = sorted(listed)[:4]
@@ -275,19 +272,15 @@ def test_the_command_as_it_is_typed(shared, tmp_path):
     here = [listed[name]["split"] for name in wanted]
     official = {"train": 14_289, "val": 3_916, "test": 2_878}
     counts = [f"{here.count(part)} of {total:,}" for part, total in official.items()]
-    assert re.search(r"WLASL2000 +" + " +".join(counts), result.stdout)
-    assert re.search(r"all +21,083 +4 +21,079 ", result.stdout)
+    assert re.search(r"WLASL2000 +" + " +".join(counts), said)
+    assert re.search(r"all +21,083 +4 +21,079 ", said)
     for part in official:
         glosses = {listed[name]["gloss"] for name in wanted if listed[name]["split"] == part}
-        assert f"{2_000 - len(glosses):,} of 2,000 glosses without a {part} clip" in result.stdout
+        assert f"{2_000 - len(glosses):,} of 2,000 glosses without a {part} clip" in said
     report = (place / "data" / "wlasl" / "2000" / "report.md").read_text()
     assert len(re.findall(r"(?m)^\| [^|]+ \| \d+ \| \d+ \| \d+ \| [\d.]+ % \| \d+ \| \d+ \| \d+ \|$", report)) == 2_000
     assert len(read_rejected(place / "data" / "wlasl" / "2000" / "rejected.jsonl")) == 21_083 - 4
 
 
 def test_mistyped_stages_are_one_line():
-    command = [sys.executable, str(ROOT / "prepare_data.py"), "dataset=wlasl", "stages=[fetsch]"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "expected some of index, select, fetch" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert "expected some of index, select, fetch" in refused("prepare_data.py", "dataset=wlasl", "stages=[fetsch]")
