@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 COMMANDS = ("sbatch", "srun", "sacct", "scancel", "scontrol")
-KILL_WAIT = 30.0  # as Slurm has it; seconds between SIGTERM and SIGKILL, where a job is to go
+KILL_WAIT = 5.0  # seconds between SIGTERM and SIGKILL, where a job is to go
 NEWS = 1.0  # seconds from the request to put a job into the queue again to its SIGTERM
 PATIENCE = 900.0  # seconds after which whatever is left is killed
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
