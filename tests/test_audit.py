@@ -136,6 +136,7 @@ def run(monkeypatch, *words: str) -> None:
     command.main()
 
 
+@pytest.mark.slow
 def test_the_command_audits_a_prepared_data_set_in_any_split(real_clips, tmp_path, monkeypatch, capsys):
     clips = read_manifest(real_clips / "manifest.jsonl")
     write_split(tmp_path / "split.json", make_split(clips, "stratified", 0, {"train": 0.7, "val": 0.15, "test": 0.15}))

@@ -214,6 +214,7 @@ def test_a_damaged_record_is_one_line(tmp_path, folder, inputs):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.e2e
 @POSIX
 @pytest.mark.parametrize("workers", [0, 2])
 def test_filling_goes_on_where_it_was_killed(tmp_path, folder, inputs, workers):
@@ -238,6 +239,7 @@ def test_filling_goes_on_where_it_was_killed(tmp_path, folder, inputs, workers):
     assert same(cache, decoded, [many[int(clip.id)] for clip, _ in left[:10]])
 
 
+@pytest.mark.e2e
 def test_of_two_that_fill_at_once_one_waits_and_finds_all(tmp_path, folder, inputs):
     cache, wanted = FrameCache(tmp_path, inputs, "raw"), numbered(60)
     with writing(cache.pack.folder):

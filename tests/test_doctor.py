@@ -26,6 +26,12 @@ def last(name: str, wanted: Asked) -> tuple[str, str, str]:
     return finding.state, finding.found, finding.remedy
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """Checks that run in children of their own change their environment."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
 @pytest.mark.filterwarnings("ignore")  # as the children of the doctor do
 @pytest.mark.parametrize("name", children.CHECKS)
 def test_a_check_finds_no_fault_here_or_says_what_to_do(name, tmp_path):

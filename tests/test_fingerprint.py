@@ -178,6 +178,7 @@ def test_altered_copies_of_drawn_clips_are_found_and_never_mistaken(drawn, tmp_p
     assert hits >= least
 
 
+@pytest.mark.slow
 def test_real_clips_of_another_recording_are_far_and_altered_copies_near(real_clips, tmp_path):
     clips = read_manifest(real_clips / "manifest.jsonl")
     prints = fingerprints(real_clips, clips, workers=2)

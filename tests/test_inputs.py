@@ -181,6 +181,7 @@ def test_pickled_inputs_are_small_and_know_what_was_asked(inputs):
     assert again.prompt_ids("New words", 1) == inputs.prompt_ids("New words", 1)
 
 
+@pytest.mark.e2e
 def test_nothing_here_needs_torchvision(checkpoint):
     code = f"""
 import sys

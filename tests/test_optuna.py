@@ -142,6 +142,7 @@ def as_started(trial: FrozenTrial) -> tuple[str, ...]:
     return tuple(map(str, (trial.number, *settings(trial))))
 
 
+@pytest.mark.e2e
 @POSIX
 def test_twelve_trials_cut_after_five_are_twelve_different_ones_when_continued(toy):
     folder = toy.parent / "sweep"
@@ -194,6 +195,7 @@ def test_a_search_that_is_asked_to_end_goes_on_as_well(toy):
     assert (again.state, settings(again)) == (TrialState.COMPLETE, settings(cut))
 
 
+@pytest.mark.e2e
 def test_half_a_line_in_the_journal_is_cut_off(toy):
     folder = toy.parent / "sweep"
     assert search(toy, trials=2)[0] == 0
@@ -218,6 +220,7 @@ def test_failed_jobs_are_failed_trials_and_the_study_goes_on(toy):
     assert len(starts(toy.parent / "sweep")) == 5
 
 
+@pytest.mark.e2e
 def test_settings_that_cannot_be_together_are_a_failed_trial(toy):
     code, out, err = search(toy, "n=1,2", "c=a,b", "seed=99", trials=9)
     assert (code, err) == (0, "")
@@ -247,6 +250,7 @@ def test_only_a_run_that_failed_is_a_failed_trial(tmp_path, written, told):
     )
 
 
+@pytest.mark.e2e
 def test_a_search_without_any_value_has_failed(toy):
     code, out, err = search(toy, trials=2, deed="nan:any")
     assert (code, err) == (1, "")
@@ -254,12 +258,14 @@ def test_a_search_without_any_value_has_failed(toy):
     assert {trial.state for trial in trials(toy.parent / "sweep")} == {TrialState.FAIL}
 
 
+@pytest.mark.e2e
 def test_a_pruned_run_is_a_pruned_trial_of_its_last_value(toy):
     assert search(toy, trials=3, deed="prune:1")[0] == 0
     pruned = trials(toy.parent / "sweep")[1]
     assert (pruned.state, pruned.value, pruned.intermediate_values) == (TrialState.PRUNED, 0.125, {1: 0.125})
 
 
+@pytest.mark.e2e
 def test_nothing_is_tried_twice_and_a_space_that_was_tried_is_the_end(toy):
     code, out, _ = search(toy, "n=range(1,4)", "c=a,b", trials=50)
     assert code == 0
@@ -268,6 +274,7 @@ def test_nothing_is_tried_twice_and_a_space_that_was_tried_is_the_end(toy):
     assert len(starts(toy.parent / "sweep")) == 6
 
 
+@pytest.mark.e2e
 def test_trials_that_are_asked_for_together(toy):
     assert search(toy, *SPACE, "hydra.sweeper.at_once=4", trials=6)[0] == 0
     found = trials(toy.parent / "sweep")
@@ -277,6 +284,7 @@ def test_trials_that_are_asked_for_together(toy):
     assert begins[4] > max(ends[:4])
 
 
+@pytest.mark.e2e
 def test_another_space_or_other_settings_under_one_name_are_refused(toy):
     assert search(toy, trials=1)[0] == 0
     for words, message in [
@@ -290,6 +298,7 @@ def test_another_space_or_other_settings_under_one_name_are_refused(toy):
     assert len(trials(toy.parent / "sweep")) == 1
 
 
+@pytest.mark.e2e
 @POSIX
 @pytest.mark.parametrize("deed", ["", "kill:any"])
 def test_two_processes_share_a_study_and_one_finishes_what_the_other_leaves(toy, deed):

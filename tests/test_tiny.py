@@ -34,6 +34,7 @@ def ask(processor, text, clip):
     return processor(text=[prompt], videos=[clip], return_tensors="pt")
 
 
+@pytest.mark.e2e
 def test_it_loads_by_the_auto_classes_offline_without_a_warning(tmp_path):
     """In a process of its own, warnings as errors, and nothing on standard error: transformers warns by logging."""
     code = (

@@ -130,6 +130,7 @@ def test_an_unknown_reader_is_refused(clip):
         read(clip, np.array([0]), "opencv")
 
 
+@pytest.mark.slow
 def test_readers_agree_on_every_real_clip(real_clips):
     clips = read_manifest(real_clips / "manifest.jsonl")
     assert len(clips) == 156

@@ -176,6 +176,7 @@ def test_caches_and_the_closed_set_objective_go_all_the_way(workplace, cache):
     assert events.Tags()["images"] == ["train/batch"]
 
 
+@pytest.mark.slow
 def test_real_clips_go_all_the_way(shared, real_clips, workplace):
     """156 clips of WLASL: every one in one part, byte-identical ones in the same; no accuracy is claimed."""
     clips, labels = shared / "wlasl" / "clips", shared / "wlasl" / "clips.json"
