@@ -21,6 +21,7 @@ from slr.run import read_json
 ROOT = Path(__file__).resolve().parent.parent
 WARM = Path(__file__).with_name("warm.py")
 OWN = QUIET | {"HF_HUB_OFFLINE": "1"}  # what commands get from here; some rooms set it in the tests' own process
+ONE_FRAME = ("frames=1", "hardware.frames_at_once=16")  # of each clip, ranked 16 by 16
 SMALL = ("experiment=demo", "dataset.signs=4", "dataset.signers=8")  # 32 clips
 
 
@@ -68,19 +69,22 @@ def refused(*words: str | Path) -> str:
     return err.removeprefix("error: ").rstrip("\n")
 
 
+def planted(fault: str) -> dict[str, str]:
+    """The environment of a process that meets a fault: see `tests/faults`."""
+    return {"PYTHONPATH": str(ROOT / "tests" / "faults"), "FAULT": fault} if fault else {}
+
+
 def started(*words: str | Path, fault: str = "", **options) -> subprocess.Popen:
     """Start an entry point, with a fault in its way if one is named: see `tests/faults`."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    if fault:
-        environment |= {"PYTHONPATH": str(ROOT / "tests" / "faults"), "FAULT": fault}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"} | planted(fault)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT, env=environment, **(pipes | options))
 
 
 def ended(*words: str | Path, fault: str = "") -> tuple[int, str, str]:
     """Run an entry point to its end, whatever that is: its exit code, standard output and standard error."""
-    if not fault and hasattr(os, "fork") and looked_at_once() == AT_FIRST:
-        return forked(*words)
+    if hasattr(os, "fork") and looked_at_once() == AT_FIRST:
+        return forked(*words, fault=fault)
     with started(*words, fault=fault) as process:
         out, err = process.communicate()
     return process.returncode, out, err
@@ -96,12 +100,12 @@ def warm() -> subprocess.Popen:
     return process
 
 
-def forked(*words: str | Path) -> tuple[int, str, str]:
+def forked(*words: str | Path, fault: str = "") -> tuple[int, str, str]:
     """As `ended`, in a fork of a process that has imported the libraries already."""
     process = warm()
     with tempfile.TemporaryDirectory() as folder:
         files = {"out": f"{folder}/out", "err": f"{folder}/err"}
-        asked = {"words": [*map(str, words)], "environment": os.environ | OWN, **files}
+        asked = {"words": [*map(str, words)], "environment": os.environ | OWN | planted(fault), **files}
         print(json.dumps(asked), file=process.stdin, flush=True)
         code = int(process.stdout.readline())
         return code, *(Path(path).read_text(encoding="utf-8") for path in files.values())

@@ -158,4 +158,4 @@ def test_a_cached_snapshot_needs_no_network_but_a_partial_one_does(tmp_path):
     said = ask_for_the_2b(tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     check_remedies(said)
     (snapshot / "model.safetensors").write_bytes(b"")
-    assert ask_for_the_2b(tmp_path, HF_ENDPOINT="http://127.0.0.1:9")[0] == ""
+    assert ask_for_the_2b(tmp_path, HF_ENDPOINT="http://127.0.0.1:9") == ""

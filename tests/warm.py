@@ -29,11 +29,12 @@ def become(words: list[str], environment: dict[str, str], out: str, err: str) ->
         os.dup2(file, number)
         os.close(file)
     sys.path[0] = os.getcwd()
+    sys.argv = words[1:] if words[0] == "-m" else words
+    if environment.get("FAULT"):
+        runpy.run_path(f"{environment['PYTHONPATH']}/sitecustomize.py")
     if words[0] == "-m":
-        sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
-        sys.argv = words
         runpy.run_path(words[0], run_name="__main__")
 
 

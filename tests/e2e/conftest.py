@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from entry import command, only_run
+from entry import ONE_FRAME, command, only_run
 
 from slr.exclusive import exclusive
 
@@ -18,9 +18,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def trained(workplace: Path) -> tuple[Path, str]:
     """The demo, trained once: the run's folder and what was printed."""
-    printed = workplace / "printed.txt"
+    return once(workplace, "demo")
+
+
+@pytest.fixture(scope="session")
+def one_frame(workplace: Path) -> Path:
+    """The demo that sees one frame of each clip, ranked 16 by 16: the run's folder."""
+    return once(workplace, "one", *ONE_FRAME)[0]
+
+
+def once(workplace: Path, name: str, *words: str) -> tuple[Path, str]:
+    """A demo that one of the session's workers trains."""
+    outputs, printed = workplace / name, workplace / f"{name}.txt"
     with exclusive(workplace):
         if not printed.exists():
-            words = ["experiment=demo", f"outputs={workplace / 'demo'}", f"data={workplace / 'data'}"]
-            printed.write_text(command("train.py", *words), encoding="utf-8")
-    return only_run(workplace / "demo"), printed.read_text(encoding="utf-8")
+            said = command("train.py", "experiment=demo", *words, f"outputs={outputs}", f"data={workplace / 'data'}")
+            printed.write_text(said, encoding="utf-8")
+    return only_run(outputs), printed.read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from entry import SMALL, command, ended, only_run, scalars, started, status
+from entry import ONE_FRAME, SMALL, command, ended, only_run, scalars, started, status
 
 from slr import checkpoints
 from slr.exclusive import exclusive, occupied
@@ -127,10 +127,10 @@ WAYS = {"resume": by_resuming, "sweep": by_repeating}  # the words to begin and 
 @pytest.mark.parametrize(
     ("way", "workers", "seed", "kills"), [("resume", 0, 0, 10), ("resume", 2, 3, 5), ("sweep", 1, 8, 5)]
 )
-def test_the_demo_killed_again_and_again_gives_the_same_numbers(trained, workplace, way, workers, seed, kills):
-    calm, _ = trained
+def test_the_demo_killed_again_and_again_gives_the_same_numbers(one_frame, workplace, way, workers, seed, kills):
+    calm = one_frame
     outputs = workplace / f"killed, {way} {workers}"
-    words = ["experiment=demo", f"hardware.workers={workers}", "checkpoint.every=0.02"]
+    words = ["experiment=demo", *ONE_FRAME, f"hardware.workers={workers}", "checkpoint.every=0.005"]
     words += [f"outputs={outputs}", f"data={workplace / 'data'}"]
     epoch = read_json(calm / "result.json")["progress"]["steps"] // 3
     places = []

@@ -1,5 +1,7 @@
 """Python imports this at its start where its folder is in PYTHONPATH: a fault in a process of a test, at a set moment.
 
+A fork of `tests/warm.py` runs it before the command begins.
+
 The variable FAULT says `module:object.method:count:deed`, several with commas between them; at the count-th call of
 the method the process is killed (`kill`), exits (`exit`), raises (`raise`), or gets SIGTERM or SIGINT (`term`, `int`),
 or SIGTERM together with all processes of its group, as a scheduler sends it (`group`).
@@ -70,7 +72,7 @@ class Planted(importlib.abc.MetaPathFinder):
         setattr(owner, name, faulty)
 
 
-spoken = {*sys.orig_argv, *(f"{name}={value}" for name, value in os.environ.items())}
+spoken = {*sys.orig_argv, *getattr(sys, "argv", ()), *(f"{name}={value}" for name, value in os.environ.items())}
 for fault in filter(None, os.environ.get("FAULT", "").split(",")):
     module, path, count, deed, *words = fault.split(":")
     if spoken.issuperset(" ".join(words).split()):
