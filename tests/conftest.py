@@ -86,7 +86,8 @@ def demo(workplace: Path) -> Path:
     Four of the test part's people, and one of each other part: 96 clips instead of 1,024.
     """
     folder = workplace / "kept" / "synthetic-tiny" / "demo"
-    with exclusive(workplace):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder.parent):
         if not (folder / "evaluation").exists():
             lay_out(ROOT / "tests" / "fixtures" / "demo", folder, workplace / "kept data")
     return folder

@@ -30,7 +30,8 @@ def one_frame(workplace: Path) -> Path:
 def once(workplace: Path, name: str, *words: str) -> tuple[Path, str]:
     """A demo that one of the session's workers trains."""
     outputs, printed = workplace / name, workplace / f"{name}.txt"
-    with exclusive(workplace):
+    outputs.mkdir(exist_ok=True)
+    with exclusive(outputs):
         if not printed.exists():
             said = command("train.py", "experiment=demo", *words, f"outputs={outputs}", f"data={workplace / 'data'}")
             printed.write_text(said, encoding="utf-8")

@@ -26,6 +26,7 @@ def summary(run: Path) -> dict:
     return read_json(run / "evaluation" / "evaluation_results.json")["summary"]
 
 
+@pytest.mark.slow
 def test_the_demo_learns_signs_of_people_it_has_never_seen(trained):
     run, printed = trained
     found = summary(run)
@@ -38,6 +39,7 @@ def test_the_demo_learns_signs_of_people_it_has_never_seen(trained):
     )
 
 
+@pytest.mark.slow
 def test_no_signer_of_the_test_was_trained_on(trained):
     run, _ = trained
     parts = read_json(run / "split.json")["parts"]
@@ -48,6 +50,7 @@ def test_no_signer_of_the_test_was_trained_on(trained):
     assert not signers["val"] & signers["test"]
 
 
+@pytest.mark.slow
 def test_another_process_evaluates_to_the_same_numbers(trained, workplace):
     run, _ = trained
     copy = workplace / "copied, a = ö's"
@@ -108,6 +111,7 @@ def test_wlasls_official_protocol_ranks_all_glosses_and_says_how_few_clips_there
     command("evaluate.py", f"run={run}", f"coverage={share}", "report=no")
 
 
+@pytest.mark.slow
 def test_the_run_folder_holds_what_is_needed_and_not_the_base(trained):
     run, _ = trained
     for name in ("config.json", "split.json", "vocabulary.json", "result.json", ".hydra/overrides.yaml"):
@@ -122,6 +126,7 @@ def test_the_run_folder_holds_what_is_needed_and_not_the_base(trained):
     assert result["hashes"]["split"] == read_json(run / "split.json")["hash"]
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_curves_settings_and_a_batch(trained):
     run, _ = trained
     events = EventAccumulator(str(run), size_guidance={"tensors": 0, "images": 0}).Reload()
@@ -205,9 +210,11 @@ def test_real_clips_go_all_the_way(shared, real_clips, workplace):
     assert all(len(sides) == 1 for sides in by_content.values())
 
 
-def test_a_clip_that_is_no_video_is_listed_and_the_run_goes_on(trained, workplace):
-    run, _ = trained
-    rows = [clip for clip in read_manifest(prepared(run) / "manifest.jsonl") if clip.signer in ("s000", "s001", "s002")]
+def test_a_clip_that_is_no_video_is_listed_and_the_run_goes_on(demo, workplace):
+    run = demo
+    clips = read_manifest(prepared(run) / "manifest.jsonl")
+    people = sorted({clip.signer for clip in clips})[:3]
+    rows = [clip for clip in clips if clip.signer in people]
     folder = workplace / "with a bad one"
     folder.mkdir()
     for clip in rows:
