@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slr import arguments, environment, schema
-from slr.errors import UserError, explained
-from slr.files import write_whole
+from slr import schema
+from slr.core import argv, env
+from slr.core.errors import UserError, explained
+from slr.core.files import write_whole
 
 if TYPE_CHECKING:
     from slr.data.listing import Coverage
@@ -71,8 +72,8 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
         UserError: no such run; a part without clips, or with too few of those that are listed; clips, split or
             vocabulary other than the run's.
     """
+    from slr.core.run_folder import open_run
     from slr.data.split import read_split
-    from slr.run import open_run
 
     folder, config, vocabulary = open_run(wish.run)
     if config.lora.scope != "none":
@@ -141,12 +142,12 @@ def wish(words: dict[str, str]) -> Wish:
     return Wish(
         run=Path(words["run"]),
         part=words["part"],
-        limit=None if words["limit"] == "all" else arguments.whole_number("limit", words["limit"], 1),
+        limit=None if words["limit"] == "all" else argv.whole_number("limit", words["limit"], 1),
         checkpoint=words["checkpoint"],
         device=None if words["device"] == "as trained" else words["device"],
-        coverage=arguments.share("coverage", words["coverage"]),
+        coverage=argv.share("coverage", words["coverage"]),
         other=None if words["other"] == "none" else Path(words["other"]),
-        beams=arguments.whole_number("beams", words["beams"], 1) if words["decoding"] == "generate" else None,
+        beams=argv.whole_number("beams", words["beams"], 1) if words["decoding"] == "generate" else None,
         report=words["report"] == "yes",
     )
 
@@ -156,8 +157,8 @@ def main() -> None:
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print(f"usage: {USAGE}")
         return
-    environment.begin()
-    results, place = evaluate(wish(arguments.parse(sys.argv[1:], DEFAULTS, USAGE)))
+    env.begin()
+    results, place = evaluate(wish(argv.parse(sys.argv[1:], DEFAULTS, USAGE)))
 
     from slr.report.evaluation import table
 

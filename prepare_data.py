@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slr import commandline, composing, grammar
-from slr.errors import UserError, explained
+from slr.core.errors import UserError, explained
 from slr.prepare.dataset import prepare
 
 USAGE = """python prepare_data.py dataset=synthetic                                         drawn signers

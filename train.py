@@ -13,32 +13,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from slr import (
-    beginning,
-    checkpoints,
-    checks,
-    commandline,
-    composing,
-    curves,
-    environment,
-    grammar,
-    initial,
-    processes,
-    schema,
-    sweeping,
-)
+from slr import beginning, checkpoints, checks, commandline, composing, curves, grammar, initial, schema, sweeping
+from slr.core import distributed, env
+from slr.core.errors import UserError, explained
+from slr.core.locks import Busy, occupied
+from slr.core.run_folder import Record, RunFolder, find_run, provenance, read_json, recorded, write_json
+from slr.core.signals import Stopping, listening
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, describe
-from slr.errors import UserError, explained
-from slr.exclusive import Busy, occupied
-from slr.run import Record, RunFolder, find_run, provenance, read_json, recorded, write_json
-from slr.stopping import Stopping, listening
 from slr.sweep import BUSY, TIED, end_with_sweep
 from slr.transcript import transcribed
 
 if TYPE_CHECKING:
+    from slr.core.hardware import Machine
     from slr.data.datamodule import ClipData
-    from slr.hardware import Machine
     from slr.recognizer import Recognizer
 
 
@@ -54,11 +42,11 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
     Raises:
         UserError: another process is at it, or the folder has a run of other settings.
     """
-    if config.trainer.devices > 1 and not processes.given(os.environ):
+    if config.trainer.devices > 1 and not distributed.given(os.environ):
         raise UserError("trainer=ddp: expected processes of this job's own; in a sweep, use hydra/launcher=processes")
-    with processes.together(), held(folder), listening() as stopping:
-        found, longer = processes.once(lambda: beginning.earlier(config, folder, goes_on))
-        config = config if goes_on else processes.once(lambda: beginning.as_begun(config, folder))
+    with distributed.together(), held(folder), listening() as stopping:
+        found, longer = distributed.once(lambda: beginning.earlier(config, folder, goes_on))
+        config = config if goes_on else distributed.once(lambda: beginning.as_begun(config, folder))
         if found.get("status") in ("done", "pruned") and not longer:
             print(f"{found['status']} already: {folder.root}")
         else:
@@ -66,14 +54,14 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
                 train(config, folder, record, stopping)
             found = record.content
             print(f"run: {folder.root}")
-        processes.once(lambda: checkpoints.tidy(folder.checkpoints, config.checkpoint.keep))
+        distributed.once(lambda: checkpoints.tidy(folder.checkpoints, config.checkpoint.keep))
         return score(found)
 
 
 @contextmanager
 def held(folder: RunFolder) -> Iterator[None]:
     """Be the one at work in a run's folder, and write down what is said; of several processes, the chief does."""
-    if not processes.chief():
+    if not distributed.chief():
         yield
         return
     with occupied(folder.root), transcribed(folder.transcript):
@@ -82,20 +70,21 @@ def held(folder: RunFolder) -> Iterator[None]:
 
 def train(config: schema.Config, folder: RunFolder, record: Record, stopping: Stopping) -> None:
     """One run, from its configuration to its evaluation."""
-    from slr import assemble, hardware
+    from slr import assemble
+    from slr.core import hardware
 
     automatic, config = config.hardware.device == "auto", checks.settle(config)
     machine = assemble.machine(config)
     print(machine.describe(hardware.why(machine.kind) if automatic else ""))
-    config = processes.once(lambda: beginning.pinned(config, folder, machine.quantization))
+    config = distributed.once(lambda: beginning.pinned(config, folder, machine.quantization))
     clips = assemble.clips(config)
-    split, vocabulary = processes.once(lambda: beginning.divided(config, folder, clips))
+    split, vocabulary = distributed.once(lambda: beginning.divided(config, folder, clips))
     print(describe(clips, split))
     if config.init:
         began = initial.written_down(folder)
         print(began.describe())
         record.tell({"init": dataclasses.asdict(began)})
-    base = processes.once(lambda: beginning.base(config))
+    base = distributed.once(lambda: beginning.base(config))
     record.tell(provenance(config, base, assemble.manifest(config), split.hash, vocabulary))
 
     parts = {part: split.select(clips, part) for part in PARTS}
@@ -128,7 +117,7 @@ def fit(
         whether to the end; False where a search, whose trial it is, has given it up.
     """
     from slr import assemble, training
-    from slr.hardware import memory_peak
+    from slr.core.hardware import memory_peak
     from slr.memory import shown
     from slr.recognizer import place_of
 
@@ -137,14 +126,14 @@ def fit(
     print(plan.describe())
     # A resumed run must not cut its steps otherwise because other memory is free.
     hardware = dataclasses.replace(config.hardware, micro_batch=plan.micro_batch)
-    shared = dataclasses.replace(config.trainer, devices=processes.place().world)
+    shared = dataclasses.replace(config.trainer, devices=distributed.place().world)
     config = dataclasses.replace(config, hardware=hardware, trainer=shared)
-    saved = processes.once(lambda: checkpoints.newest(folder.checkpoints))
+    saved = distributed.once(lambda: checkpoints.newest(folder.checkpoints))
     place = place_of(saved)
     behind = place.step // -(-len(data.parts["train"]) // config.batch)
     if behind > config.epochs:
         raise UserError(f"epochs={config.epochs}: expected at least {behind}, which lie behind this run already")
-    processes.once(lambda: write_json(folder.config, schema.to_plain(config)))
+    distributed.once(lambda: write_json(folder.config, schema.to_plain(config)))
     assemble.fill_cache(config, machine, recognizer, data)
     data.steps_behind = place.step
     if saved:
@@ -191,7 +180,7 @@ def finish(
     if checkpoint:
         val = recognizer.restore(folder.checkpoint(checkpoint))
         if config.lora.scope == "language":
-            processes.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
+            distributed.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
     ranker = Looker(recognizer, config, machine)
     learned = scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
 
@@ -204,7 +193,7 @@ def finish(
     print(table(results))
     record.tell({"val": val or score("val")["summary"], "test": test})
     step = record.content.get("progress", {}).get("step", 0)
-    if processes.chief():
+    if distributed.chief():
         calibration.write(folder.calibration, learned)
         write_evaluation(folder.evaluation, results)
         curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
@@ -229,9 +218,9 @@ def resume(words: Sequence[str]) -> None:
     folder, config = find_run(path)
     changed, told = commandline.changed(config, changes)
     enlist(config)
-    if (count := processes.place().world) != config.trainer.devices:
+    if (count := distributed.place().world) != config.trainer.devices:
         told.append(f"processes: {config.trainer.devices} -> {count}; dropout is drawn otherwise, digits differ")
-    for line in told if processes.chief() else []:
+    for line in told if distributed.chief() else []:
         print(line)
     result = read_json(folder.result) if folder.result.is_file() else {}
     try:
@@ -248,23 +237,23 @@ def enlist(config: schema.Config) -> None:
         UserError: several were started for a run of one.
         SystemExit: they have ended.
     """
-    started = processes.given(os.environ)
+    started = distributed.given(os.environ)
     if config.trainer.name == "single" and started and started[1] > 1:
         raise UserError(f"trainer=single: expected one process, found {started[1]} started; use trainer=ddp")
     if started:
-        processes.join(checks.settle(config).hardware.device)
+        distributed.join(checks.settle(config).hardware.device)
     elif config.trainer.devices > 1:
-        raise SystemExit(processes.start(config.trainer.devices, TIED))
+        raise SystemExit(distributed.start(config.trainer.devices, TIED))
 
 
 def main() -> None:
     """Check everything that was typed, then hand over to Hydra."""
-    environment.begin()
+    env.begin()
     end_with_sweep()
     composing.register()
     if any(word.startswith("resume=") for word in sys.argv[1:]):
         resume(sys.argv[1:])
-        return processes.leave()
+        return distributed.leave()
     words = grammar.quote_paths(sys.argv[1:])
     if not grammar.asks_only(words):
         words = sweeping.named(words)
@@ -273,12 +262,12 @@ def main() -> None:
             checks.check_apart(configs, here=not grammar.elsewhere(words))
         else:
             enlist(configs[0])
-            with processes.together():
-                processes.once(lambda: checks.check_all(configs))
+            with distributed.together():
+                distributed.once(lambda: checks.check_all(configs))
     # What was composed is written by one.
-    sys.argv[1:] = words if processes.chief() else [*words, "hydra.output_subdir=null"]
+    sys.argv[1:] = words if distributed.chief() else [*words, "hydra.output_subdir=null"]
     job()
-    processes.leave()
+    distributed.leave()
 
 
 if __name__ == "__main__":

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from slr import arguments, assemble
+from slr import assemble
+from slr.core import argv
+from slr.core.errors import explained
+from slr.core.run_folder import open_run
 from slr.data.collate import Sample, collate_training
 from slr.data.datamodule import ClipData
 from slr.data.manifest import Clip
 from slr.data.split import read_split
-from slr.errors import explained
 from slr.features import ENCODINGS, decode, encode
 from slr.model.ranking import look
 from slr.model.vlm import answer_loss, hidden_states
 from slr.recognizer import Recognizer
-from slr.run import open_run
 
 USAGE = "python benchmarks/features.py run=FOLDER [limit=N]"
 
@@ -40,8 +41,8 @@ class Trained:
 
 def main() -> None:
     """Measure and print."""
-    words = arguments.parse(sys.argv[1:], {"run": None, "limit": "1000"}, USAGE)
-    run = opened(Path(words["run"]), arguments.whole_number("limit", words["limit"], 1))
+    words = argv.parse(sys.argv[1:], {"run": None, "limit": "1000"}, USAGE)
+    run = opened(Path(words["run"]), argv.whole_number("limit", words["limit"], 1))
     found = {dtype: [stray(run, clip, dtype) for clip in tqdm(run.clips, desc=dtype)] for dtype in ENCODINGS}
     show(found)
 

@@ -25,12 +25,13 @@ import torch
 from measure import Cost, Row
 from PIL import Image
 
-from slr import arguments, commandline, composing, grammar
+from slr import commandline, composing, grammar
+from slr.core import argv
+from slr.core.errors import explained
 from slr.data.cache import FrameCache, fill
 from slr.data.manifest import Clip, read_manifest, write_manifest
 from slr.data.pack import Pack, writing
 from slr.data.video import sample_positions
-from slr.errors import explained
 from slr.prepare.encode import write_clip
 from slr.prepare.synthetic import prepare_synthetic
 from slr.prepare.verify import checked
@@ -62,8 +63,8 @@ class Way:
 def main() -> None:
     """Measure and print."""
     typed = measure.options(USAGE, {"clips": "", "rounds": ""})
-    clips = arguments.whole_number("clips", typed.words["clips"] or ("3" if typed.quick else "8"), 1)
-    rounds = arguments.whole_number("rounds", typed.words["rounds"] or ("2" if typed.quick else "5"), 1)
+    clips = argv.whole_number("clips", typed.words["clips"] or ("3" if typed.quick else "8"), 1)
+    rounds = argv.whole_number("rounds", typed.words["rounds"] or ("2" if typed.quick else "5"), 1)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         about = measure.machine(CPU, torch.float32)

@@ -23,8 +23,8 @@ from measure import MIB, Cost, Row
 from step import configuration, silence
 from torch import Tensor
 
-from slr import arguments
-from slr.errors import explained
+from slr.core import argv
+from slr.core.errors import explained
 
 if TYPE_CHECKING:
     from slr.model.inputs import Inputs
@@ -81,10 +81,10 @@ def main() -> None:
     bench, dtype = prepare(typed.words)
     silence()
     about = measure.machine(bench.device, dtype)
-    rounds, calls = (arguments.whole_number(word, typed.words[word], 1) for word in ("rounds", "calls"))
+    rounds, calls = (argv.whole_number(word, typed.words[word], 1) for word in ("rounds", "calls"))
     index = Path(typed.words["index"]) if typed.words["index"] else None
     told = typed.words["clips"] or ("1" if typed.quick else "1,8")
-    counts = [arguments.whole_number("clips", one, 1) for one in told.split(",")]
+    counts = [argv.whole_number("clips", one, 1) for one in told.split(",")]
     rows, trie = [], build(bench.inputs, USUAL, index)
     for clips in counts:
         rows += compare(bench.of(clips), trie, rounds, calls, 1e9 * about["matrix_gflops"])
@@ -105,7 +105,7 @@ def prepare(words: dict[str, str]) -> tuple[Bench, torch.dtype]:
     machine, inputs = assemble.machine(config), assemble.inputs(config)
     measure.progress("building the network …")
     network: Any = assemble.recognizer(config, names(Side.DATA_SET, 2), machine, inputs).to(device).network.eval()
-    frames = arguments.whole_number("frames", words["frames"], 1)
+    frames = argv.whole_number("frames", words["frames"], 1)
     noise = torch.randint(256, (1, frames, 3, *inputs.image_size), generator=torch.Generator().manual_seed(0))
     autocast = partial(torch.autocast, device, machine.dtype, enabled=machine.precision != "32-true")
     with autocast():

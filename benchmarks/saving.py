@@ -22,9 +22,10 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from measure import Cost, Row
 
-from slr import arguments, checkpoints
+from slr import checkpoints
 from slr.composing import PROJECT
-from slr.errors import explained
+from slr.core import argv
+from slr.core.errors import explained
 from slr.training import Straight
 
 USAGE = "python benchmarks/saving.py [rounds=N] [--quick] [--json FILE]"
@@ -64,7 +65,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def main() -> None:
     """Measure and print."""
     typed = measure.options(USAGE, {"rounds": ""})
-    rounds = arguments.whole_number("rounds", typed.words["rounds"] or ("1" if typed.quick else "5"), 1)
+    rounds = argv.whole_number("rounds", typed.words["rounds"] or ("1" if typed.quick else "5"), 1)
     about = measure.machine(CPU, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

@@ -22,15 +22,16 @@ import measure
 import torch
 from measure import MIB, Cost, Row
 
-from slr import arguments, commandline, composing, grammar
-from slr.errors import UserError, explained
+from slr import commandline, composing, grammar
+from slr.core import argv
+from slr.core.errors import UserError, explained
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+    from slr.core.hardware import Machine
     from slr.data.datamodule import ClipData
     from slr.data.manifest import Clip
-    from slr.hardware import Machine
     from slr.recognizer import Recognizer
 
 USAGE = (
@@ -119,8 +120,8 @@ def main() -> None:
 def length(typed: measure.Options, bench: Bench) -> tuple[int, int]:
     """How many steps a turn has, and how many turns a contestant."""
     usual = 10 if bench.device.type == "cuda" else 3
-    steps = arguments.whole_number("steps", typed.words["steps"] or str(1 if typed.quick else usual), 1)
-    return steps, arguments.whole_number("rounds", typed.words["rounds"], 1)
+    steps = argv.whole_number("steps", typed.words["steps"] or str(1 if typed.quick else usual), 1)
+    return steps, argv.whole_number("rounds", typed.words["rounds"], 1)
 
 
 def silence() -> None:
@@ -136,15 +137,15 @@ def silence() -> None:
 def wanted_frames(typed: measure.Options) -> list[int]:
     """`frames=8,16` as numbers."""
     told = typed.words["frames"] or ("8" if typed.quick else "8,16")
-    return [arguments.whole_number("frames", one, 1) for one in told.split(",")]
+    return [argv.whole_number("frames", one, 1) for one in told.split(",")]
 
 
 def sized(bench: Bench, words: dict[str, str], frames: int, checkpointing: bool) -> Case:
     """A step of the batch that was typed, or of 16 clips on the CPU and, as an 8 GB card holds them, 2 on CUDA."""
     on_cuda = bench.device.type == "cuda"
-    batch = arguments.whole_number("batch", words["batch"] or ("2" if on_cuda else "16"), 1)
+    batch = argv.whole_number("batch", words["batch"] or ("2" if on_cuda else "16"), 1)
     fit = 2 if on_cuda else max(1, 128 // frames)
-    micro = min(batch, arguments.whole_number("micro", words["micro"] or str(fit), 1))
+    micro = min(batch, argv.whole_number("micro", words["micro"] or str(fit), 1))
     if batch % micro:
         raise UserError(f"batch={batch}: expected a multiple of micro={micro}, which `Trainer` needs")
     return Case(frames, batch, micro, checkpointing)

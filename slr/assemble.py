@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slr import curves, features, hardware, memory, processes, schema, space
+from slr import curves, features, memory, schema, space
+from slr.core import distributed, hardware
+from slr.core.errors import UserError
+from slr.core.hardware import Machine
+from slr.core.run_folder import RunFolder
+from slr.core.signals import Stopping
 from slr.data import cache
 from slr.data.augment import ColorJitter
 from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip, read_manifest
 from slr.data.pack import Pack
-from slr.errors import UserError
-from slr.hardware import Machine
 from slr.model import lora, vlm
 from slr.model.inputs import Inputs, load_inputs
 from slr.model.trie import build_trie
 from slr.recognizer import Place, Recognizer
-from slr.run import RunFolder
-from slr.stopping import Stopping
 
 if TYPE_CHECKING:
     from slr.training import Pruner, TensorBoardLogger, Trainer
@@ -183,14 +184,14 @@ def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips:
         checkpointed=config.gradient_checkpointing,
         cached=config.cache.name == "features",
     )
-    room, taken = min(processes.gather(_room(machine)))
+    room, taken = min(distributed.gather(_room(machine)))
     return memory.plan(
         budget=room + taken,
         baseline=taken,
         trainable=sum(p.numel() for p in recognizer.network.parameters() if p.requires_grad),
         shape=shape,
         work=work,
-        batch=-(-config.batch // processes.place().world),
+        batch=-(-config.batch // distributed.place().world),
         micro_batch=machine.micro_batch,
         disk=len(clips) * config.frames * words.tokens_per_frame * shape.hidden * 2,
     )
@@ -198,7 +199,7 @@ def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips:
 
 def _room(machine: Machine) -> tuple[int, int]:
     """Bytes that this process may still take, of the processors' memory its part, and those that it has taken."""
-    beside = processes.place().beside if machine.device == "cpu" else 1
+    beside = distributed.place().beside if machine.device == "cpu" else 1
     taken = hardware.memory_taken(machine.device)
     if machine.memory:
         return machine.memory // beside - taken, taken
@@ -210,13 +211,13 @@ def fill_cache(config: schema.Config, machine: Machine, recognizer: Recognizer, 
     if config.cache.name == "frames":
         kept = cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
         everything = os.cpu_count() or 1  # nothing trains meanwhile
-        processes.once(lambda: cache.fill(kept, data.frames_from, data.frames_wanted(), workers=everything))
+        distributed.once(lambda: cache.fill(kept, data.frames_from, data.frames_wanted(), workers=everything))
         data.frames_from = kept
     if config.cache.name == "features":
         data.features_from = lookup = _feature_cache(config, machine, recognizer)
         wanted = [data.training_set(), data.ranking_set(data.parts["val"], lookup)]
         how = {"precision": machine.autocast, "batch": data.ranking_batch, "workers": machine.workers}
-        processes.once(lambda: features.fill(lookup, wanted, compute=recognizer.encode, **how))
+        distributed.once(lambda: features.fill(lookup, wanted, compute=recognizer.encode, **how))
         recognizer.train()  # Lightning warns of a tower that was left in evaluation mode
 
 
@@ -261,8 +262,8 @@ def data(
         seed=config.seed,
         # Not more views than epochs: nobody would see them.
         views=None if config.cache.name == "none" else min(config.cache.views, config.epochs),
-        rank=processes.place().rank,
-        world=processes.place().world,
+        rank=distributed.place().rank,
+        world=distributed.place().world,
     )
 
 
@@ -284,7 +285,7 @@ def trainer(
     """
     from slr import training
 
-    logger = _logger(config, folder, place) if processes.chief() else None
+    logger = _logger(config, folder, place) if distributed.chief() else None
     keeper = training.Keeper(folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell)
     patience = training.early_stopping(config.early_stopping.monitor, config.early_stopping.patience)
     return training.build_trainer(machine, config.epochs, logger, keeper, patience, _pruner(folder))

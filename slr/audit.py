@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slr import arguments
+from slr.core import argv
+from slr.core.errors import UserError, explained
+from slr.core.run_folder import open_run, write_json
 from slr.data.audit import FILES, NEAR, SEGMENTS, Entry, audit, describe_audit
 from slr.data.copies import Link, identical_files, identical_segments, sharing
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import read_split
-from slr.errors import UserError, explained
-from slr.run import open_run, write_json
 
 USAGE = (
     "python -m slr.audit run=FOLDER | data=FOLDER_OF_A_MANIFEST [split=split.json] | index=WLASL_v0.3.json "
@@ -82,7 +82,7 @@ def main() -> None:
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print(f"usage: {USAGE}")
         return
-    words = arguments.parse(sys.argv[1:], DEFAULTS, USAGE)
+    words = argv.parse(sys.argv[1:], DEFAULTS, USAGE)
     given = [name for name in GIVEN if words[name]]
     if len(given) != 1:
         raise UserError(

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from slr import initial, schema
+from slr.core.errors import UserError
+from slr.core.run_folder import RunFolder, hashes_of, read_json, refuse_other_base, write_json
 from slr.data import listing
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, make_split, read_split, write_split
-from slr.errors import UserError
-from slr.run import RunFolder, hashes_of, read_json, refuse_other_base, write_json
 
 
 def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dict[str, Any], bool]:

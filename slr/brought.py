@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from slr.answers import Refusal
+from slr.core.errors import UserError
 from slr.data.manifest import Clip, read_manifest
-from slr.errors import UserError
 from slr.prepare.guard import Limits
 from slr.prepare.untrusted import LONGEST
 from slr.prepare.verify import Job, Prepared, prepare_clips

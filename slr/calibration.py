@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 LogProbability = NDArray[np.float32]  # (n, K), natural logs, not renormalised
 States = NDArray[np.float32]  # (n, D), what rankings came from: slr.model.ranking.Look

@@ -10,8 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
-from slr.errors import UserError
-from slr.files import sha256, write_whole
+from slr.core.errors import UserError
+from slr.core.files import sha256, write_whole
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 PART = "saving.part"

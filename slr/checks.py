@@ -9,8 +9,8 @@ from pathlib import Path
 
 from slr import composing, initial, schema
 from slr.beginning import divide, refuse_other_init, vocabulary_of
+from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
-from slr.errors import UserError
 from slr.prepare.dataset import prepare
 
 
@@ -74,14 +74,14 @@ def check(config: schema.Config, here: bool) -> None:
 
 def require(device: str) -> None:
     """Refuse a kind of device that is not here."""
-    from slr import hardware  # torch
+    from slr.core import hardware  # torch
 
     hardware.require(device)
 
 
 def settle(config: schema.Config) -> schema.Config:
     """The configuration with `hardware=auto` decided."""
-    from slr.hardware import pick
+    from slr.core.hardware import pick
 
     kind = pick() if config.hardware.device == "auto" else config.hardware.device
     return dataclasses.replace(config, hardware=composing.fill_hardware(config.hardware, kind))

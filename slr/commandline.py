@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from slr import composing, grammar, schema, space, sweeping
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 
 def configurations(arguments: Sequence[str]) -> list[schema.Config]:

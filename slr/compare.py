@@ -5,9 +5,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from slr import arguments
-from slr.errors import UserError, explained, one_line
-from slr.files import write_whole
+from slr.core import argv
+from slr.core.errors import UserError, explained, one_line
+from slr.core.files import write_whole
 from slr.report import tables
 from slr.report.comparison import Group, comparable
 from slr.report.runs import METRICS, Run, find_runs, read_run
@@ -31,7 +31,7 @@ def understand(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
         key = word.partition("=")[0]
         if "=" not in word or "/" in key:
             raise UserError(f"{word}: expected the folder of a run, or of runs, found none; usage: {USAGE}")
-    options = arguments.parse(rest, DEFAULTS, USAGE)
+    options = argv.parse(rest, DEFAULTS, USAGE)
     for key, allowed in (("metric", METRICS), ("part", tuple(tables.PARTS))):
         if options[key] not in allowed:
             raise UserError(f"{key}={options[key]}: expected one of {', '.join(allowed)}")

@@ -17,8 +17,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from slr import grammar, processes, schema
-from slr.errors import UserError
+from slr import grammar, schema
+from slr.core import distributed
+from slr.core.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONF = PROJECT / "conf"
@@ -69,7 +70,7 @@ def run_name(typed: str, environment: Mapping[str, str]) -> str:
     job = f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else environment.get("SLURM_JOB_ID")
     if job is None or environment.get("SLURM_JOB_NAME") in SHELLS:
         # Hydra's own `now` would name another folder in each of several processes.
-        return processes.moment().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        return distributed.moment().strftime("%Y-%m-%d_%H-%M-%S-%f")
     return "_".join(filter(None, [f"slurm-{job}", folder_name(typed) if typed else ""]))
 
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from slr import arguments
-from slr.environment import PROJECT, begin
-from slr.errors import explained
+from slr.core import argv
+from slr.core.env import PROJECT, begin
+from slr.core.errors import explained
 from slr.health.children import SECRET, examine
 from slr.health.finding import FAULT, WARNING, Asked, Finding
 
@@ -33,8 +33,8 @@ def understand(typed: Sequence[str]) -> Asked:
     Raises:
         UserError: an unknown key, or a number that is none.
     """
-    words = arguments.parse(typed, DEFAULTS, USAGE)
-    counts = {key: arguments.whole_number(key, words[key], 1) for key in ("frames", "batch")}
+    words = argv.parse(typed, DEFAULTS, USAGE)
+    counts = {key: argv.whole_number(key, words[key], 1) for key in ("frames", "batch")}
     model = words["model"]
     return Asked(
         data=os.path.abspath(os.path.expanduser(words["data"])),

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from slr import processes
-from slr.run import RunFolder
-from slr.stopping import CODES, Stopping
+from slr.core import distributed
+from slr.core.run_folder import RunFolder
+from slr.core.signals import CODES, Stopping
 from slr.sweep import ENDED, GRACE, POLL, Job, Sweep, start
 
 
@@ -30,7 +30,7 @@ def attend(program: str, folder: str) -> None:
         SystemExit: it was asked to end.
     """
     job = Job(RunFolder(Path(folder)), Path(folder).name)
-    rank, _ = processes.given(os.environ) or (0, 1)
+    rank, _ = distributed.given(os.environ) or (0, 1)
     with _asked_to_end() as stopping:
         if rank:
             return _follow(Path(program), job, stopping)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from slr import arguments, beginning, environment, schema
+from slr import beginning, schema
 from slr.card import card
-from slr.errors import UserError, explained
+from slr.core import argv, env
+from slr.core.errors import UserError, explained
+from slr.core.run_folder import RunFolder, open_run, read_json, status_of, write_json
 from slr.exported import KINDS, Exported, is_exported, without_paths, write_exported
-from slr.run import RunFolder, open_run, read_json, status_of, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,13 +201,13 @@ def main() -> None:
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print(f"usage: {USAGE}")
         return
-    environment.begin()
-    words = arguments.parse(sys.argv[1:], DEFAULTS, USAGE.splitlines()[0])
+    env.begin()
+    words = argv.parse(sys.argv[1:], DEFAULTS, USAGE.splitlines()[0])
     if words["weights"] not in KINDS:
         raise UserError(f"weights={words['weights']}: expected {' or '.join(KINDS)}")
     run = Path(words["run"]).expanduser()
     to = run / "export" / words["weights"] if words["to"] == "beside" else Path(words["to"]).expanduser()
-    folder, parity = export(run, words["weights"], to, arguments.whole_number("clips", words["clips"], 1))
+    folder, parity = export(run, words["weights"], to, argv.whole_number("clips", words["clips"], 1))
     print(shown(parity))
     print(f"exported: {folder}")
     if words["push"] != "no":

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from slr import schema
-from slr.errors import UserError
-from slr.run import read_json, write_json
+from slr.core.errors import UserError
+from slr.core.run_folder import read_json, write_json
 
 FORMAT = 1
 TOLD = "slr.json"

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from slr.core.errors import UserError
+from slr.core.files import sha256
 from slr.data.datamodule import ClipDataset, Key
 from slr.data.pack import Pack, writing
-from slr.errors import UserError
-from slr.files import sha256
 from slr.memory import shown
 
 # The files that decide what features of a frame are; who changes one of them computes every feature anew.

@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 from slr import schema
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 SWEEP = ("-m", "--multirun")
 SEARCH = "hydra/sweeper=optuna"

@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slr import run, schema
+from slr import schema
+from slr.core import run_folder
+from slr.core.errors import UserError
+from slr.core.files import sha256
+from slr.core.run_folder import RunFolder, find_run, hashes_of, read_json, write_json
 from slr.data.copies import marks
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split, read_split
-from slr.errors import UserError
-from slr.files import sha256
-from slr.run import RunFolder, find_run, hashes_of, read_json, write_json
 
 EXPORTED = "adapter_model.safetensors"  # as PEFT names it
 # What makes an adapter's numbers mean the same. The vocabulary is none of it, and neither is the quantization.
@@ -98,7 +99,7 @@ def refuse_other_base(config: schema.Config, found: str) -> None:
         UserError: it stands on another one, or `init` is no run.
     """
     folder, other = _earlier(config)
-    run.refuse_other_base(other.model, hashes_of(folder), found, f"init={config.init}")
+    run_folder.refuse_other_base(other.model, hashes_of(folder), found, f"init={config.init}")
 
 
 def _earlier(config: schema.Config) -> tuple[RunFolder, schema.Config]:

@@ -13,9 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from slr import commandline, composing, environment, grammar, schema
-from slr.errors import UserError, explained
-from slr.run import RunFolder, digest, find_run, hashes_of, known_base, open_run, read_json, status_of, write_json
+from slr import commandline, composing, grammar, schema
+from slr.core import env
+from slr.core.errors import UserError, explained
+from slr.core.run_folder import (
+    RunFolder,
+    digest,
+    find_run,
+    hashes_of,
+    known_base,
+    open_run,
+    read_json,
+    status_of,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -219,7 +230,7 @@ def main() -> None:
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print(f"usage: {USAGE}\nrungs: {', '.join(f'{name} ({rung.title})' for name, rung in RUNGS.items())}")
         return
-    environment.begin()
+    env.begin()
     composing.register()
     chosen = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("rungs=")]
     rungs = chosen[-1].split(",") if chosen else [name for name in RUNGS if name != "full"]

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from slr import assemble, processes, schema
+from slr import assemble, schema
 from slr.calibration import Looked
+from slr.core import distributed
+from slr.core.errors import UserError
+from slr.core.hardware import Machine
 from slr.data import video
 from slr.data.collate import Batch, Sample, collate_ranking
 from slr.data.manifest import Clip
-from slr.errors import UserError
-from slr.hardware import Machine
 from slr.model import lora, vlm
 from slr.recognizer import Recognizer
 from slr.report.pictures import Seen
@@ -185,7 +186,7 @@ class Looker:
         data = assemble.data(self._config, folder, {}, self.vocabulary, machine, self._recognizer.inputs)
         own = each_batch(self._recognizer, data.ranking_dataloader(clips), machine, title, do)
         found: dict[int, Value] = {}
-        for share, batches in zip(data.ranking_shares(len(clips)), processes.gather(own), strict=True):
+        for share, batches in zip(data.ranking_shares(len(clips)), distributed.gather(own), strict=True):
             for numbers, values in zip(share, batches, strict=True):
                 found |= zip(numbers, values, strict=True)
         return [found[number] for number in range(len(clips))]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 GB = 10**9
 RESERVE = 0.1  # of the memory given: the driver's context, the allocator's rounding

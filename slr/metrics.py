@@ -11,13 +11,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from slr import processes
-from slr.errors import UserError
+from slr.core import distributed
+from slr.core.errors import UserError
 
 # How torchmetrics asks the other processes; its own way would not tell one that died from an error.
 SHARED: dict[str, Any] = {
-    "dist_sync_fn": processes.gather_tensors,
-    "distributed_available_fn": lambda: processes.place().world > 1,
+    "dist_sync_fn": distributed.gather_tensors,
+    "distributed_available_fn": lambda: distributed.place().world > 1,
 }
 
 Ranks = NDArray[np.int64]  # (n,) place of the true gloss of each clip, 1 is first

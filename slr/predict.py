@@ -3,7 +3,7 @@
 if __name__ == "__main__":  # before the imports below, which take seconds: mistakes are told at once
     import sys
 
-    from slr.errors import explained
+    from slr.core.errors import explained
     from slr.predict_command import main
 
     sys.exit(explained(lambda: main(sys.argv[1:])))
@@ -18,20 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from slr import assemble, beginning, brought, calibration, hardware, schema
+from slr import assemble, beginning, brought, calibration, schema
 from slr.answers import Ranked, Ranking, Refusal, Scanned, Told
 from slr.calibration import Calibration, Looked
+from slr.core import hardware
+from slr.core.errors import UserError
+from slr.core.hardware import Machine
+from slr.core.run_folder import RunFolder, hashes_of, open_run, refuse_other_base
 from slr.data import video
 from slr.data.manifest import Clip
-from slr.errors import UserError
 from slr.exported import Exported, is_exported, read_exported
-from slr.hardware import Machine
 from slr.looking import Looker
 from slr.model import lora
 from slr.model.generation import Decoding
 from slr.model.inputs import load_inputs
 from slr.recognizer import Recognizer
-from slr.run import RunFolder, hashes_of, open_run, refuse_other_base
 from slr.scan import Segment, cuts, lay, propose, stretches
 from slr.watching import look_at, watch
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slr import arguments, brought, environment, schema
+from slr import brought, schema
 from slr.answers import Ranked, Refusal, Scanned, Told
-from slr.errors import UserError
+from slr.core import argv, env
+from slr.core.errors import UserError
 from slr.model.decoding import Decoding
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def understand(typed: list[str]) -> Wish:
     Raises:
         UserError: an unknown key or value, one of another mode, or no such files.
     """
-    words = arguments.parse(typed, DEFAULTS, USAGE)
+    words = argv.parse(typed, DEFAULTS, USAGE)
     allowed = {"mode": tuple(OF_A_MODE), "json": ("yes", "no"), "device": (*schema.DEVICES, DEFAULTS["device"])}
     for key, values in allowed.items():
         if words[key] not in values:
@@ -68,7 +69,7 @@ def understand(typed: list[str]) -> Wish:
                 raise UserError(
                     f"{key}={words[key]}: belongs to mode={mode}, found mode={words['mode']}; add mode={mode}"
                 )
-    arguments.whole_number("top", words["top"], 1)
+    argv.whole_number("top", words["top"], 1)
     for key in ("window", "stride"):
         _seconds(key, words[key])
     decoding(words)
@@ -110,11 +111,11 @@ def decoding(words: Mapping[str, str]) -> Decoding:
         UserError: a value that cannot be.
     """
     return Decoding(
-        length=arguments.whole_number("length", words["length"], 1),
+        length=argv.whole_number("length", words["length"], 1),
         temperature=_number("temperature", words["temperature"]),
         top_p=_number("top_p", words["top_p"]),
-        beams=arguments.whole_number("beams", words["beams"], 1),
-        seed=arguments.whole_number("seed", words["seed"], 0),
+        beams=argv.whole_number("beams", words["beams"], 1),
+        seed=argv.whole_number("seed", words["seed"], 0),
     )
 
 
@@ -147,7 +148,7 @@ def main(typed: list[str]) -> int:
     if any(word in ("-h", "--help") for word in typed):
         print(f"usage: {USAGE}")
         return 0
-    environment.begin()
+    env.begin()
     wish = understand(typed)
     count = len(wish.files)
     note(f"loading {wish.words['run']} for {count} file{'' if count == 1 else 's'}; that takes some seconds")

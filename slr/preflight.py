@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from slr.core.errors import UserError
 from slr.data.collate import Batch, Sample, collate_ranking, collate_training
-from slr.errors import UserError
 from slr.model import lora
 from slr.recognizer import Recognizer
 

@@ -19,10 +19,10 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import CatMetric
 
-from slr import processes
+from slr.core import distributed
+from slr.core.errors import UserError
 from slr.data.collate import IGNORED, Batch
 from slr.data.picture import draw_batch
-from slr.errors import UserError
 from slr.metrics import SHARED, RankingMetrics
 from slr.model import lora, vlm
 from slr.model.generation import Decoding, beam_search, generate
@@ -171,13 +171,13 @@ class Recognizer(L.LightningModule):
             batch: this process's share of the step's clips, which may be empty.
         """
         share = len(batch["clip"])
-        clips = sum(processes.gather(share))
+        clips = sum(distributed.gather(share))
         total = torch.zeros((), device=self.device)
         for start in range(0, share, self.micro_batch):
             loss = self.clip_losses(batch, slice(start, start + self.micro_batch)).sum() / clips
             self.manual_backward(loss)
             total += loss.detach()
-        processes.add_up([*self._gradients(share), total])
+        distributed.add_up([*self._gradients(share), total])
         return total
 
     def _gradients(self, share: int) -> list[Tensor]:
@@ -197,10 +197,10 @@ class Recognizer(L.LightningModule):
         self._agree()
 
     def _agree(self) -> None:
-        if processes.place().world > 1:
+        if distributed.place().world > 1:
             state = lora.adapter_state(self.network)
             content = b"".join(tensor.view(torch.uint8).numpy().tobytes() for tensor in state.values())
-            processes.agree("adapter", hashlib.sha256(content).hexdigest())
+            distributed.agree("adapter", hashlib.sha256(content).hexdigest())
 
     def training_step(self, batch: Batch, index: int) -> None:
         """One optimiser step.
@@ -208,7 +208,7 @@ class Recognizer(L.LightningModule):
         Raises:
             UserError: the loss, or a gradient that no scale of 16-bit arithmetic explains, is not finite.
         """
-        torch.manual_seed(step_seed(self.seed, self.global_step, processes.place().rank))
+        torch.manual_seed(step_seed(self.seed, self.global_step, distributed.place().rank))
         if self.global_step == 0:
             self._show(batch)
         # One of each, where Lightning's types allow several.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slr import memory
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 Path_ = str  # a field of this type holds a path: typed as it is in the shell, made absolute before it is read
 PATH_KEYS = ("outputs", "data", "init", "dataset.clips", "dataset.labels", "dataset.index", "model.checkpoint")

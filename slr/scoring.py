@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from slr import assemble, schema
 from slr.calibration import Calibration, fit, fit_familiarity
+from slr.core.errors import UserError
+from slr.core.run_folder import RunFolder, digest, hashes_of
 from slr.data.listing import conflicts, coverage, read_lost
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split
-from slr.errors import UserError
 from slr.looking import Looker
 from slr.report.evaluation import Context, evaluation
 from slr.report.generated import exact_match
-from slr.run import RunFolder, digest, hashes_of
 
 
 def calibrate(ranker: Looker, train: Sequence[Clip], val: Sequence[Clip]) -> Calibration:

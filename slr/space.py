@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 JOURNAL = "study.journal"
 Value = str | int | float

@@ -21,8 +21,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from slr import space
-from slr.errors import UserError
-from slr.exclusive import exclusive, is_occupied, occupied
+from slr.core.errors import UserError
+from slr.core.locks import exclusive, is_occupied, occupied
 from slr.space import Axis, Choices, Value
 
 NAME = "slr"

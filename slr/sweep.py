@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO
 
 from slr import schema
-from slr.errors import UserError
-from slr.exclusive import is_occupied
-from slr.run import RunFolder, read_json, status_of, write_json
-from slr.stopping import Stopping
+from slr.core.errors import UserError
+from slr.core.locks import is_occupied
+from slr.core.run_folder import RunFolder, read_json, status_of, write_json
+from slr.core.signals import Stopping
 
 BUSY = 75  # exit code of a job whose folder another process works in: EX_TEMPFAIL of sysexits.h
 ENDED = ("done", "pruned")
@@ -37,7 +37,7 @@ class Job:
         folder: of the run.
         name: what tells it from the others, such as `frames=8 lora.r=16`.
         tried: whether this sweep has started it.
-        status: as `slr.run.status_of` says, or elsewhere, where another sweep's process is at it.
+        status: as `slr.core.run_folder.status_of` says, or elsewhere, where another sweep's process is at it.
         told: what a scheduler says of it.
     """
 

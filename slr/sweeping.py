@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from slr import composing, grammar, schema, space
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 
 def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[space.Axis], list[str]]:

@@ -20,12 +20,13 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, TQD
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from slr import checkpoints, processes
-from slr.errors import UserError
-from slr.stopping import Stopping
+from slr import checkpoints
+from slr.core import distributed
+from slr.core.errors import UserError
+from slr.core.signals import Stopping
 
 if TYPE_CHECKING:
-    from slr.hardware import Machine
+    from slr.core.hardware import Machine
 
 BRIEF = 60.0  # seconds of training that a killed validation may cost besides itself
 LOSS = "val/loss"  # the one monitor that is better when it is smaller
@@ -151,7 +152,7 @@ class Keeper(Checkpoint):
 
         What this one is asked while it waits for the others waits in turn: they could not know of it.
         """
-        codes = [code for code in processes.gather(self.stopping.code) if code is not None]
+        codes = [code for code in distributed.gather(self.stopping.code) if code is not None]
         if not codes:
             return None
         self.stopping.told(codes[0])
@@ -165,10 +166,10 @@ class Keeper(Checkpoint):
 
     def _is_older_than(self, seconds: float) -> bool:
         """Whether the last state is, by the chief's clock."""
-        return processes.gather(time.monotonic() - self.saved >= seconds)[0]
+        return distributed.gather(time.monotonic() - self.saved >= seconds)[0]
 
     def _save(self, trainer: Trainer, best: bool) -> None:
-        processes.once(lambda: self._write(trainer, best))
+        distributed.once(lambda: self._write(trainer, best))
         self.saved = time.monotonic()
 
     def _write(self, trainer: Trainer, best: bool) -> None:
@@ -199,7 +200,7 @@ class Pruner(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report, before `Keeper` saves; a training that ends here anyway is not given up."""
         epoch, score = trainer.current_epoch + 1, float(trainer.callback_metrics[SCORE])
-        hopeless = processes.once(lambda: self.report(epoch, score))
+        hopeless = distributed.once(lambda: self.report(epoch, score))
         if hopeless and not trainer.should_stop and epoch != trainer.max_epochs:
             self.pruned = trainer.should_stop = True
             pl_module.print(f"pruned: {SCORE} {score:.3f} after epoch {epoch} is below the median of the other trials")
@@ -268,9 +269,9 @@ def build_trainer(
 ) -> Trainer:
     """Lightning's loop, quiet.
 
-    Of several processes each has one, which knows of no other: what they share goes by `slr.processes`. Lightning's own
-    strategies would look for Slurm and requeue behind our back, ask for SIGTERM by a message in every step, and send
-    one from inside the signal's handler, where the others may not be listening.
+    Of several processes each has one, which knows of no other: what they share goes by `slr.core.distributed`.
+    Lightning's own strategies would look for Slurm and requeue behind our back, ask for SIGTERM by a message in every
+    step, and send one from inside the signal's handler, where the others may not be listening.
 
     Raises:
         UserError: Lightning would not train where it should.

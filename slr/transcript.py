@@ -8,8 +8,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import IO, TextIO
 
-from slr.errors import UserError, one_line
-from slr.processes import Lost
+from slr.core.distributed import Lost
+from slr.core.errors import UserError, one_line
 
 BAR = re.compile(r"\|.*\| *\d+/(\d+|\?) \[")  # how tqdm paints one
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from slr import scan
 from slr.calibration import Looked
+from slr.core.hardware import Machine
 from slr.data import video
 from slr.data.collate import Batch, Sample, collate_ranking
-from slr.hardware import Machine
 from slr.model.ranking import Look
 from slr.recognizer import Recognizer
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 import evaluate
+from slr.core.locks import exclusive
+from slr.core.run_folder import RunFolder, open_run, read_json, write_json
 from slr.data.manifest import PARTS, write_manifest, write_rejected
 from slr.data.split import Split, write_split
 from slr.data.split import _hash as split_hash
-from slr.exclusive import exclusive
 from slr.prepare import synthetic
 from slr.prepare.folder import prepare_folder
-from slr.run import RunFolder, open_run, read_json, write_json
 from slr.schema import Folder
 
 sys.dont_write_bytecode = False

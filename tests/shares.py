@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from slr import processes
+from slr.core import distributed
 from slr.data.collate import Sample, collate_ranking, collate_training
 from slr.metrics import RankingMetrics
 from slr.model import lora, vlm
@@ -47,7 +47,7 @@ def gradient(inputs, objective: str, clips: int, micro_batch: int) -> dict[str, 
     for name, parameter in network.named_parameters():
         if "lora_B" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.02
-    place = processes.place()
+    place = distributed.place()
     share = samples(inputs)[:clips][place.rank :: place.world]
     collate = collate_training if objective == "token" else collate_ranking
     loss = recognizer.backward_batch(collate(share, inputs.pad_id))
@@ -57,7 +57,7 @@ def gradient(inputs, objective: str, clips: int, micro_batch: int) -> dict[str, 
 def figures(batches: int) -> dict[str, tuple]:
     """Metrics of 3 clips a batch, whose scores are the same in every process, batches dealt out."""
     rng = np.random.default_rng(3)
-    metrics, place = RankingMetrics(), processes.place()
+    metrics, place = RankingMetrics(), distributed.place()
     dealt = -(-batches // place.world) * place.world
     for number in range(dealt):
         n = 3 if number < batches else 0
@@ -76,7 +76,7 @@ def measure() -> dict:
 
 
 if __name__ == "__main__":
-    processes.join("cpu")
-    found = measure() | {"gathered": processes.gather(processes.place().rank)}
-    torch.save(found, Path(sys.argv[1]) / f"{processes.place().rank}.pt")
-    processes.leave()
+    distributed.join("cpu")
+    found = measure() | {"gathered": distributed.gather(distributed.place().rank)}
+    torch.save(found, Path(sys.argv[1]) / f"{distributed.place().rank}.pt")
+    distributed.leave()

@@ -1,7 +1,7 @@
 import pytest
 
-from slr.arguments import parse, whole_number
-from slr.errors import UserError
+from slr.core.argv import parse, whole_number
+from slr.core.errors import UserError
 
 DEFAULTS = {"run": None, "part": "test"}
 

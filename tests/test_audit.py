@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from slr import audit as command
+from slr.core.errors import UserError
 from slr.data.audit import FILES, NEAR, RECORDING, SEGMENTS, SIGNER, SIGNER_GLOSS, Entry, audit, describe_audit
 from slr.data.manifest import read_manifest
 from slr.data.split import make_split, write_split
-from slr.errors import UserError
 
 PARTS = ("train", "val", "test", None)
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from slr.core.errors import UserError, one_line
 from slr.data import cache as module
 from slr.data import pack, video
 from slr.data.cache import FrameCache, fill
 from slr.data.manifest import Clip, read_manifest
 from slr.data.pack import Pack, writing
 from slr.data.video import sample_positions
-from slr.errors import UserError, one_line
 from slr.model.inputs import load_inputs
 from slr.prepare.encode import write_clip
 from slr.prepare.synthetic import prepare_synthetic

@@ -19,7 +19,7 @@ from slr.calibration import (
     risk_coverage,
     write,
 )
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 
 def overconfident(rng, n, temperature):

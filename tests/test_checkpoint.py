@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.model import checkpoint
 from slr.model.checkpoint import PATIENCE, base_hash, locate
 
@@ -27,7 +27,7 @@ def folder(tmp_path):
 def ask_for_the_2b(tmp_path, patience=PATIENCE, **environment):
     """What is said in a process of its own, without a cache: the hub's address is read at an import."""
     code = f"""
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.model import checkpoint
 checkpoint.PATIENCE = {patience}
 try:

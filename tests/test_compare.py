@@ -15,10 +15,10 @@ from runs import VOCABULARY, make_run, places_of
 from scipy.stats import binomtest
 
 from slr import commandline, compare, composing, schema
-from slr.errors import UserError
+from slr.core.errors import UserError
+from slr.core.run_folder import RunFolder, read_json, write_json
 from slr.report.comparison import comparable, differing
 from slr.report.runs import find_runs, flat, read_run, true_places
-from slr.run import RunFolder, read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 

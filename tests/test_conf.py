@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from slr import commandline, composing, grammar, schema
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 composing.register()
 NEEDS = {"dataset=folder": ["dataset.clips='/a'", "dataset.labels='/b'"]}
@@ -44,7 +44,7 @@ def test_groups_combine(words):
 
 
 def test_hardware_files_bind_to_what_decides():
-    source = (composing.PROJECT / "slr" / "hardware.py").read_text()
+    source = (composing.PROJECT / "slr" / "core" / "hardware.py").read_text()
     decide = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "decide")
     arguments = {argument.arg for argument in decide.args.args}
     fields = {field.name for field in dataclasses.fields(schema.Hardware)}

@@ -11,9 +11,9 @@ import torch
 from entry import output_of, refused
 from scipy.special import softmax
 
+from slr.core.run_folder import open_run, read_json, write_json
 from slr.data.manifest import read_manifest, write_manifest
 from slr.data.split import make_split, read_split, write_split
-from slr.run import open_run, read_json, write_json
 
 
 def prepared(run: Path) -> Path:

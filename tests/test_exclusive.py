@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from slr.errors import UserError
-from slr.exclusive import OCCUPIED, exclusive, is_occupied, occupied
+from slr.core.errors import UserError
+from slr.core.locks import OCCUPIED, exclusive, is_occupied, occupied
 
-WAIT = "import sys, pathlib\nfrom slr.exclusive import exclusive\n"
+WAIT = "import sys, pathlib\nfrom slr.core.locks import exclusive\n"
 WAIT += "with exclusive(pathlib.Path(sys.argv[1])): print((pathlib.Path(sys.argv[1]) / 'word').read_text(), flush=True)"
-CRASH = "import sys, os, pathlib\nfrom slr.exclusive import exclusive\n"
+CRASH = "import sys, os, pathlib\nfrom slr.core.locks import exclusive\n"
 CRASH += "with exclusive(pathlib.Path(sys.argv[1])): os._exit(0)"
 
 
@@ -34,7 +34,7 @@ def test_a_crashed_process_locks_nothing(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-OCCUPY = "import sys, pathlib\nfrom slr.exclusive import occupied\n"
+OCCUPY = "import sys, pathlib\nfrom slr.core.locks import occupied\n"
 OCCUPY += "with occupied(pathlib.Path(sys.argv[1])): print('came in')"
 
 

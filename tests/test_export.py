@@ -10,9 +10,9 @@ from entry import ROOT, output_of
 
 import slr
 from slr import export
-from slr.errors import UserError
+from slr.core.errors import UserError
+from slr.core.run_folder import read_json, write_json
 from slr.exported import read_exported
-from slr.run import read_json, write_json
 
 CLIPS = 4
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from slr import features, hardware
+from slr import features
+from slr.core import hardware
+from slr.core.errors import UserError
 from slr.data import video
 from slr.data.augment import ColorJitter
 from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip
 from slr.data.pack import Pack
-from slr.errors import UserError
 from slr.features import FeatureCache, decode, encode, fill, recipe
 from slr.model import lora, vlm
 from slr.model.inputs import load_inputs

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from servers import Server
 
+from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
-from slr.errors import UserError
 from slr.prepare.download import Failure, Manners, download
 from slr.prepare.fetch import _Round, describe_fetched, fetch, fetched, file_name
 from slr.prepare.ledger import Ledger

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slr.core.errors import UserError
 from slr.data import fingerprint as module
 from slr.data.fingerprint import (
     CUTS,
@@ -23,7 +24,6 @@ from slr.data.fingerprint import (
 )
 from slr.data.manifest import Clip, read_manifest
 from slr.data.video import read
-from slr.errors import UserError
 from slr.prepare.encode import write_clip
 from slr.prepare.synthetic import prepare_synthetic
 

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 
 import slr
 from slr import beginning, checks, commandline, compare, composing, export, ladder, sweeping, training
+from slr.core.errors import UserError
+from slr.core.run_folder import RunFolder, find_run, read_json, write_json
+from slr.core.signals import Stopping
 from slr.data.manifest import read_manifest
-from slr.errors import UserError
 from slr.model import checkpoint
-from slr.run import RunFolder, find_run, read_json, write_json
-from slr.stopping import Stopping
 from slr.sweep import Job, lay_out
 
 composing.register()

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
-from slr.errors import UserError
 from slr.prepare.encode import write_clip
 from slr.prepare.folder import prepare_folder
 from slr.prepare.guard import Limits

@@ -7,8 +7,8 @@ import transformers
 from packaging.version import Version
 from transformers import GenerationConfig
 
+from slr.core.errors import UserError
 from slr.data.collate import Sample, collate_ranking
-from slr.errors import UserError
 from slr.model.generation import Decoding, beam_search, generate
 from slr.model.inputs import load_inputs
 from slr.model.lora import add_lora

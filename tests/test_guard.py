@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.prepare.guard import Ended, Guard, Limits
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a system with pipes in folders and limits on processes")

@@ -6,11 +6,10 @@ import sys
 import pytest
 import torch
 
-from slr import hardware, processes, training
-from slr.directml import accelerator
-from slr.directml import device as directml
-from slr.errors import UserError
-from slr.hardware import (
+from slr import training
+from slr.core import directml, distributed, hardware
+from slr.core.errors import UserError
+from slr.core.hardware import (
     KINDS,
     Machine,
     decide,
@@ -22,6 +21,7 @@ from slr.hardware import (
     require,
     why,
 )
+from slr.directml import accelerator
 
 WORDS = {
     "precision": "auto",
@@ -169,7 +169,7 @@ def test_other_cards_compute_in_32_or_true_16_bits(kind, device):
 @pytest.mark.usefixtures("anything")
 @pytest.mark.parametrize("kind", ["directml", "mps"])
 def test_other_cards_work_with_one_process(kind, monkeypatch):
-    monkeypatch.setattr(processes, "place", lambda: processes.Place(0, 2, 2, 0))
+    monkeypatch.setattr(distributed, "place", lambda: distributed.Place(0, 2, 2, 0))
     with pytest.raises(UserError, match=f"trainer=ddp: hardware={kind} works with one process"):
         decided(kind)
 

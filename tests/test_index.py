@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.prepare.index import (
     PUBLISHED,
     core_glossary,

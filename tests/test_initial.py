@@ -10,12 +10,12 @@ from entry import only_run, output_of, refused, scalars
 from safetensors.torch import load_file, save_file
 
 from slr import assemble, beginning, commandline, composing, grammar, initial
+from slr.core.errors import UserError
+from slr.core.run_folder import RunFolder, open_run, read_json, write_json
 from slr.data.manifest import Clip, write_manifest
 from slr.data.split import make_split, read_split, write_split
-from slr.errors import UserError
 from slr.model import lora
 from slr.recognizer import step_seed
-from slr.run import RunFolder, open_run, read_json, write_json
 from slr.schema import to_plain
 
 

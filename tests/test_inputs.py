@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.model.checkpoint import locate
 from slr.model.inputs import load_inputs
 

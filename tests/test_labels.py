@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.prepare.labels import read_labels
 
 

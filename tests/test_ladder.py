@@ -5,9 +5,9 @@ import torch
 from entry import refused
 
 from slr import commandline, composing, schema
-from slr.errors import UserError
+from slr.core.errors import UserError
+from slr.core.run_folder import RunFolder, write_json
 from slr.ladder import refuse_mixed
-from slr.run import RunFolder, write_json
 
 SMALL = ("experiment=demo", "dataset.signs=4", "dataset.signers=8")
 

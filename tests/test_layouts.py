@@ -12,8 +12,8 @@ from entry import ROOT, called
 from videos import number_of, numbered, write_video
 
 from slr import commandline, composing, grammar
+from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
-from slr.errors import UserError
 from slr.prepare import folder as reading
 from slr.prepare.folder import prepare_folder, read_layout
 from slr.prepare.layouts import lsa64

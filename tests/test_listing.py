@@ -1,8 +1,8 @@
 import pytest
 
+from slr.core.errors import UserError
 from slr.data.listing import Coverage, conflicts, coverage, read_lost, vocabulary
 from slr.data.manifest import Clip, Rejected, write_rejected
-from slr.errors import UserError
 
 
 def clip(name, gloss, part=None, segment=None):

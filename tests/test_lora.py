@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.model.inputs import load_inputs
 from slr.model.lora import (
     adapter_state,

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
+from slr.core.errors import UserError
 from slr.data.manifest import Clip, Rejected, read_manifest, read_rejected, write_manifest, write_rejected, write_whole
-from slr.errors import UserError
 
 CLIP = Clip(
     id="a1",

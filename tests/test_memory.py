@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, InternVLForConditionalGeneration
 
 from slr import memory
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.memory import GB, Shape, Work, activations, parse, plan
 from slr.model import lora, vlm
 from slr.model.checkpoint import locate

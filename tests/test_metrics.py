@@ -11,7 +11,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.metrics import METRICS, RankingMetrics, best_place, chance, figures, place_of_truth, places, tally
 
 

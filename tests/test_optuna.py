@@ -22,7 +22,7 @@ from test_sweeping import OPTUNA, axis
 from hydra_plugins import slr_optuna
 from slr import commandline, composing, grammar, space
 from slr import study as slr_study
-from slr.run import RunFolder, read_json, write_json
+from slr.core.run_folder import RunFolder, read_json, write_json
 from slr.study import Pruning, Report, Search
 from slr.sweep import lay_out
 
@@ -42,8 +42,8 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from slr.errors import UserError
-from slr.run import write_json
+from slr.core.errors import UserError
+from slr.core.run_folder import write_json
 
 QUIET = [{{"override hydra/job_logging": "none"}}, {{"override hydra/hydra_logging": "none"}}, "_self_"]
 
@@ -323,7 +323,7 @@ def test_a_trial_whose_run_is_alive_is_left_alone(tmp_path):
     one, other = (Search(tmp_path, [axis("n=range(9)", {"n": 1})], {}, "maximize", 0, NEVER) for _ in "ab")
     with one.at_work():
         assert one.claim(1) == 0
-    holder = "import sys, time; from pathlib import Path; from slr.exclusive import occupied\n"
+    holder = "import sys, time; from pathlib import Path; from slr.core.locks import occupied\n"
     holder += "with occupied(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", holder, str(tmp_path / "trial-0")],

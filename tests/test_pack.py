@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from slr.core.errors import UserError
 from slr.data.pack import ROW, Pack, writing
-from slr.errors import UserError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs kill -9 and limits on file sizes")
 # Writes records that can be told from their keys until it is killed: `first` and every `step`th after it.
@@ -189,7 +189,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_whole(tmp_path):
     _, said = writer.communicate(timeout=300)
     assert writer.returncode == 1
     last = said.strip().splitlines()[-1]
-    assert last.startswith(f"slr.errors.UserError: expected to write into {tmp_path}, found: ")
+    assert last.startswith(f"slr.core.errors.UserError: expected to write into {tmp_path}, found: ")
     assert "what was whole is kept" in last
     lengths = np.cumsum([len(record(number)) for number in range(200)])
     kept = list(range(int((lengths <= 100_000).sum())))

@@ -17,6 +17,7 @@ from sklearn.metrics import confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slr import calibration, curves
+from slr.core.run_folder import RunFolder, write_json
 from slr.data.listing import Coverage
 from slr.data.manifest import Clip
 from slr.report import page as pages
@@ -24,7 +25,6 @@ from slr.report.evaluation import TITLES, Context, evaluation
 from slr.report.generated import exact_match
 from slr.report.page import About, confusion, page, report
 from slr.report.pictures import Seen, choose, pictures
-from slr.run import RunFolder, write_json
 
 VOCABULARY = [
     '<script>document.title = "taken"</script>',
@@ -456,8 +456,8 @@ def test_without_scripts_everything_is_there_but_the_controls(tab, written, made
 
 def test_the_demos_report_is_made_in_a_minute_and_opens(demo, tmp_path):
     from slr import assemble, predict
+    from slr.core.run_folder import open_run
     from slr.data.split import read_split
-    from slr.run import open_run
 
     folder, config, _ = open_run(demo)
     clips = assemble.clips(config)

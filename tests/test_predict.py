@@ -18,11 +18,11 @@ import slr
 from slr import brought, predict_command
 from slr.answers import Ranked, Refusal
 from slr.calibration import Calibration, Familiarity
-from slr.errors import UserError
+from slr.core.errors import UserError
+from slr.core.run_folder import open_run, read_json
 from slr.model.generation import Decoding
 from slr.prepare.still import MOST_PIXELS, is_picture, read_pictures
 from slr.prepare.untrusted import Unfit
-from slr.run import open_run, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.model import lora, vlm
 from slr.model.inputs import load_inputs
 from slr.preflight import COARSE, preflight, refuse_other_dropout, steps

@@ -3,8 +3,8 @@
 import signal
 from pathlib import Path
 
-from slr import processes
-from slr.stopping import Stopping, listening
+from slr.core import distributed
+from slr.core.signals import Stopping, listening
 from slr.training import Keeper
 
 
@@ -17,7 +17,7 @@ def test_all_end_at_the_same_place(monkeypatch):
         stopping.code = 143
         return [code, None]
 
-    monkeypatch.setattr(processes, "gather", ask_meanwhile)
+    monkeypatch.setattr(distributed, "gather", ask_meanwhile)
     assert keeper.asked() is None
     assert keeper.asked() == 143
 
@@ -27,7 +27,7 @@ def test_ones_own_signal_that_comes_behind_anothers_stops_nothing_twice(monkeypa
     with listening() as stopping:
         keeper = Keeper(Path(), "val/top1", 0, stopping, lambda at: None)
         stopping.deferred = True
-        monkeypatch.setattr(processes, "gather", lambda code: [code, 143])
+        monkeypatch.setattr(distributed, "gather", lambda code: [code, 143])
         assert keeper.asked() == 143
         signal.raise_signal(signal.SIGTERM)  # raises SystemExit where it is taken for a second one
         assert stopping.code == 143

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import evaluate
-from slr import arguments, commandline, composing, grammar
+from slr import commandline, composing, grammar
+from slr.core import argv
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +39,7 @@ def test_training_commands_compose(command):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("evaluate.py")])
 def test_evaluation_commands_parse(command):
-    assert arguments.parse(shlex.split(command)[1:], evaluate.DEFAULTS, evaluate.USAGE)["run"]
+    assert argv.parse(shlex.split(command)[1:], evaluate.DEFAULTS, evaluate.USAGE)["run"]
 
 
 def test_the_error_shown_is_the_error_printed():

@@ -12,11 +12,11 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
+from slr.core.errors import UserError
 from slr.data.augment import ColorJitter
 from slr.data.collate import Sample, collate_ranking, collate_training
 from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip
-from slr.errors import UserError
 from slr.model import lora, vlm
 from slr.model.inputs import load_inputs
 from slr.prepare.encode import write_clip

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from slr import assemble, beginning, checkpoints, commandline, composing, curves, schema, training
+from slr.core.errors import UserError
+from slr.core.run_folder import RunFolder, read_json, recorded, write_json
+from slr.core.signals import Stopping
 from slr.data.datamodule import EpochBatches
-from slr.errors import UserError
 from slr.recognizer import place_of, step_seed
-from slr.run import RunFolder, read_json, recorded, write_json
-from slr.stopping import Stopping
 from slr.transcript import transcribed
 
 composing.register()

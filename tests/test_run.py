@@ -11,9 +11,9 @@ import pytest
 
 import slr
 from slr import beginning, commandline, composing, schema
-from slr.errors import UserError
-from slr.exclusive import Busy, occupied
-from slr.run import (
+from slr.core.errors import UserError
+from slr.core.locks import Busy, occupied
+from slr.core.run_folder import (
     RunFolder,
     _code,
     digest,
@@ -26,7 +26,7 @@ from slr.run import (
     status_of,
     write_json,
 )
-from slr.stopping import Stopping, listening
+from slr.core.signals import Stopping, listening
 
 composing.register()
 ROOT = Path(__file__).resolve().parent.parent
@@ -195,7 +195,7 @@ def test_signals_stop_at_once_or_when_a_step_has_ended(tmp_path, number, code, c
         assert stopping.code == code
         assert "once more stops at once" in capsys.readouterr().err
         signal.raise_signal(number)  # as a wrapper passes it on: the same request, not another
-        monkeypatch.setattr("slr.stopping.ECHO", 0.0)
+        monkeypatch.setattr("slr.core.signals.ECHO", 0.0)
         with pytest.raises(SystemExit):
             signal.raise_signal(number)
 
@@ -213,7 +213,7 @@ def test_a_run_that_says_running_and_has_no_process_was_killed(tmp_path):
     assert status_of(folder) == "missing"
     write_json(folder.result, {"status": "running"})
     assert status_of(folder) == "killed"
-    code = "import sys; from pathlib import Path; from slr.exclusive import occupied; p = Path(sys.argv[1])\n"
+    code = "import sys; from pathlib import Path; from slr.core.locks import occupied; p = Path(sys.argv[1])\n"
     code += "with occupied(p): print('in', flush=True); sys.stdin.read()"
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT

@@ -8,9 +8,9 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from slr.core.errors import UserError
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, describe, make_split, read_split, write_split
-from slr.errors import UserError
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 

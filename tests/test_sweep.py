@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from slr import board, commandline, composing, schema, sweeping
-from slr.errors import UserError
-from slr.run import RunFolder, read_json, write_json
-from slr.stopping import Stopping
+from slr.core.errors import UserError
+from slr.core.run_folder import RunFolder, read_json, write_json
+from slr.core.signals import Stopping
 from slr.sweep import Job, Sweep, lay_out
 
 composing.register()
@@ -25,9 +25,9 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 TOY = """
 import os, signal, sys, time
 from pathlib import Path
-from slr.exclusive import Busy, occupied
-from slr.run import RunFolder, read_json, recorded
-from slr.stopping import listening
+from slr.core.locks import Busy, occupied
+from slr.core.run_folder import RunFolder, read_json, recorded
+from slr.core.signals import listening
 from slr.sweep import BUSY, end_with_sweep
 
 end_with_sweep()
@@ -126,8 +126,8 @@ def test_a_job_that_ends_before_it_can_say_how_has_failed_with_what_it_printed(t
 DRIVER = """
 import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
-from slr.run import RunFolder
-from slr.stopping import listening
+from slr.core.run_folder import RunFolder
+from slr.core.signals import listening
 from slr.sweep import Job, Sweep
 folder, names = Path(sys.argv[1]), sys.argv[2:]
 jobs = [Job(RunFolder(folder / name), name) for name in names]

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from slr import commandline, composing, grammar, schema, space, sweeping
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.study import distribution
 
 composing.register()

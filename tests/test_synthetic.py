@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
+from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
-from slr.errors import UserError
 from slr.prepare.performance import Performance
 from slr.prepare.signer import draw_signer
 from slr.prepare.signs import Side, names, signer_seed, signs

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.model.trie import build_trie
 
 END = 0

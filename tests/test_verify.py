@@ -8,8 +8,8 @@ import av.error
 import numpy as np
 import pytest
 
+from slr.core.errors import UserError
 from slr.data import video
-from slr.errors import UserError
 from slr.prepare.encode import write_clip
 from slr.prepare.guard import Limits
 from slr.prepare.untrusted import Unfit

@@ -4,9 +4,9 @@ import sys
 import numpy as np
 import pytest
 
+from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
 from slr.data.video import load_decord, read, sample_positions
-from slr.errors import UserError
 from slr.prepare.encode import write_clip
 
 

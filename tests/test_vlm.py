@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.model.checkpoint import locate
 from slr.model.inputs import load_inputs
 from slr.model.lora import add_lora

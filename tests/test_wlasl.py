@@ -10,8 +10,8 @@ from entry import output_of, refused
 from servers import Server
 
 from slr import commandline, composing, grammar
+from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
-from slr.errors import UserError
 from slr.prepare.download import Manners
 from slr.prepare.encode import write_clip
 from slr.prepare.index import hashes

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from slr.run import RunFolder, write_json
+from slr.core.run_folder import RunFolder, write_json
 from slr.sweep import Job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -11,9 +11,9 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import os, signal, time
 from pathlib import Path
-from slr.exclusive import Busy, occupied
-from slr.run import RunFolder, read_json, recorded
-from slr.stopping import listening
+from slr.core.locks import Busy, occupied
+from slr.core.run_folder import RunFolder, read_json, recorded
+from slr.core.signals import listening
 from slr.sweep import BUSY, end_with_sweep
 
 end_with_sweep()

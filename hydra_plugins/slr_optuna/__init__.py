@@ -25,10 +25,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from slr import composing, grammar, schema, space, sweeping
-from slr.errors import UserError, explained
-from slr.files import write_whole
-from slr.run import RunFolder, read_json, status_of
-from slr.stopping import listening
+from slr.core.errors import UserError, explained
+from slr.core.files import write_whole
+from slr.core.run_folder import RunFolder, read_json, status_of
+from slr.core.signals import listening
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from slr import composing, schema
 from slr.board import Board, announce
-from slr.errors import explained
+from slr.core.errors import explained
+from slr.core.run_folder import RunFolder, read_json
+from slr.core.signals import Stopping, listening
 from slr.memory import adapter_numbers
 from slr.model.checkpoint import locate
-from slr.run import RunFolder, read_json
-from slr.stopping import Stopping, listening
 from slr.sweep import ENDED, Job, Sweep, lay_out
 
 PROGRAM = composing.PROJECT / "train.py"

@@ -11,9 +11,9 @@ from hydra.core.config_store import ConfigStore
 
 from hydra_plugins.slr_sweeps import PROGRAM, Folders
 from slr.board import Board
+from slr.core.errors import UserError
+from slr.core.signals import CODES, Stopping
 from slr.elsewhere import attend
-from slr.errors import UserError
-from slr.stopping import CODES, Stopping
 from slr.sweep import ENDED, GRACE, Job
 
 POLL = 1.0  # seconds

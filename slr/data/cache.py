@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from slr.core.errors import UserError
+from slr.core.files import write_whole
 from slr.data.collate import Inputs
 from slr.data.manifest import Clip
 from slr.data.pack import LAYOUT, Pack, writing
-from slr.errors import UserError
-from slr.files import write_whole
 from slr.memory import shown
 
 QUALITY = 95  # of JPEG, with colours at full size: an error of 1.2 levels in an eighth of the bytes

@@ -18,10 +18,10 @@ from PIL import Image
 from scipy.fft import dctn
 from tqdm import tqdm
 
+from slr.core.errors import UserError
+from slr.core.files import write_whole
 from slr.data.manifest import Clip
 from slr.data.video import read
-from slr.errors import UserError
-from slr.files import write_whole
 
 METHOD = "dct-2"  # a new name computes every fingerprint anew
 FRAMES = 16  # uniform over the clip, or over what is left of it

@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slr.core.errors import UserError
 from slr.data.copies import joined, sharing
 from slr.data.manifest import Clip, Rejected, read_rejected
-from slr.errors import UserError
 
 
 @dataclass(frozen=True)

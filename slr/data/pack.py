@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from slr.errors import UserError
-from slr.exclusive import exclusive
+from slr.core.errors import UserError
+from slr.core.locks import exclusive
 
 LAYOUT = 1  # of the two files; who changes it puts its records into another folder
 KEY = 16  # bytes of a key's digest: two of a million keys share one with a chance of 1e-27

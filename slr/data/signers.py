@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from slr.core.errors import UserError
 from slr.data.manifest import Clip
-from slr.errors import UserError
 
 TRAIN, VAL, TEST = range(3)
 PARTS = ("train", "val", "test")

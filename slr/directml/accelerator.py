@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from slr.directml import device
+from slr.core import directml
 
 
 class DirectMl(Accelerator):
@@ -40,7 +40,7 @@ class DirectMl(Accelerator):
     @staticmethod
     def get_parallel_devices(devices: Any) -> list[torch.device]:  # noqa: ANN401
         """The default device."""
-        return [device.device()]
+        return [directml.device()]
 
     @staticmethod
     def auto_device_count() -> int:
@@ -50,7 +50,7 @@ class DirectMl(Accelerator):
     @staticmethod
     def is_available() -> bool:
         """Whether torch-directml has a device here."""
-        return device.absent() is None
+        return directml.absent() is None
 
     @staticmethod
     def name() -> str:
@@ -60,4 +60,4 @@ class DirectMl(Accelerator):
 
 def strategy() -> SingleDeviceStrategy:
     """All work on the default device."""
-    return SingleDeviceStrategy(device=device.device(), accelerator=DirectMl())
+    return SingleDeviceStrategy(device=directml.device(), accelerator=DirectMl())

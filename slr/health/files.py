@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from slr.errors import UserError, one_line
+from slr.core.errors import UserError, one_line
 from slr.health.finding import FAULT, OK, WARNING, Asked, Check, Finding, NotLooked
 from slr.health.libraries import INSTALL
 from slr.health.models import WEIGHTS_2B, found, name_of, of_option

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slr import memory
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.health.finding import FAULT, OK, Asked, Check, Finding
 from slr.health.libraries import PROJECT, torch_itself
 from slr.health.models import INTERNVL3_5_2B, found, name_of, of_option
@@ -61,7 +61,7 @@ def _driver() -> str:
 def why_not(kind: str) -> str:
     """What stands against a kind of hardware; nothing where it works."""
     torch_itself()
-    from slr.hardware import absent  # torch
+    from slr.core.hardware import absent  # torch
 
     if not (PROJECT / "conf" / "hardware" / f"{kind}.yaml").is_file():
         return "slr has no such option"

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from slr.errors import UserError
-from slr.files import sha256
+from slr.core.errors import UserError
+from slr.core.files import sha256
 
 Found = TypeVar("Found")
 

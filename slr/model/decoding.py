@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 
 @dataclass(frozen=True)

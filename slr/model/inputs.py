@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.model.checkpoint import locate
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.model.vlm import bare
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.memory import Shape
 from slr.model.checkpoint import locate
 

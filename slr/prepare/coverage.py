@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slr.core.errors import UserError
+from slr.core.files import write_whole
 from slr.data.manifest import PARTS, read_manifest, read_rejected
-from slr.errors import UserError
-from slr.files import write_whole
 from slr.prepare.index import Instance
 from slr.prepare.ledger import read_ledger
 

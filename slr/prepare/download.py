@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urljoin
 
-from slr.errors import UserError
-from slr.files import write_whole
+from slr.core.errors import UserError
+from slr.core.files import write_whole
 from slr.prepare.address import Refused, reachable, web
 
 AGENT = "Mozilla/5.0 (compatible; slr data preparation)"

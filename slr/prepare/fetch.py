@@ -11,13 +11,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from slr.errors import UserError
-from slr.exclusive import exclusive
+from slr.core.errors import UserError
+from slr.core.locks import exclusive
+from slr.core.signals import next_of
 from slr.prepare import address as addresses
 from slr.prepare.download import Failure, Manners, download
 from slr.prepare.ledger import Ledger, Outcome, read_ledger
 from slr.prepare.progress import shown
-from slr.stopping import next_of
 
 HEAD: dict[str, Any] = {"dataset": "downloads", "version": 1}
 MOST_THREADS = 32

@@ -19,8 +19,8 @@ from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self
 
-from slr.errors import UserError
-from slr.stopping import next_of
+from slr.core.errors import UserError
+from slr.core.signals import next_of
 
 try:
     import resource

@@ -11,8 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from slr.core.errors import UserError
 from slr.data.manifest import PARTS
-from slr.errors import UserError
 from slr.prepare import address
 
 PUBLISHED = "6077d1e4a4ef1e560d38ee3694abe0412f7a6306"  # WLASL_v0.3.json as a git blob, in its authors' repository

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slr.core.errors import UserError
 from slr.data.manifest import PARTS
-from slr.errors import UserError
 from slr.prepare.untrusted import WHOLE, Cut
 
 FILE, GLOSS, SIGNER = ("file", "video_path"), ("gloss",), ("signer", "signer_id")

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from slr.core.errors import UserError
+from slr.core.files import sha256
+from slr.core.locks import exclusive
 from slr.data.manifest import Clip, Rejected, read_manifest, read_rejected, write_manifest, write_rejected
-from slr.errors import UserError
-from slr.exclusive import exclusive
-from slr.files import sha256
 from slr.prepare import address
 from slr.prepare.labels import Record
 from slr.prepare.ledger import Ledger, Outcome, read_ledger

@@ -10,10 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from slr.core.errors import UserError
+from slr.core.files import write_whole
+from slr.core.locks import exclusive
 from slr.data.manifest import Clip, read_manifest, write_manifest, write_rejected
-from slr.errors import UserError
-from slr.exclusive import exclusive
-from slr.files import write_whole
 from slr.prepare.encode import write_clip
 from slr.prepare.performance import DRAWING, FPS, Performance
 from slr.prepare.signer import draw_signer

@@ -8,9 +8,9 @@ from typing import Any
 import av
 import numpy as np
 
+from slr.core.errors import UserError
+from slr.core.files import sha256
 from slr.data import video
-from slr.errors import UserError
-from slr.files import sha256
 from slr.prepare.encode import FPS, write_clip
 from slr.prepare.guard import Ended, Guard, Limits
 from slr.prepare.still import is_picture, read_pictures

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
+from slr.core.errors import UserError
 from slr.data.manifest import Rejected
-from slr.errors import UserError
 from slr.prepare import address, coverage
 from slr.prepare import index as wlasl_index
 from slr.prepare.download import Failure, Manners, download

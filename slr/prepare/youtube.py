@@ -11,7 +11,7 @@ from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.networking.exceptions import HTTPError, RequestError
 from yt_dlp.utils import DownloadError
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.prepare.download import Failure, Manners
 
 # One file, since joining two takes an ffmpeg; no larger than clips become; plain http, which can be continued.

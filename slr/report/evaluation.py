@@ -15,9 +15,10 @@ from scipy.special import softmax
 
 from slr import calibration as calibrating
 from slr.calibration import Calibration, Looked
+from slr.core.files import write_whole
+from slr.core.run_folder import write_json
 from slr.data.listing import Coverage, among
 from slr.data.manifest import Clip
-from slr.files import write_whole
 from slr.metrics import (
     METRICS,
     Figure,
@@ -32,7 +33,6 @@ from slr.metrics import (
     tally,
     wilson,
 )
-from slr.run import write_json
 
 TITLES = {
     "top1": "top-1",

@@ -19,14 +19,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from slr import curves as events
+from slr.core.errors import UserError
+from slr.core.files import write_whole
+from slr.core.run_folder import RunFolder, read_json
 from slr.data.manifest import Clip
-from slr.errors import UserError
-from slr.files import write_whole
 from slr.report import figures
 from slr.report.evaluation import GROUPED, TITLES, notes
 from slr.report.pictures import FRAMES, Pictures, Seen, choose, glosses_asked, pictures, worst_first
 from slr.report.runs import PLACES, flat
-from slr.run import RunFolder, read_json
 
 HERE = Path(__file__).parent
 HEADLINES = ("top1", "top5", "mrr")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from slr import schema
-from slr.errors import UserError
-from slr.run import RunFolder, digest, known_base, status_of
+from slr.core.errors import UserError
+from slr.core.run_folder import RunFolder, digest, known_base, status_of
 
 METRICS = ("top1", "top5", "mrr")
 # Where things lie says nothing of a run (but what it began with does: a model, an earlier run), nor does how work was

@@ -18,10 +18,10 @@ import torch
 from entry import ROOT, only_run, scalars, started, status
 
 from slr import assemble, calibration, scoring
+from slr.core.run_folder import RunFolder, open_run, read_json, status_of
 from slr.data.split import read_split
 from slr.metrics import METRICS
 from slr.prepare.encode import write_clip
-from slr.run import RunFolder, open_run, read_json, status_of
 
 PATIENCE = 240  # seconds for a command that takes twenty on an idle machine; nothing here may hang
 PARTS = {"train": 21, "val": 5, "test": 7}  # of batches of 5, the last one of training has one clip

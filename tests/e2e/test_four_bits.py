@@ -6,9 +6,9 @@ import pytest
 from entry import command, only_run
 
 from slr import assemble, predict, scoring
+from slr.core.run_folder import open_run, read_json
 from slr.data.split import read_split
 from slr.model import lora
-from slr.run import open_run, read_json
 
 
 def score(run):

@@ -14,9 +14,9 @@ import torch
 from entry import ONE_FRAME, SMALL, command, ended, only_run, scalars, started, status
 
 from slr import checkpoints
-from slr.exclusive import exclusive, occupied
+from slr.core.locks import exclusive, occupied
+from slr.core.run_folder import read_json
 from slr.recognizer import place_of
-from slr.run import read_json
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs kill -9 and groups of processes")
 STEP, VALIDATION = (f"slr.recognizer:Recognizer.{name}_step" for name in ("training", "validation"))
@@ -293,7 +293,9 @@ def test_features_and_the_closed_set_go_on_exactly(workplace):
 def test_an_evaluation_that_was_cut_is_made_again_and_its_results_shown_once(workplace):
     outputs = workplace / "cut evaluation"
     words = [*SMALL, "lora=none", f"outputs={outputs}", f"data={workplace / 'data'}"]
-    code, _, err = ended("train.py", *words, fault="slr.run:Record.tell:4:kill")  # the one that would say done
+    code, _, err = ended(
+        "train.py", *words, fault="slr.core.run_folder:Record.tell:4:kill"
+    )  # the one that would say done
     assert code == KILLED, err
     run = only_run(outputs)
     before = (run / "evaluation" / "evaluation_results.json").read_bytes()

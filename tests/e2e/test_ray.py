@@ -13,7 +13,7 @@ import toy
 from entry import ROOT, SMALL, status
 
 from hydra_plugins.slr_sweeps import ray as launchers
-from slr.stopping import Stopping
+from slr.core.signals import Stopping
 
 # Not importorskip: what the launcher says to Ray by the environment, Ray reads when it is imported.
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")

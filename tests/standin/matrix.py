@@ -4,7 +4,7 @@ import itertools
 import json
 
 from slr import assemble, checks, commandline, composing
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.model import lora
 from slr.model.inputs import load_inputs
 from slr.preflight import steps

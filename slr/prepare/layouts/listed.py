@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slr.core.errors import UserError
 from slr.data.manifest import Rejected
-from slr.errors import UserError
 from slr.prepare.labels import Record, unique
 from slr.prepare.untrusted import WHOLE, Cut
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from slr.core.errors import UserError
 from slr.data.manifest import PARTS
-from slr.errors import UserError
 from slr.prepare.address import distinct, youtube_id
 from slr.prepare.encode import FPS
 from slr.prepare.layouts.listed import Listed, require, text, videos

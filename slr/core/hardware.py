@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from slr import processes
-from slr.directml import device as directml
-from slr.errors import UserError
+from slr.core import directml, distributed
+from slr.core.errors import UserError
 from slr.memory import parse
 
 KINDS = ("cuda", "mps", "directml", "cpu")  # best first
@@ -135,7 +134,7 @@ def decide(
         UserError: the device is absent, or nf4 is asked for where it cannot be had.
     """
     require(device)
-    place = processes.place()
+    place = distributed.place()
     if device == "cuda":
         _take_card(place.beside, place.index)
     elif device != "cpu" and place.world > 1:

@@ -6,13 +6,13 @@ Ten lines instead of python-dotenv, whose expansion of variables and multi-line 
 import os
 from pathlib import Path
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1"
 }  # else the hub learns which libraries ask; Ray's is switched off where it starts
 NAMES = ("HF_TOKEN", "HF_HOME", "HF_HUB_OFFLINE")  # whatever else the file says is for others
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def begin() -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import slr
 from slr import checkpoints, schema
-from slr.errors import UserError
-from slr.exclusive import is_occupied
-from slr.files import sha256, write_whole
-from slr.processes import Lost, chief
-from slr.stopping import Stopping
+from slr.core.distributed import Lost, chief
+from slr.core.errors import UserError
+from slr.core.files import sha256, write_whole
+from slr.core.locks import is_occupied
+from slr.core.signals import Stopping
 
 PACKAGES = (
     *("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core"),

@@ -25,4 +25,4 @@ def explained(main: Callable[[], Value]) -> Value:
 
 def one_line(error: UserError) -> str:
     """The error's line; of one that comes from a loader's worker, which torch wraps in a traceback, the last."""
-    return " ".join(str(error).rpartition("slr.errors.UserError: ")[2].split())
+    return " ".join(str(error).rpartition("slr.core.errors.UserError: ")[2].split())

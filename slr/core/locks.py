@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 if os.name == "nt":
     import msvcrt

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from slr.errors import UserError
-from slr.stopping import CODES
+from slr.core.errors import UserError
+from slr.core.signals import CODES
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 
 def parse(words: Sequence[str], defaults: Mapping[str, str | None], usage: str) -> dict[str, str]:
