@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slr import schema
+from slr.config import schema
 from slr.core import argv, env
 from slr.core.errors import UserError, explained
 from slr.core.files import write_whole

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from slr import commandline, composing, grammar
+from slr.config import compose, jobs, overrides
 from slr.core.errors import UserError, explained
 from slr.prepare.dataset import prepare
 
@@ -41,13 +41,13 @@ def split_stages(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]
 
 def main() -> None:
     """Prepare what the command line names, and say where it lies."""
-    composing.register()
+    compose.register()
     words, stages = split_stages(sys.argv[1:])
-    arguments = grammar.quote_paths(words)
-    if grammar.asks_only(arguments):
+    arguments = overrides.quote_paths(words)
+    if overrides.asks_only(arguments):
         print(USAGE)
         return
-    for config in commandline.configurations(arguments):
+    for config in jobs.configurations(arguments):
         if stages and config.dataset.name != "wlasl":
             raise UserError(f"stages=: expected dataset=wlasl, found {config.dataset.name}, which is made in one go")
         manifest = prepare(config.dataset, Path(config.data), stages)

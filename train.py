@@ -13,7 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from slr import beginning, checkpoints, checks, commandline, composing, curves, grammar, initial, schema, sweeping
+from slr import beginning, checkpoints, checks, curves, initial
+from slr.config import compose, jobs, schema, sweep_name
+from slr.config import overrides as grammar
 from slr.core import distributed, env
 from slr.core.errors import UserError, explained
 from slr.core.locks import Busy, occupied
@@ -199,14 +201,14 @@ def finish(
         curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
 
 
-@hydra.main(config_path="conf", config_name=composing.PAGE, version_base="1.3")
+@hydra.main(config_path="conf", config_name=compose.PAGE, version_base="1.3")
 def job(config: DictConfig) -> float:
     """What Hydra calls once for each run, but in a sweep of processes, whose jobs are begun by `resume=`."""
     context = HydraConfig.get()
     folder = RunFolder(Path(context.runtime.output_dir))
 
     def begin() -> float:
-        return run(composing.to_typed(config), folder, list(context.overrides.task))
+        return run(compose.to_typed(config), folder, list(context.overrides.task))
 
     # In a sweep, Hydra must see the error itself: an exit would end the jobs that wait.
     return begin() if context.mode == RunMode.MULTIRUN else explained(begin)
@@ -214,9 +216,9 @@ def job(config: DictConfig) -> float:
 
 def resume(words: Sequence[str]) -> None:
     """Go on with one run in its own folder, from its own configuration."""
-    path, changes = commandline.resumption(words)
+    path, changes = jobs.resumption(words)
     folder, config = find_run(path)
-    changed, told = commandline.changed(config, changes)
+    changed, told = jobs.changed(config, changes)
     enlist(config)
     if (count := distributed.place().world) != config.trainer.devices:
         told.append(f"processes: {config.trainer.devices} -> {count}; dropout is drawn otherwise, digits differ")
@@ -250,14 +252,14 @@ def main() -> None:
     """Check everything that was typed, then hand over to Hydra."""
     env.begin()
     end_with_sweep()
-    composing.register()
+    compose.register()
     if any(word.startswith("resume=") for word in sys.argv[1:]):
         resume(sys.argv[1:])
         return distributed.leave()
     words = grammar.quote_paths(sys.argv[1:])
     if not grammar.asks_only(words):
-        words = sweeping.named(words)
-        configs = commandline.configurations(words)
+        words = sweep_name.named(words)
+        configs = jobs.configurations(words)
         if grammar.sweeps(words):  # whose jobs are commands of their own
             checks.check_apart(configs, here=not grammar.elsewhere(words))
         else:

@@ -25,7 +25,7 @@ import torch
 from measure import Cost, Row
 from PIL import Image
 
-from slr import commandline, composing, grammar
+from slr.config import compose, jobs, overrides
 from slr.core import argv
 from slr.core.errors import explained
 from slr.data.cache import FrameCache, fill
@@ -228,9 +228,9 @@ def waiting(folder: Path, cache: str, quick: bool) -> Row:
     clips = prepare_synthetic(folder / "drawn", 16, signers, 1, seed=0, size=160, workers=os.cpu_count() or 1)
     from slr import assemble
 
-    composing.register()
+    compose.register()
     words = ["experiment=demo", "hardware=cpu", "hardware.workers=2", f"cache={cache}", f"data={folder}"]
-    [config] = commandline.configurations(grammar.quote_paths(words))
+    [config] = jobs.configurations(overrides.quote_paths(words))
     machine, inputs, rows = assemble.machine(config), assemble.inputs(config), read_manifest(clips)
     vocabulary, parts = sorted({clip.gloss for clip in rows}), {"train": rows, "val": rows[:1]}
     data = assemble.data(config, clips.parent, parts, vocabulary, machine, inputs)

@@ -23,7 +23,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from measure import Cost, Row
 
 from slr import checkpoints
-from slr.composing import PROJECT
+from slr.config.compose import PROJECT
 from slr.core import argv
 from slr.core.errors import explained
 from slr.training import Straight

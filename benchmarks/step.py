@@ -22,7 +22,7 @@ import measure
 import torch
 from measure import MIB, Cost, Row
 
-from slr import commandline, composing, grammar
+from slr.config import compose, jobs, overrides
 from slr.core import argv
 from slr.core.errors import UserError, explained
 
@@ -189,8 +189,8 @@ def configuration(words: dict[str, str], device: str) -> Any:  # noqa: ANN401
     chosen += ["hardware.workers=0"] if device == "cpu" else []
     chosen += [f"jitter.{kind}=0" for kind in ("brightness", "contrast", "saturation", "hue")]
     chosen += ["objective.label_smoothing=0", "gradient_checkpointing=false"]
-    composing.register()
-    [config] = commandline.configurations(grammar.quote_paths(chosen))
+    compose.register()
+    [config] = jobs.configurations(overrides.quote_paths(chosen))
     return config
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slr import curves, features, memory, schema, space
+from slr import curves, features, memory
+from slr.config import schema, search_space
 from slr.core import distributed, hardware
 from slr.core.errors import UserError
 from slr.core.hardware import Machine
@@ -293,10 +294,10 @@ def trainer(
 
 def _pruner(folder: RunFolder) -> "Pruner | None":
     """Of a run that is a search's trial."""
-    number = space.trial_number(folder.root)
+    number = search_space.trial_number(folder.root)
     if number is None:
         return None
-    space.require_optuna()
+    search_space.require_optuna()
     from slr import study, training
 
     return training.Pruner(study.Report(folder.root, number))

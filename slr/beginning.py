@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slr import initial, schema
+from slr import initial
+from slr.config import schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, hashes_of, read_json, refuse_other_base, write_json
 from slr.data import listing

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from slr import schema
+from slr.config import schema
 from slr.exported import Exported
 
 # Of the data, which what was learned from them is bound to.

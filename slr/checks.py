@@ -7,8 +7,9 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from slr import composing, initial, schema
+from slr import initial
 from slr.beginning import divide, refuse_other_init, vocabulary_of
+from slr.config import compose, schema
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
 from slr.prepare.dataset import prepare
@@ -84,4 +85,4 @@ def settle(config: schema.Config) -> schema.Config:
     from slr.core.hardware import pick
 
     kind = pick() if config.hardware.device == "auto" else config.hardware.device
-    return dataclasses.replace(config, hardware=composing.fill_hardware(config.hardware, kind))
+    return dataclasses.replace(config, hardware=compose.fill_hardware(config.hardware, kind))

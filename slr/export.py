@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from slr import beginning, schema
+from slr import beginning
 from slr.card import card
+from slr.config import schema
 from slr.core import argv, env
 from slr.core.errors import UserError, explained
 from slr.core.run_folder import RunFolder, open_run, read_json, status_of, write_json

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slr import schema
+from slr.config import schema
 from slr.core.errors import UserError
 from slr.core.run_folder import read_json, write_json
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slr import schema
+from slr.config import schema
 from slr.core import run_folder
 from slr.core.errors import UserError
 from slr.core.files import sha256

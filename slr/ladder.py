@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from slr import commandline, composing, grammar, schema
+from slr.config import compose, jobs, overrides, schema
 from slr.core import env
 from slr.core.errors import UserError, explained
 from slr.core.run_folder import (
@@ -99,7 +99,7 @@ def one_job(words: Sequence[str]) -> list[schema.Config]:
     Raises:
         UserError: they make several.
     """
-    configs = commandline.configurations(grammar.quote_paths(["-m", *words]))
+    configs = jobs.configurations(overrides.quote_paths(["-m", *words]))
     if len(configs) != 1:
         raise UserError(f"expected words of one run, found those of {len(configs)}; give each setting one value")
     return configs
@@ -137,7 +137,7 @@ def trained(name: str, words: Sequence[str], place: Path, config: schema.Config)
     done = finished(place.parent.parent, wanted)
     if not done:
         print(f"\n{RUNGS[name].title}: train.py {' '.join([*words, *own])}", flush=True)
-        command = [sys.executable, str(composing.PROJECT / "train.py"), "-m", *words, *own]
+        command = [sys.executable, str(compose.PROJECT / "train.py"), "-m", *words, *own]
         code = subprocess.run(command, check=False).returncode
         if code:
             raise UserError(f"rung {name}: train.py ended with {code}; mend what it says, the same command goes on")
@@ -231,7 +231,7 @@ def main() -> None:
         print(f"usage: {USAGE}\nrungs: {', '.join(f'{name} ({rung.title})' for name, rung in RUNGS.items())}")
         return
     env.begin()
-    composing.register()
+    compose.register()
     chosen = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("rungs=")]
     rungs = chosen[-1].split(",") if chosen else [name for name in RUNGS if name != "full"]
     if unknown := [name for name in rungs if name not in RUNGS]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from slr import assemble, schema
+from slr import assemble
 from slr.calibration import Looked
+from slr.config import schema
 from slr.core import distributed
 from slr.core.errors import UserError
 from slr.core.hardware import Machine

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from slr import assemble, beginning, brought, calibration, schema
+from slr import assemble, beginning, brought, calibration
 from slr.answers import Ranked, Ranking, Refusal, Scanned, Told
 from slr.calibration import Calibration, Looked
+from slr.config import schema
 from slr.core import hardware
 from slr.core.errors import UserError
 from slr.core.hardware import Machine

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slr import brought, schema
+from slr import brought
 from slr.answers import Ranked, Refusal, Scanned, Told
+from slr.config import schema
 from slr.core import argv, env
 from slr.core.errors import UserError
 from slr.model.decoding import Decoding

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slr import assemble, schema
+from slr import assemble
 from slr.calibration import Calibration, fit, fit_familiarity
+from slr.config import schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, digest, hashes_of
 from slr.data.listing import conflicts, coverage, read_lost

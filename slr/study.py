@@ -20,10 +20,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from slr import space
+from slr.config import search_space
+from slr.config.search_space import Axis, Choices, Value
 from slr.core.errors import UserError
 from slr.core.locks import exclusive, is_occupied, occupied
-from slr.space import Axis, Choices, Value
 
 NAME = "slr"
 SEARCHES = ".searches"  # a folder for each search that is at work, whose lock says that it is alive
@@ -120,7 +120,7 @@ class Search:
         """
         own = self.folder / SEARCHES / self._name
         own.parent.mkdir(parents=True, exist_ok=True)
-        self._storage = storage(self.folder / space.JOURNAL)
+        self._storage = storage(self.folder / search_space.JOURNAL)
         with ExitStack() as held:
             with exclusive(self.folder, silent=True):
                 self._study = self._opened()
@@ -203,7 +203,7 @@ class Search:
             return False
         owner = trial.user_attrs[OWNER]
         alive = bool(owner) and is_occupied(self.folder / SEARCHES / owner)
-        return not alive and not is_occupied(space.trial_folder(self.folder, trial.number))
+        return not alive and not is_occupied(search_space.trial_folder(self.folder, trial.number))
 
     @property
     def waits(self) -> bool:
@@ -247,7 +247,7 @@ class Search:
     def _untried(self, trials: list[FrozenTrial]) -> tuple[Value, ...] | None:
         """Settings that no trial has had: what the sampler suggests, or where it repeats itself, the next ones."""
         tried = {tuple(trial.params[name] for name in self._names) for trial in trials}
-        size = space.size(self.axes)
+        size = search_space.size(self.axes)
         if size is None or len(tried) < size:
             # A fixed seed would suggest the same again after a restart; this one gives what an uncut search would get.
             seed = (self.seed + len(trials)) % 2**32
@@ -265,7 +265,9 @@ class Search:
                 copy.tell(asked, state=TrialState.FAIL)
             if size is not None:
                 indices = (index % size for index in range(seed, seed + size))
-                return next(values for index in indices if (values := space.point(self.axes, index)) not in tried)
+                return next(
+                    values for index in indices if (values := search_space.point(self.axes, index)) not in tried
+                )
         self.exhausted = True
         return None
 
@@ -295,7 +297,7 @@ class Report:
     """
 
     def __init__(self, folder: Path, number: int) -> None:
-        self._storage = storage(folder.parent / space.JOURNAL)
+        self._storage = storage(folder.parent / search_space.JOURNAL)
         self._study = optuna.load_study(study_name=NAME, storage=self._storage)
         self._number = number
 

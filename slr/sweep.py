@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from slr import schema
+from slr.config import schema
 from slr.core.errors import UserError
 from slr.core.locks import is_occupied
 from slr.core.run_folder import RunFolder, read_json, status_of, write_json

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import evaluate
+from slr.config.schema import Folder
 from slr.core.locks import exclusive
 from slr.core.run_folder import RunFolder, open_run, read_json, write_json
 from slr.data.manifest import PARTS, write_manifest, write_rejected
@@ -23,7 +24,6 @@ from slr.data.split import Split, write_split
 from slr.data.split import _hash as split_hash
 from slr.prepare import synthetic
 from slr.prepare.folder import prepare_folder
-from slr.schema import Folder
 
 sys.dont_write_bytecode = False
 ROOT = Path(__file__).resolve().parent.parent

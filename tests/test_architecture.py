@@ -88,9 +88,9 @@ FORBIDDEN = {
     "slr.watching": ["slr.prepare", "slr.core.run_folder", "slr.report", "slr.assemble"],
     "slr.metrics": ["slr.model", "slr.data", "slr.prepare", "slr.recognizer"],
     "slr.health": ["slr.recognizer", "slr.assemble", "slr.core.run_folder", "slr.report", "hydra", "omegaconf"],
-    "slr.grammar": ["slr.composing", "slr.sweeping", "slr.commandline"],
-    "slr.composing": ["slr.sweeping", "slr.commandline", "torch"],
-    "slr.sweeping": ["slr.commandline", "torch"],
+    "slr.config.overrides": ["slr.config.compose", "slr.config.sweep_name", "slr.config.jobs"],
+    "slr.config.compose": ["slr.config.sweep_name", "slr.config.jobs", "torch"],
+    "slr.config.sweep_name": ["slr.config.jobs", "torch"],
     "slr.core.env": ["torch", "huggingface_hub"],
     "slr.directml": ["slr.data", "slr.model", "slr.recognizer", "slr.assemble", "slr.core.hardware", "slr.training"],
     "slr.preflight": [
@@ -101,7 +101,7 @@ FORBIDDEN = {
         "slr.core.hardware",
         "slr.data.datamodule",
     ],
-    "slr.schema": ["slr.model", "slr.data", "slr.prepare", "torch", "hydra", "omegaconf"],
+    "slr.config.schema": ["slr.model", "slr.data", "slr.prepare", "torch", "hydra", "omegaconf"],
 }
 
 
@@ -119,7 +119,7 @@ def test_arrows_run_one_way(room):
     assert offences == set()
 
 
-HYDRA = ["slr.grammar", "slr.composing", "slr.sweeping", "slr.commandline"]
+HYDRA = ["slr.config.overrides", "slr.config.compose", "slr.config.sweep_name", "slr.config.jobs"]
 # A heavy library -> the only rooms that may name it.
 OWNERS = {
     "hydra": HYDRA,

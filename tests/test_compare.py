@@ -14,7 +14,8 @@ from PIL import Image
 from runs import VOCABULARY, make_run, places_of
 from scipy.stats import binomtest
 
-from slr import commandline, compare, composing, schema
+from slr import compare
+from slr.config import compose, jobs, schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, read_json, write_json
 from slr.report.comparison import comparable, differing
@@ -394,8 +395,8 @@ def test_a_run_without_training_has_an_interval_and_no_memory(tmp_path):
 
 
 def test_runs_from_before_a_key_have_the_settings_of_todays(tmp_path):
-    composing.register()
-    new = schema.to_plain(commandline.configurations(["experiment=demo"])[0])
+    compose.register()
+    new = schema.to_plain(jobs.configurations(["experiment=demo"])[0])
     old = {key: value for key, value in new.items() if key not in ("init", "limit_train")}
     for name, config in (("new", new), ("old", old)):
         write_json(tmp_path / name / "config.json", config)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from slr import commandline, composing, grammar, schema
+from slr.config import compose as composing
+from slr.config import jobs as commandline
+from slr.config import overrides, schema
 from slr.core.errors import UserError
 
 composing.register()
@@ -125,7 +127,7 @@ def test_mistakes_are_one_line(words, message):
     "name", ["a b", "a,b", "a=b", "it's", "ä", '"q"', "${x}", "(1)", "back\\slash", "end\\", "\\'", "#", "%", "~"]
 )
 def test_any_path_reaches_the_configuration_as_typed(name):
-    words = grammar.quote_paths([f"outputs=/tmp/{name}", f"data=/{name}/d"])
+    words = overrides.quote_paths([f"outputs=/tmp/{name}", f"data=/{name}/d"])
     for flags in ([], ["-m"]):
         config = compose(*flags, *words)
         assert config.outputs == f"/tmp/{name}"
@@ -136,7 +138,7 @@ def test_relative_paths_become_absolute_and_hub_names_stay(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").mkdir()
     words = ["outputs=runs", "model.checkpoint=weights", "model.checkpoint=Org/Name", "frames=8"]
-    assert grammar.quote_paths(words) == [
+    assert overrides.quote_paths(words) == [
         f"outputs='{tmp_path}/runs'",
         f"model.checkpoint='{tmp_path}/weights'",
         "model.checkpoint='Org/Name'",

@@ -15,7 +15,9 @@ from entry import ROOT, command, status
 from safetensors.torch import load_file
 
 import slr
-from slr import beginning, checks, commandline, compare, composing, export, ladder, sweeping, training
+from slr import beginning, checks, compare, export, ladder, training
+from slr.config import compose, sweep_name
+from slr.config import jobs as commandline
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, find_run, read_json, write_json
 from slr.core.signals import Stopping
@@ -23,7 +25,7 @@ from slr.data.manifest import read_manifest
 from slr.model import checkpoint
 from slr.sweep import Job, lay_out
 
-composing.register()
+compose.register()
 MADE = ROOT / "tests" / "fixtures" / "4cc3ba9"
 HOW = read_json(MADE / "made.json")
 ADAPTER = "adapter/adapter_model.safetensors"
@@ -138,7 +140,7 @@ def test_runs_of_different_bases_are_not_taken_for_alike(run, tmp_path, monkeypa
 def test_the_same_command_finds_the_sweep_and_what_is_left_of_it(tmp_path):
     folder = copied("sweep", tmp_path)
     typed = ["-m", *HOW["sweep"], f"lora.r={','.join(HOW['ranks'])}"]
-    [name] = [word.partition("=")[2] for word in sweeping.named(typed) if word.startswith("sweep=")]
+    [name] = [word.partition("=")[2] for word in sweep_name.named(typed) if word.startswith("sweep=")]
     jobs = [Job(RunFolder(folder / name / f"lora.r-{rank}"), rank) for rank in HOW["ranks"]]
     for job, config in zip(jobs, commandline.configurations(typed), strict=True):
         lay_out(job.folder, config, [])  # refuses other settings

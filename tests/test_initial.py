@@ -9,14 +9,16 @@ import torch
 from entry import only_run, output_of, refused, scalars
 from safetensors.torch import load_file, save_file
 
-from slr import assemble, beginning, commandline, composing, grammar, initial
+from slr import assemble, beginning, initial
+from slr.config import compose as composing
+from slr.config import jobs, overrides
+from slr.config.schema import to_plain
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, open_run, read_json, write_json
 from slr.data.manifest import Clip, write_manifest
 from slr.data.split import make_split, read_split, write_split
 from slr.model import lora
 from slr.recognizer import step_seed
-from slr.schema import to_plain
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_files_that_do_not_fit_are_refused(later, tmp_path):
 
 
 def compose(*words):
-    return commandline.configurations(grammar.quote_paths(["experiment=demo", *words]))[0]
+    return jobs.configurations(overrides.quote_paths(["experiment=demo", *words]))[0]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 from entry import refused
 
-from slr import commandline, composing, schema
+from slr.config import compose, jobs, schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, write_json
 from slr.ladder import refuse_mixed
@@ -38,10 +38,10 @@ def test_all_language_weights_learn_and_nothing_else():
 
 
 def test_rungs_of_two_versions_of_the_model_are_refused(tmp_path):
-    composing.register()
+    compose.register()
     folders = {name: RunFolder(tmp_path / name) for name in ("zero_shot", "lora")}
     for commit, folder in zip("ab", folders.values(), strict=True):
-        config = commandline.configurations(["experiment=demo"])[0]
+        config = jobs.configurations(["experiment=demo"])[0]
         config.model.commit = commit * 40
         write_json(folder.config, schema.to_plain(config))
         write_json(folder.result, {"status": "done"})

@@ -11,14 +11,14 @@ import pytest
 from entry import ROOT, called
 from videos import number_of, numbered, write_video
 
-from slr import commandline, composing, grammar
+from slr.config import compose, jobs, overrides
+from slr.config.schema import LAYOUTS
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
 from slr.prepare import folder as reading
 from slr.prepare.folder import prepare_folder, read_layout
 from slr.prepare.layouts import lsa64
 from slr.prepare.synthetic import prepare_synthetic
-from slr.schema import LAYOUTS
 
 
 @pytest.fixture(scope="module")
@@ -278,13 +278,13 @@ def test_ms_asl_ranges_are_cut_by_time(world):
 def test_every_layout_has_its_reader_and_its_command_on_the_page():
     assert set(LAYOUTS) == {"labels", *reading.READERS}
     page = (ROOT / "docs" / "new_dataset.md").read_text(encoding="utf-8")
-    composing.register()
+    compose.register()
     for layout in reading.READERS:
         [words] = re.findall(rf"`(dataset\.layout={layout} [^`]+)`", page)
-        dataset = commandline.configurations(grammar.quote_paths(["dataset=folder", *words.split()]))[0].dataset
+        dataset = jobs.configurations(overrides.quote_paths(["dataset=folder", *words.split()]))[0].dataset
         assert (dataset.layout, dataset.labels) == (layout, None)
     for line in re.findall(r"(?m)^python (?:train|prepare_data)\.py (.*)$", page):
-        assert commandline.configurations(grammar.quote_paths(line.split()))
+        assert jobs.configurations(overrides.quote_paths(line.split()))
 
 
 @pytest.mark.parametrize("layout", sorted(reading.READERS))

@@ -20,13 +20,13 @@ from optuna.trial import FrozenTrial, TrialState
 from test_sweeping import OPTUNA, axis
 
 from hydra_plugins import slr_optuna
-from slr import commandline, composing, grammar, space
 from slr import study as slr_study
+from slr.config import compose, jobs, overrides, search_space
 from slr.core.run_folder import RunFolder, read_json, write_json
 from slr.study import Pruning, Report, Search
 from slr.sweep import lay_out
 
-composing.register()
+compose.register()
 ROOT = Path(__file__).resolve().parent.parent
 POSIX = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 SPACE = ("x=interval(0,1)", "n=range(1,6)", "c=a,b")
@@ -373,7 +373,7 @@ def test_median_pruning_is_as_by_hand(tmp_path, pruning):
     with study.at_work():
         for _ in range(12):
             number = study.claim(12)
-            report = Report(space.trial_folder(tmp_path, number), number)
+            report = Report(search_space.trial_folder(tmp_path, number), number)
             for epoch in range(1, epochs + 1):
                 found[number] = epoch
                 if report(epoch, curve(number, epoch)):
@@ -391,10 +391,10 @@ def test_median_pruning_is_as_by_hand(tmp_path, pruning):
 
 
 def test_a_run_knows_whose_trial_it_is(tmp_path):
-    assert space.trial_number(tmp_path / "trial-3") is None
-    (tmp_path / space.JOURNAL).touch()
-    assert space.trial_number(space.trial_folder(tmp_path, 31)) == 31
-    assert space.trial_number(tmp_path / "frames-8") is None
+    assert search_space.trial_number(tmp_path / "trial-3") is None
+    (tmp_path / search_space.JOURNAL).touch()
+    assert search_space.trial_number(search_space.trial_folder(tmp_path, 31)) == 31
+    assert search_space.trial_number(tmp_path / "frames-8") is None
 
 
 @POSIX
@@ -408,8 +408,8 @@ def test_a_run_that_the_search_gives_up_stays_so_when_it_is_killed_before_it_can
             Report(tmp_path / "trial-0", 0)(epoch, 2.0)
         study.done(0, 2.0)
     run = tmp_path / "trial-1"
-    words = grammar.quote_paths([*SMALL, "frames=1", "epochs=3", "hardware=cpu", f"data={workplace / 'data'}"])
-    [config] = commandline.configurations(words)
+    words = overrides.quote_paths([*SMALL, "frames=1", "epochs=3", "hardware=cpu", f"data={workplace / 'data'}"])
+    [config] = jobs.configurations(words)
     lay_out(RunFolder(run), config, [])
     from slr.prepare.dataset import prepare
 

@@ -19,7 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from slr import assemble, beginning, checkpoints, commandline, composing, curves, schema, training
+from slr import assemble, beginning, checkpoints, curves, training
+from slr.config import compose, jobs, schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, read_json, recorded, write_json
 from slr.core.signals import Stopping
@@ -27,7 +28,7 @@ from slr.data.datamodule import EpochBatches
 from slr.recognizer import place_of, step_seed
 from slr.transcript import transcribed
 
-composing.register()
+compose.register()
 
 
 class Killed(BaseException):
@@ -500,57 +501,57 @@ def test_a_transcript_ends_with_the_error(tmp_path):
 @pytest.mark.parametrize("word", ["frames=8", "seed=1", "lora.r=4", "model=tiny", "epoch=3", "-m", "hardwares=1"])
 def test_a_resumed_run_keeps_its_settings(word):
     with pytest.raises(UserError, match=f"^{word}: a resumed run keeps its settings, all but hardware and epochs"):
-        commandline.resumption(["resume=a folder", word])
+        jobs.resumption(["resume=a folder", word])
 
 
 def test_resumption_names_a_folder_as_it_is_typed():
-    assert commandline.resumption(["epochs=4", "resume=a=1, b's", "hardware=cpu"]) == (
+    assert jobs.resumption(["epochs=4", "resume=a=1, b's", "hardware=cpu"]) == (
         Path("a=1, b's"),
         ["epochs=4", "hardware=cpu"],
     )
     with pytest.raises(UserError, match="expected the folder of a run"):
-        commandline.resumption(["resume="])
+        jobs.resumption(["resume="])
 
 
 @pytest.fixture(scope="module")
 def begun():
-    config = commandline.configurations(["experiment=demo", "hardware=cpu", "hardware.workers=1"])[0]
+    config = jobs.configurations(["experiment=demo", "hardware=cpu", "hardware.workers=1"])[0]
     config.hardware.micro_batch = 16  # as `fit` writes it down
     return config
 
 
 def test_other_hardware_and_epochs_say_what_they_change(begun):
-    assert commandline.changed(begun, []) == (begun, [])
-    assert commandline.changed(begun, [f"epochs={begun.epochs}", "hardware.workers=1"]) == (begun, [])
-    after, told = commandline.changed(begun, ["epochs=7", "hardware.workers=0"])
+    assert jobs.changed(begun, []) == (begun, [])
+    assert jobs.changed(begun, [f"epochs={begun.epochs}", "hardware.workers=1"]) == (begun, [])
+    after, told = jobs.changed(begun, ["epochs=7", "hardware.workers=0"])
     assert (after.epochs, after.hardware.workers, after.hardware.micro_batch) == (7, 0, 16)
     assert after.hardware.precision == begun.hardware.precision
     assert [line.partition(";")[0] for line in told] == ["hardware.workers: 1 -> 0", f"epochs: {begun.epochs} -> 7"]
-    after, told = commandline.changed(begun, ["hardware=cuda"])
+    after, told = jobs.changed(begun, ["hardware=cuda"])
     assert after.hardware.device == "cuda"
     assert after.hardware.micro_batch is None  # planned for the card
     assert "hardware.device: cpu -> cuda" in told[0]
 
 
 def test_other_memory_has_steps_cut_anew(begun):
-    after, told = commandline.changed(begun, ["hardware.memory=2GB"])
+    after, told = jobs.changed(begun, ["hardware.memory=2GB"])
     assert (after.hardware.memory, after.hardware.micro_batch) == ("2GB", None)
     assert any("hardware.micro_batch: 16 -> " in line for line in told)
-    after, _ = commandline.changed(begun, ["hardware.memory=2GB", "hardware.micro_batch=3"])
+    after, _ = jobs.changed(begun, ["hardware.memory=2GB", "hardware.micro_batch=3"])
     assert after.hardware.micro_batch == 3
 
 
 @pytest.mark.parametrize("word", ["epochs=one", "epochs=0", "hardware=gpu", "hardware.worker=1", "hardware.workers=-1"])
 def test_what_no_run_could_have_is_refused_in_resuming_too(begun, word):
     with pytest.raises(UserError):
-        commandline.changed(begun, [word])
+        jobs.changed(begun, [word])
 
 
 def test_what_began_without_four_bits_goes_on_and_is_looked_at_without(begun, tmp_path):
     config = beginning.pinned(begun, RunFolder(tmp_path), "none")
     written = begin(tmp_path, config)
-    after, _ = commandline.changed(config, ["hardware=cpu"])
-    asked, _ = commandline.changed(config, ["hardware=cpu", "hardware.four_bit=true"])
+    after, _ = jobs.changed(config, ["hardware=cpu"])
+    asked, _ = jobs.changed(config, ["hardware=cpu", "hardware.four_bit=true"])
     again = beginning.as_begun(begun, written)
     kinds = [assemble.machine(one).quantization for one in (begun, config, after, asked, again)]
     assert kinds == ["nf4", "none", "none", "nf4", "none"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import slr
-from slr import beginning, commandline, composing, schema
+from slr import beginning
+from slr.config import compose, jobs, schema
 from slr.core.errors import UserError
 from slr.core.locks import Busy, occupied
 from slr.core.run_folder import (
@@ -28,13 +29,13 @@ from slr.core.run_folder import (
 )
 from slr.core.signals import Stopping, listening
 
-composing.register()
+compose.register()
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
 def config():
-    return commandline.configurations(["experiment=demo"])[0]
+    return jobs.configurations(["experiment=demo"])[0]
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):

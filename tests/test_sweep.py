@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from slr import board, commandline, composing, schema, sweeping
+from slr import board
+from slr.config import compose, schema, sweep_name
+from slr.config import jobs as commandline
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, read_json, write_json
 from slr.core.signals import Stopping
 from slr.sweep import Job, Sweep, lay_out
 
-composing.register()
+compose.register()
 ROOT = Path(__file__).resolve().parent.parent
 POSIX = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
@@ -224,7 +226,7 @@ def test_a_folder_keeps_the_settings_it_was_laid_out_with(tmp_path):
 
 
 def name_of(*words: str) -> str:
-    return next(word for word in sweeping.named(words) if word.startswith("sweep=")).partition("=")[2]
+    return next(word for word in sweep_name.named(words) if word.startswith("sweep=")).partition("=")[2]
 
 
 def test_a_sweep_is_named_after_what_its_jobs_share():
@@ -242,7 +244,7 @@ def test_a_sweep_is_named_after_what_its_jobs_share():
     assert len(others) == 3
     schema.folder_name("sweep", name)
     assert name_of("-m", "lora.r=2,4", "sweep=mine") == "mine"
-    assert sweeping.named(["frames=8"]) == ["frames=8"]
+    assert sweep_name.named(["frames=8"]) == ["frames=8"]
 
 
 def row(status: str, **facts: object) -> Job:

@@ -10,21 +10,21 @@ from entry import called
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from slr import commandline, composing, grammar, schema, space, sweeping
+from slr.config import compose, jobs, overrides, schema, search_space, sweep_name
 from slr.core.errors import UserError
 from slr.study import distribution
 
-composing.register()
+compose.register()
 OPTUNA = "hydra/sweeper=optuna"
 
 
-def axis(word: str, composed: dict | None = None) -> space.Axis:
-    [found], _ = sweeping.axes([word], OmegaConf.create(composed or {}))
+def axis(word: str, composed: dict | None = None) -> search_space.Axis:
+    [found], _ = sweep_name.axes([word], OmegaConf.create(composed or {}))
     return found
 
 
 def corners(*words: str) -> list[schema.Config]:
-    return commandline.configurations(["-m", OPTUNA, *words])
+    return jobs.configurations(["-m", OPTUNA, *words])
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_discrete_axes_have_the_values_that_hydra_itself_would_sweep(word):
     hydra = list(OverridesParser.create().parse_override(word).sweep_string_iterator())
     assert found.size == len(hydra)
     ours = [found.at(index) for index in range(len(hydra))]
-    if isinstance(found, space.Choices):
+    if isinstance(found, search_space.Choices):
         assert sorted(map(str, ours)) == sorted(hydra)
     else:
         assert sorted(ours) == pytest.approx(sorted(map(float, hydra)))
@@ -95,11 +95,11 @@ def test_a_key_that_the_schema_does_not_know_is_of_the_type_of_its_value():
 
 def test_points_of_a_space_are_all_combinations():
     axes = [axis("frames=range(2,9,3)"), axis("lora.r=4,8"), axis("lora.dropout=range(0.1,0.35,0.1)")]
-    size = space.size(axes)
+    size = search_space.size(axes)
     assert size == 3 * 2 * 3
-    every = {space.point(axes, index) for index in range(size)}
+    every = {search_space.point(axes, index) for index in range(size)}
     assert every == set(itertools.product((2, 5, 8), ("4", "8"), (0.1, 0.2, 0.3)))
-    assert space.size([*axes, axis("optimizer.lr=interval(1e-5,1e-3)")]) is None
+    assert search_space.size([*axes, axis("optimizer.lr=interval(1e-5,1e-3)")]) is None
 
 
 def test_every_choice_and_both_ends_are_checked_before_the_start():
@@ -149,12 +149,12 @@ def test_mistakes_are_one_line(words, message):
 
 def test_a_search_needs_a_sweep_and_optuna(monkeypatch):
     with pytest.raises(UserError, match="expected -m"):
-        commandline.configurations([OPTUNA, "frames=4,8"])
+        jobs.configurations([OPTUNA, "frames=4,8"])
     with pytest.raises(UserError, match="expected values to try one by one"):
-        commandline.configurations(["-m", "frames=interval(2,8)"])
+        jobs.configurations(["-m", "frames=interval(2,8)"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="uv sync --extra optuna"):
-        space.require_optuna()
+        search_space.require_optuna()
 
 
 def test_a_mistake_leaves_no_folder(tmp_path):
@@ -168,7 +168,7 @@ def test_a_mistake_leaves_no_folder(tmp_path):
 
 def test_the_same_command_finds_its_folder():
     def name(*words: str) -> str:
-        return next(word for word in sweeping.named(["-m", *words]) if word.startswith("sweep="))
+        return next(word for word in sweep_name.named(["-m", *words]) if word.startswith("sweep="))
 
     same = name(OPTUNA, "frames=4,8", "lora.r=range(2,9)", "epochs=3")
     assert name(OPTUNA, "epochs=3", "frames=choice(4, 8)", "lora.r=range(2,9)", "hydra.sweeper.n_trials=50") == same
@@ -183,6 +183,6 @@ def test_the_same_command_finds_its_folder():
 
 def test_what_is_printed_can_be_typed():
     words = ["outputs=/a b/it's, =1", "data=/tmp/${x}", "frames=8"]
-    quoted = grammar.quote_paths(words)
+    quoted = overrides.quote_paths(words)
     assert quoted != words
-    assert grammar.typed(quoted) == words
+    assert overrides.typed(quoted) == words

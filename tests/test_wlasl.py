@@ -9,7 +9,7 @@ import pytest
 from entry import output_of, refused
 from servers import Server
 
-from slr import commandline, composing, grammar
+from slr.config import compose, jobs, overrides
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
 from slr.prepare.download import Manners
@@ -239,18 +239,18 @@ def test_what_the_folder_lacks_comes_from_the_network(world):
     ],
 )
 def test_impossible_settings_are_one_line(word, message):
-    composing.register()
+    compose.register()
     with pytest.raises(UserError) as refusal:
-        commandline.configurations(["dataset=wlasl", word])
+        jobs.configurations(["dataset=wlasl", word])
     assert str(refusal.value).startswith(message)
     assert "\n" not in str(refusal.value)
 
 
 def test_an_address_of_an_index_reaches_the_configuration_as_typed():
-    composing.register()
+    compose.register()
     address = "https://example.org/WLASL_v0.3.json?a=1,2&b='x'"
-    words = grammar.quote_paths(["dataset=wlasl", f"dataset.index={address}", "dataset.subset=100"])
-    dataset = commandline.configurations(words)[0].dataset
+    words = overrides.quote_paths(["dataset=wlasl", f"dataset.index={address}", "dataset.subset=100"])
+    dataset = jobs.configurations(words)[0].dataset
     assert (dataset.index, dataset.subset, dataset.place) == (address, "100", "wlasl/100")
 
 

@@ -24,7 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from slr import composing, grammar, schema, space, sweeping
+from slr.config import compose, overrides, schema, search_space, sweep_name
 from slr.core.errors import UserError, explained
 from slr.core.files import write_whole
 from slr.core.run_folder import RunFolder, read_json, status_of
@@ -96,15 +96,15 @@ class Optuna(Sweeper):
 
     def _search(self, arguments: list[str]) -> float:
         assert self.config is not None
-        space.require_optuna()
+        search_space.require_optuna()
         from slr import study
 
-        axes, fixed = sweeping.axes(arguments, self.config)
+        axes, fixed = sweep_name.axes(arguments, self.config)
         given = self.settings
         search = study.Search(
             folder=Path(self.config.hydra.sweep.dir).absolute(),
             axes=axes,
-            settings=sweeping.shared(self.config, [axis.key for axis in axes]),
+            settings=sweep_name.shared(self.config, [axis.key for axis in axes]),
             direction=cast(Any, given.direction),
             seed=given.seed,
             pruning=study.Pruning(given.pruner, given.startup_trials, given.warmup_epochs),
@@ -147,9 +147,9 @@ class Optuna(Sweeper):
 
     def _words(self, search: "Search", fixed: list[str], number: int) -> list[str]:
         """What would be typed for a trial alone."""
-        place = space.trial_folder(search.folder, number)
+        place = search_space.trial_folder(search.folder, number)
         # The sweep's folder may be named after what is searched over, which differs from trial to trial.
-        where = [f"hydra.sweep.dir={grammar.quoted(str(place.parent))}", f"hydra.sweep.subdir={place.name}"]
+        where = [f"hydra.sweep.dir={overrides.quoted(str(place.parent))}", f"hydra.sweep.subdir={place.name}"]
         return [*fixed, *own_words(search, number), *where]
 
     def _wrong(self, words: list[str]) -> str:
@@ -160,7 +160,7 @@ class Optuna(Sweeper):
             composed = copy.deepcopy(self.hydra_context.config_loader.load_sweep_config(self.config, words))
             with read_write(composed), open_dict(composed):
                 del composed["hydra"]
-            composing.to_typed(composed)
+            compose.to_typed(composed)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             return " ".join(str(error).split())
         return ""
@@ -193,23 +193,23 @@ class Optuna(Sweeper):
         """Say which trial was best, and how to see whether it was luck."""
         settings = own_words(search, best.number)
         print(f"best: trial {best.number}, {best.value:.4g}: {' '.join(settings)}")
-        print(f"  in {space.trial_folder(search.folder, best.number)}")
+        print(f"  in {search_space.trial_folder(search.folder, best.number)}")
         seed = OmegaConf.select(cast(DictConfig, self.config), "seed")
         if isinstance(seed, int):
             kept = [word for word in fixed if word.partition("=")[0].lstrip("+") not in ("seed", "sweep")]
             others = ",".join(str(seed + more) for more in (1, 2, 3))
-            command = ["python", "train.py", "-m", *grammar.typed([*kept, *settings]), f"seed={others}"]
+            command = ["python", "train.py", "-m", *overrides.typed([*kept, *settings]), f"seed={others}"]
             print(f"  with other seeds, since the best of many is luck in part: {shlex.join(command)}")
 
 
 def own_words(search: "Search", number: int) -> list[str]:
     """What a trial has for itself."""
-    return [space.word(axis, value) for axis, value in zip(search.axes, search.values(number), strict=True)]
+    return [search_space.word(axis, value) for axis, value in zip(search.axes, search.values(number), strict=True)]
 
 
 def tell(search: "Search", number: int, job: JobReturn) -> None:
     """Tell the study how a trial's job ended."""
-    folder = RunFolder(space.trial_folder(search.folder, number))
+    folder = RunFolder(search_space.trial_folder(search.folder, number))
     status = status_of(folder)
     if job.status == JobStatus.COMPLETED:
         value = job.return_value
@@ -246,7 +246,7 @@ def table(search: "Search") -> str:
 
     def row(trial: "FrozenTrial") -> Sequence[object]:
         seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
-        folder = space.trial_folder(search.folder, trial.number).name
+        folder = search_space.trial_folder(search.folder, trial.number).name
         told = [trial.number, status(trial), "" if trial.value is None else trial.value, seconds, folder]
         return [*told, *search.values(trial.number), trial.user_attrs.get(REASON, "")]
 

@@ -14,8 +14,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from slr import composing, schema
 from slr.board import Board, announce
+from slr.config import compose, schema
 from slr.core.errors import explained
 from slr.core.run_folder import RunFolder, read_json
 from slr.core.signals import Stopping, listening
@@ -23,7 +23,7 @@ from slr.memory import adapter_numbers
 from slr.model.checkpoint import locate
 from slr.sweep import ENDED, Job, Sweep, lay_out
 
-PROGRAM = composing.PROJECT / "train.py"
+PROGRAM = compose.PROJECT / "train.py"
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Folders(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run some jobs to their end."""
         setup_globals()
-        composing.register()
+        compose.register()
         jobs = explained(lambda: [self._job(list(words), initial_job_idx + n) for n, words in enumerate(job_overrides)])
         for job in jobs:
             job.look()
@@ -112,7 +112,7 @@ class Folders(Launcher):
         own = copy.deepcopy(composed)  # a masked copy would lose the schema's types
         with read_write(own), open_dict(own):
             del own["hydra"]
-        config = composing.to_typed(own)
+        config = compose.to_typed(own)
         self.sizes.append(disk(config))
         told = list(filter_overrides(words))
         lay_out(folder, config, told)

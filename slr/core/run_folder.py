@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import slr
-from slr import checkpoints, schema
+from slr import checkpoints
+from slr.config import schema
 from slr.core.distributed import Lost, chief
 from slr.core.errors import UserError
 from slr.core.files import sha256, write_whole

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slr import schema
+from slr.config import schema
 
 if TYPE_CHECKING:
     from slr.prepare.wlasl import Wish

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slr import schema
+from slr.config import schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, digest, known_base, status_of
 

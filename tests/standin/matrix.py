@@ -3,7 +3,8 @@
 import itertools
 import json
 
-from slr import assemble, checks, commandline, composing
+from slr import assemble, checks
+from slr.config import compose, jobs
 from slr.core.errors import UserError
 from slr.model import lora
 from slr.model.inputs import load_inputs
@@ -20,7 +21,7 @@ GROUPS = {
 def tried(words: list[str]) -> dict:
     """What a combination gives, read from the tensors after the step."""
     try:
-        config = checks.settle(commandline.configurations(["experiment=demo", *words])[0])
+        config = checks.settle(jobs.configurations(["experiment=demo", *words])[0])
         machine = assemble.machine(config)
         made = assemble.recognizer(config, assemble.TRIED, machine, load_inputs("tiny", None)).to(machine.device)
         found = steps(made, lora.adapter_state(made.network))
@@ -38,7 +39,7 @@ def tried(words: list[str]) -> dict:
     }
 
 
-composing.register()
+compose.register()
 for values in itertools.product(*GROUPS.values()):
     words = [f"{group}={value}" for group, value in zip(GROUPS, values, strict=True)]
     print(json.dumps({"words": values, **tried(words)}), flush=True)

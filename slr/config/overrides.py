@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
-from slr import schema
+from slr.config import schema
 from slr.core.errors import UserError
 
 SWEEP = ("-m", "--multirun")

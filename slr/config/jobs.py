@@ -12,7 +12,8 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from slr import composing, grammar, schema, space, sweeping
+from slr.config import compose, schema, search_space, sweep_name
+from slr.config import overrides as grammar
 from slr.core.errors import UserError
 
 
@@ -25,13 +26,13 @@ def configurations(arguments: Sequence[str]) -> list[schema.Config]:
     Raises:
         UserError: an unknown key or option, a wrong type, an impossible value, a word that is no override.
     """
-    overrides = composing.overrides(arguments)
+    overrides = compose.overrides(arguments)
     if grammar.SEARCH in arguments:
         return _corners(arguments)
     several = grammar.sweeps(arguments)
     choices = [_choices(override) if several else [override.input_line or ""] for override in overrides]
-    with composing.conf():
-        return [composing.configuration(list(job)) for job in itertools.product(*choices)]
+    with compose.conf():
+        return [compose.configuration(list(job)) for job in itertools.product(*choices)]
 
 
 def _corners(arguments: Sequence[str]) -> list[schema.Config]:
@@ -40,15 +41,15 @@ def _corners(arguments: Sequence[str]) -> list[schema.Config]:
         raise UserError(
             f"{grammar.SEARCH}: expected -m, since it makes many runs; python train.py -m {grammar.SEARCH} …"
         )
-    space.require_optuna()
+    search_space.require_optuna()
     words = [word for word in arguments if not word.startswith("-")]
-    with composing.conf():
+    with compose.conf():
         fixed = [word for word in words if not grammar.parse([word])[0].is_sweep_override()]
-        composed = composing.composed(fixed, whole=True)
+        composed = compose.composed(fixed, whole=True)
         OmegaConf.to_object(composed.hydra.sweeper)
-        varied, fixed = sweeping.axes(words, composed)
-        jobs = space.corners(varied)
-        return [composing.configuration([*fixed, *map(space.word, varied, values)]) for values in jobs]
+        varied, fixed = sweep_name.axes(words, composed)
+        jobs = search_space.corners(varied)
+        return [compose.configuration([*fixed, *map(search_space.word, varied, values)]) for values in jobs]
 
 
 def _choices(override: Override) -> list[str]:

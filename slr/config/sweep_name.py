@@ -11,11 +11,12 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from slr import composing, grammar, schema, space
+from slr.config import compose, schema, search_space
+from slr.config import overrides as grammar
 from slr.core.errors import UserError
 
 
-def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[space.Axis], list[str]]:
+def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[search_space.Axis], list[str]]:
     """What a search varies, and the words that stay as they are; of a key that comes twice, the last word counts.
 
     Args:
@@ -32,7 +33,7 @@ def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[space.Axis], 
     return varied, [override.input_line or "" for override in overrides if not override.is_sweep_override()]
 
 
-def _axis(override: Override, composed: DictConfig) -> space.Axis:
+def _axis(override: Override, composed: DictConfig) -> search_space.Axis:
     key, line, value = override.get_key_element(), override.input_line, override.value()
     if override.is_hydra_override():
         raise UserError(f"{line}: expected one value, since Hydra's own settings are not searched over")
@@ -44,12 +45,12 @@ def _axis(override: Override, composed: DictConfig) -> space.Axis:
         if not low < high:
             raise UserError(f"{line}: expected the lower end first, found {low:g} and {high:g}")
         if low.is_integer() and high.is_integer() and _is_whole(override.key_or_group, composed):
-            return space.Numbers(key, int(low), int(high), 1, "log" in tags)
-        return space.Numbers(key, low, high, None, "log" in tags)
+            return search_space.Numbers(key, int(low), int(high), 1, "log" in tags)
+        return search_space.Numbers(key, low, high, None, "log" in tags)
     if isinstance(value, RangeSweep):
         first, last, step = _grid(value, line)
-        return space.Numbers(key, first, last, step, "log" in tags)
-    return space.Choices(key, tuple(dict.fromkeys(map(str, grammar.values(override)))))
+        return search_space.Numbers(key, first, last, step, "log" in tags)
+    return search_space.Choices(key, tuple(dict.fromkeys(map(str, grammar.values(override)))))
 
 
 def _grid(value: RangeSweep, line: str | None) -> tuple[int | float, int | float, int | float]:
@@ -69,7 +70,7 @@ def _grid(value: RangeSweep, line: str | None) -> tuple[int | float, int | float
 
 def _is_whole(key: str, composed: DictConfig) -> bool:
     """Whether a key takes whole numbers."""
-    kind = composing.kind_of(key)
+    kind = compose.kind_of(key)
     return kind is int or (kind is None and type(OmegaConf.select(composed, key)) is int)
 
 
@@ -85,17 +86,17 @@ def named(arguments: Sequence[str]) -> list[str]:
     words = list(arguments)
     if not grammar.sweeps(words) or any(word.startswith("sweep=") for word in words):
         return words
-    own = [override for override in composing.overrides(words) if not override.key_or_group.startswith("hydra")]
+    own = [override for override in compose.overrides(words) if not override.key_or_group.startswith("hydra")]
     fixed = [override.input_line or "" for override in own if not override.is_sweep_override()]
-    with composing.conf():
-        composed = composing.composed(fixed)
+    with compose.conf():
+        composed = compose.composed(fixed)
     shared = OmegaConf.to_container(composed, resolve=False)
     swept: list[Any] = sorted(override.key_or_group for override in own if override.is_sweep_override())
     if grammar.SEARCH in words:  # over other values of the same keys, it is another search
         varied, _ = axes([override.input_line or "" for override in own], composed)
         swept = [dataclasses.asdict(axis) for axis in varied]
     told = [word for word in fixed if word.partition("=")[0] not in (*schema.PATH_KEYS, "sweep")]
-    readable = composing.folder_name("_".join(sorted(told)).replace("=", "-"))[:80] if told else "all"
+    readable = compose.folder_name("_".join(sorted(told)).replace("=", "-"))[:80] if told else "all"
     content = json.dumps([_without(cast(dict, shared), schema.ASIDE), swept], sort_keys=True, default=str)
     name = f"{readable}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     keys = [override.key_or_group for override in own if not override.is_sweep_override()]

@@ -17,11 +17,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from slr import grammar, schema
+from slr.config import overrides as grammar
+from slr.config import schema
 from slr.core import distributed
 from slr.core.errors import UserError
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 CONF = PROJECT / "conf"
 PAGE = "train"
 SHELLS = ("interactive", "bash", "zsh", "fish", "tcsh", "ksh", "sh")  # names of Slurm's jobs at which somebody sits
