@@ -30,7 +30,7 @@ def split_stages(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]
     typed = [word.partition("=")[2].strip("[]") for word in arguments if word.startswith("stages=")]
     if not typed:
         return others, None
-    from slr.prepare.wlasl import STAGES
+    from slr.prepare.wlasl.prepare import STAGES
 
     names = [name.strip() for name in typed[-1].split(",")]
     wrong = [name for name in names if name not in STAGES]

@@ -33,7 +33,7 @@ from slr.data.manifest import Clip, read_manifest, write_manifest
 from slr.data.pack import Pack, writing
 from slr.data.video import sample_positions
 from slr.prepare.encode import write_clip
-from slr.prepare.synthetic import prepare_synthetic
+from slr.prepare.synthetic.prepare import prepare_synthetic
 from slr.prepare.verify import checked
 
 USAGE = "python benchmarks/loader.py [clips=N] [rounds=N] [--quick] [--cpu-time] [--json FILE]"

@@ -100,7 +100,7 @@ def prepare(words: dict[str, str]) -> tuple[Bench, torch.dtype]:
     config = configuration(words, device)
     from slr import assemble
     from slr.model import vlm
-    from slr.prepare.signs import Side, names
+    from slr.prepare.synthetic.signs import Side, names
 
     machine, inputs = assemble.machine(config), assemble.inputs(config)
     measure.progress("building the network …")

@@ -158,7 +158,7 @@ def prepare(words: dict[str, str], folder: Path) -> Bench:
     from slr import assemble
     from slr.data.manifest import read_manifest
     from slr.model.checkpoint import locate
-    from slr.prepare.synthetic import prepare_synthetic
+    from slr.prepare.synthetic.prepare import prepare_synthetic
 
     size = 160 if words["model"] == "tiny" else 256  # pixels; WLASL's clips are about 256
     manifest = prepare_synthetic(folder / "clips", signs=8, signers=2, takes=1, seed=0, size=size, workers=1)

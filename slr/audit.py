@@ -69,7 +69,7 @@ def audit_index(index: Path, subset: str) -> dict[str, Any]:
     Raises:
         UserError: it is no index.
     """
-    from slr.prepare.index import read_index, select
+    from slr.prepare.wlasl.index import read_index, select
 
     instances = select(read_index(index), subset)
     entries = [Entry(instance.id, instance.gloss, instance.signer, instance.part) for instance in instances]

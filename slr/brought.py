@@ -12,8 +12,8 @@ from pathlib import Path
 from slr.answers import Refusal
 from slr.core.errors import UserError
 from slr.data.manifest import Clip, read_manifest
-from slr.prepare.guard import Limits
-from slr.prepare.untrusted import LONGEST
+from slr.prepare.decode.sandbox import Limits
+from slr.prepare.decode.video import LONGEST
 from slr.prepare.verify import Job, Prepared, prepare_clips
 
 AT_ONCE = 64  # files whose clips lie in a temporary folder together

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from slr.prepare.address import Refused, distinct, host, reachable, web, youtube_id
+from slr.prepare.wlasl.urls import Refused, distinct, host, reachable, web, youtube_id
 
 
 @pytest.mark.parametrize(

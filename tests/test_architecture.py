@@ -46,7 +46,13 @@ FORBIDDEN = {
         "slr.assemble",
         "slr.data.datamodule",
     ],
-    "slr.prepare.layouts": ["av", "slr.prepare.records", "slr.prepare.verify", "slr.prepare.fetch", "slr.data.video"],
+    "slr.prepare.layouts": [
+        "av",
+        "slr.prepare.records",
+        "slr.prepare.verify",
+        "slr.prepare.wlasl.fetch",
+        "slr.data.video",
+    ],
     "slr.report": ["slr.model", "slr.recognizer", "slr.prepare", "slr.assemble", "slr.data.datamodule"],
     "slr.compare": ["slr.model", "slr.data", "slr.recognizer", "slr.prepare", "slr.assemble", "slr.metrics", "torch"],
     "slr.core.run_folder": [

@@ -22,7 +22,7 @@ from slr.data.pack import Pack, writing
 from slr.data.video import sample_positions
 from slr.model.inputs import load_inputs
 from slr.prepare.encode import write_clip
-from slr.prepare.synthetic import prepare_synthetic
+from slr.prepare.synthetic.prepare import prepare_synthetic
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
 # Fills a raw cache with frames of clips that are called by numbers, and tells how many frames it decoded.

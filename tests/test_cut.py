@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from videos import number_of, numbered, write_video
 
-from slr.prepare.untrusted import Cut, Unfit, read_untrusted
-from slr.prepare.view import Crop
+from slr.prepare.decode.crop import Crop
+from slr.prepare.decode.video import Cut, Unfit, read_untrusted
 
 
 @pytest.mark.parametrize("name", ["long.mp4", "long.mkv", "long.avi"])

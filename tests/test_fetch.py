@@ -14,10 +14,10 @@ from servers import Server
 
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
-from slr.prepare.download import Failure, Manners, download
-from slr.prepare.fetch import _Round, describe_fetched, fetch, fetched, file_name
 from slr.prepare.ledger import Ledger
-from slr.prepare.wlasl import Wish, prepare_wlasl
+from slr.prepare.wlasl.download import Failure, Manners, download
+from slr.prepare.wlasl.fetch import _Round, describe_fetched, fetch, fetched, file_name
+from slr.prepare.wlasl.prepare import Wish, prepare_wlasl
 
 QUICK = Manners(
     pause=0, backoff=0.01, attempts=4, park_after=3, timeout=0.5, window=0.3, largest=2 * 1024**2, allow_private=True
@@ -68,7 +68,7 @@ def test_a_kill_between_two_files_mixes_nothing(tmp_path, monkeypatch):
     with Server("replaced", {"/a.mp4": CONTENT}) as server:
         assert isinstance(get(server, tmp_path), Failure)
         with monkeypatch.context() as patch:
-            patch.setattr("slr.prepare.download._copy", killed)
+            patch.setattr("slr.prepare.wlasl.download._copy", killed)
             with pytest.raises(KeyboardInterrupt):
                 get(server, tmp_path)
         assert get(server, tmp_path) == CONTENT[::-1]

@@ -25,7 +25,7 @@ from slr.data.fingerprint import (
 from slr.data.manifest import Clip, read_manifest
 from slr.data.video import read
 from slr.prepare.encode import write_clip
-from slr.prepare.synthetic import prepare_synthetic
+from slr.prepare.synthetic.prepare import prepare_synthetic
 
 
 def clip(name: str, sha256: str | None = None, frames: int = 20) -> Clip:

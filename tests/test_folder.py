@@ -9,9 +9,9 @@ import pytest
 
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
+from slr.prepare.decode.sandbox import Limits
 from slr.prepare.encode import write_clip
 from slr.prepare.folder import prepare_folder
-from slr.prepare.guard import Limits
 from slr.prepare.verify import checked
 
 

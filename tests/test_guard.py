@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slr.core.errors import UserError
-from slr.prepare.guard import Ended, Guard, Limits
+from slr.prepare.decode.sandbox import Ended, Guard, Limits
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a system with pipes in folders and limits on processes")
 HANG = "__import__('threading').Event().wait()"
@@ -99,7 +99,7 @@ def test_ctrl_c_ends_the_children(tmp_path):
     os.mkfifo(tmp_path / "pids")
     told = f"open({str(tmp_path / 'pids')!r}, 'w').write(str(__import__('os').getpid()) + '\\n')"
     calls = [(f"[{told}, {HANG}]",)]
-    code = f"from slr.prepare.guard import Guard\nwith Guard(eval, 1) as guard: list(guard.run({calls!r}))"
+    code = f"from slr.prepare.decode.sandbox import Guard\nwith Guard(eval, 1) as guard: list(guard.run({calls!r}))"
     # Whatever runs the tests may itself ignore Ctrl-C, which children inherit.
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, preexec_fn=heed)
@@ -157,7 +157,7 @@ def test_a_killed_parent_takes_its_children_along(tmp_path):
     pipe = f"open({str(tmp_path / 'pipe')!r}, 'w', 1)"
     late = "__import__('time').sleep(20)"
     calls = [(f"[pipe.write('in\\n') + ({late} or pipe.write('survived')) for pipe in [{pipe}]]",)]
-    code = f"from slr.prepare.guard import Guard\nwith Guard(eval, 1) as guard: list(guard.run({calls!r}))"
+    code = f"from slr.prepare.decode.sandbox import Guard\nwith Guard(eval, 1) as guard: list(guard.run({calls!r}))"
     with subprocess.Popen([sys.executable, "-c", code]) as parent, (tmp_path / "pipe").open() as said:
         assert said.readline() == "in\n"
         parent.kill()

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from slr.core.errors import UserError
-from slr.prepare.index import (
+from slr.prepare.wlasl.index import (
     PUBLISHED,
     core_glossary,
     describe_glossary,

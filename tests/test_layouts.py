@@ -18,7 +18,7 @@ from slr.data.manifest import read_manifest, read_rejected
 from slr.prepare import folder as reading
 from slr.prepare.folder import prepare_folder, read_layout
 from slr.prepare.layouts import lsa64
-from slr.prepare.synthetic import prepare_synthetic
+from slr.prepare.synthetic.prepare import prepare_synthetic
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def test_what_was_lost_is_read_and_may_be_nothing(tmp_path):
 
 
 def test_wlasls_index_has_the_conflicts_that_its_facts_page_counts(shared):
-    from slr.prepare.index import read_index, select
+    from slr.prepare.wlasl.index import read_index, select
 
     listed = select(read_index(shared / "wlasl" / "index" / "WLASL_v0.3.json"), "core")
     rows = [lost(one.id, one.gloss, one.part, one.segment) for one in listed]

@@ -15,7 +15,7 @@ from slr.core.errors import UserError
 from slr.data.listing import vocabulary
 from slr.data.manifest import Clip, Rejected, write_manifest, write_rejected
 from slr.data.split import make_split
-from slr.prepare.index import read_index, select
+from slr.prepare.wlasl.index import read_index, select
 from slr.report import evaluation as evaluating
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}

@@ -21,8 +21,8 @@ from slr.calibration import Calibration, Familiarity
 from slr.core.errors import UserError
 from slr.core.run_folder import open_run, read_json
 from slr.model.generation import Decoding
-from slr.prepare.still import MOST_PIXELS, is_picture, read_pictures
-from slr.prepare.untrusted import Unfit
+from slr.prepare.decode.image import MOST_PIXELS, is_picture, read_pictures
+from slr.prepare.decode.video import Unfit
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -177,8 +177,8 @@ def test_signs_of_signers_never_seen_are_found_in_a_minute(recognizer, tmp_path)
 def test_a_person_at_rest_signs_nothing(recognizer, tmp_path):
     from recordings import Resting
 
-    from slr.prepare.signer import draw_signer
-    from slr.prepare.synthetic import vocabulary
+    from slr.prepare.synthetic.prepare import vocabulary
+    from slr.prepare.synthetic.signer import draw_signer
 
     sign = next(iter(vocabulary(2).values()))
     rest = Resting(sign, draw_signer(99), seed=1)

@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from slr.prepare.performance import FPS, Performance
-from slr.prepare.signer import draw_signer
-from slr.prepare.signing import Point, Timing, along, dominant_hand, draw_timing
-from slr.prepare.signs import (
+from slr.prepare.synthetic.clip import FPS, Performance
+from slr.prepare.synthetic.motion import Point, Timing, along, dominant_hand, draw_timing
+from slr.prepare.synthetic.signer import draw_signer
+from slr.prepare.synthetic.signs import (
     HANDS,
     HANDSHAPES,
     LOCATIONS,

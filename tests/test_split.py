@@ -304,7 +304,7 @@ def test_stratified_lists_glosses_whose_clips_are_one_recording():
 
 
 def test_the_full_index_divides_by_every_rule(shared):
-    from slr.prepare.index import read_index, select
+    from slr.prepare.wlasl.index import read_index, select
 
     index = read_index(shared / "wlasl" / "index" / "WLASL_v0.3.json")
     clips = [

@@ -8,10 +8,10 @@ import pytest
 
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
-from slr.prepare.performance import Performance
-from slr.prepare.signer import draw_signer
-from slr.prepare.signs import Side, names, signer_seed, signs
-from slr.prepare.synthetic import MOST_SIGNERS, prepare_synthetic, signer_id, vocabulary
+from slr.prepare.synthetic.clip import Performance
+from slr.prepare.synthetic.prepare import MOST_SIGNERS, prepare_synthetic, signer_id, vocabulary
+from slr.prepare.synthetic.signer import draw_signer
+from slr.prepare.synthetic.signs import Side, names, signer_seed, signs
 from slr.prepare.verify import sha256
 
 

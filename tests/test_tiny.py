@@ -14,8 +14,8 @@ from slr.model.tiny.build import CHECKPOINT, IMAGE_SIZE, MEAN, STD, TOKENS_PER_F
 from slr.model.tiny.lessons import MOVEMENTS, attributes, curriculum, draw_lesson, lexicon
 from slr.model.tiny.seeing import CELLS, cell_truth, see
 from slr.model.tiny.telling import DESCRIBE, MOVE, NAME, Script, hidden_states
-from slr.prepare.signs import SYLLABLES, Side, names, signer_seed, signs
-from slr.prepare.synthetic import vocabulary
+from slr.prepare.synthetic.prepare import vocabulary
+from slr.prepare.synthetic.signs import SYLLABLES, Side, names, signer_seed, signs
 
 
 @pytest.fixture(scope="module")

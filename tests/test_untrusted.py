@@ -10,8 +10,8 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 from videos import number_of, numbered, write_video
 
+from slr.prepare.decode.video import Unfit, read_untrusted, resample
 from slr.prepare.encode import write_clip
-from slr.prepare.untrusted import Unfit, read_untrusted, resample
 
 
 def read(path, fps=25, longest_side=640):

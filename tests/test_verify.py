@@ -10,9 +10,9 @@ import pytest
 
 from slr.core.errors import UserError
 from slr.data import video
+from slr.prepare.decode.sandbox import Limits
+from slr.prepare.decode.video import Unfit
 from slr.prepare.encode import write_clip
-from slr.prepare.guard import Limits
-from slr.prepare.untrusted import Unfit
 from slr.prepare.verify import Job, Prepared, checked, prepare_clips, verify_clip, verify_clips
 
 

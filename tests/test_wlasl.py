@@ -12,11 +12,11 @@ from servers import Server
 from slr.config import compose, jobs, overrides
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
-from slr.prepare.download import Manners
 from slr.prepare.encode import write_clip
-from slr.prepare.index import hashes
 from slr.prepare.verify import checked
-from slr.prepare.wlasl import STAGES, Wish, prepare_wlasl
+from slr.prepare.wlasl.download import Manners
+from slr.prepare.wlasl.index import hashes
+from slr.prepare.wlasl.prepare import STAGES, Wish, prepare_wlasl
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,14 +10,14 @@ from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.extractor.youtube import _video
 from yt_dlp.utils import ExtractorError
 
-import slr.prepare.youtube as youtube
-from slr.prepare.download import Failure, Manners
+import slr.prepare.wlasl.youtube as youtube
 from slr.prepare.encode import write_clip
-from slr.prepare.fetch import fetch, fetched
-from slr.prepare.index import Instance
 from slr.prepare.verify import checked
-from slr.prepare.wlasl import _wanted
-from slr.prepare.youtube import download_youtube
+from slr.prepare.wlasl.download import Failure, Manners
+from slr.prepare.wlasl.fetch import fetch, fetched
+from slr.prepare.wlasl.index import Instance
+from slr.prepare.wlasl.prepare import _wanted
+from slr.prepare.wlasl.youtube import download_youtube
 
 ADDRESS = "https://www.youtube.com/watch?v=0UsjUE-TXns"
 # yt-dlp leaves an answer that it gives up half-way for the garbage collector to close.

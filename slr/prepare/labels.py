@@ -11,7 +11,7 @@ from typing import Any
 
 from slr.core.errors import UserError
 from slr.data.manifest import PARTS
-from slr.prepare.untrusted import WHOLE, Cut
+from slr.prepare.decode.video import WHOLE, Cut
 
 FILE, GLOSS, SIGNER = ("file", "video_path"), ("gloss",), ("signer", "signer_id")
 

@@ -11,12 +11,12 @@ from slr.core.errors import UserError
 from slr.core.files import sha256
 from slr.core.locks import exclusive
 from slr.data.manifest import Clip, Rejected, read_manifest, read_rejected, write_manifest, write_rejected
-from slr.prepare import address
+from slr.prepare.decode.video import WHOLE, Unfit
 from slr.prepare.labels import Record
 from slr.prepare.ledger import Ledger, Outcome, read_ledger
 from slr.prepare.progress import shown
-from slr.prepare.untrusted import WHOLE, Unfit
 from slr.prepare.verify import Facts, Job, Limits, Prepared, prepare_clips, verify_clips
+from slr.prepare.wlasl import urls
 
 VERSION = 2  # of what preparation makes of a file; a new number makes every clip anew
 STAGES = ("cut", "verify", "manifest")
@@ -199,10 +199,10 @@ def _stubs(records: list[Record], outcomes: dict[str, Outcome]) -> dict[str, str
         outcome = outcomes.get(record.id, {})
         content = outcome.get("clip", outcome).get("source_sha256")
         if record.address and content:
-            sharing[address.host(record.address), content].append(record)
+            sharing[urls.host(record.address), content].append(record)
     found = {}
     for (host, _), group in sharing.items():
-        places = len({address.distinct(record.address) for record in group if record.address})
+        places = len({urls.distinct(record.address) for record in group if record.address})
         if places >= STUB:
             found |= {record.id: f"{host} gives this one file under {places} addresses" for record in group}
     return found

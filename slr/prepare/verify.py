@@ -11,11 +11,11 @@ import numpy as np
 from slr.core.errors import UserError
 from slr.core.files import sha256
 from slr.data import video
+from slr.prepare.decode.crop import Crop
+from slr.prepare.decode.image import is_picture, read_pictures
+from slr.prepare.decode.sandbox import Ended, Guard, Limits
+from slr.prepare.decode.video import LONGEST, WHOLE, Cut, Unfit, read_untrusted
 from slr.prepare.encode import FPS, write_clip
-from slr.prepare.guard import Ended, Guard, Limits
-from slr.prepare.still import is_picture, read_pictures
-from slr.prepare.untrusted import LONGEST, WHOLE, Cut, Unfit, read_untrusted
-from slr.prepare.view import Crop
 
 BLOCK = 6  # frames read in a row between two jumps: half of what lies between key frames
 MOST_BLOCKS = 32  # of a clip

@@ -1,6 +1,6 @@
 """What the tiny model is pretrained on: clips of pretraining signs by pretraining signers, with everything known.
 
-Nothing here comes from the data sets' side of slr.prepare.signs: no combination, no name, no signer.
+Nothing here comes from the data sets' side of slr.prepare.synthetic.signs: no combination, no name, no signer.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from slr.model.tiny.build import IMAGE_SIZE
-from slr.prepare.performance import Performance
-from slr.prepare.signer import draw_signer
-from slr.prepare.signs import HANDSHAPES, LOCATIONS, PATHS, Side, Sign, names, signer_seed, signs
+from slr.prepare.synthetic.clip import Performance
+from slr.prepare.synthetic.signer import draw_signer
+from slr.prepare.synthetic.signs import HANDSHAPES, LOCATIONS, PATHS, Side, Sign, names, signer_seed, signs
 
 CLIP_SIZE = 160
 """Pixels at which a clip is drawn before it is made small, as a prepared clip is."""

@@ -19,7 +19,7 @@ from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFa
 from slr.model.tiny.build import TOKENS_PER_FRAME
 from slr.model.tiny.lessons import MOVEMENTS, SHAPES, Lesson, attributes, draw_lessons, lexicon
 from slr.model.tiny.seeing import curve_line, see, to_pixels, warm_cosine
-from slr.prepare.signs import HANDS, HANDSHAPES, LOCATIONS, Sign
+from slr.prepare.synthetic.signs import HANDS, HANDSHAPES, LOCATIONS, Sign
 
 FRAMES = 16
 """Frames of a clip in the bank, of which a conversation is about 1 to 16, mostly 8."""

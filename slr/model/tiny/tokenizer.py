@@ -9,7 +9,7 @@ from itertools import pairwise
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from slr.prepare.signs import HANDSHAPES, LOCATIONS, PATHS, SYLLABLES
+from slr.prepare.synthetic.signs import HANDSHAPES, LOCATIONS, PATHS, SYLLABLES
 
 CONTEXT_LENGTH = 4096
 FRAMES = 64

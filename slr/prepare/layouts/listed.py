@@ -14,8 +14,8 @@ from pathlib import Path
 
 from slr.core.errors import UserError
 from slr.data.manifest import Rejected
+from slr.prepare.decode.video import WHOLE, Cut
 from slr.prepare.labels import Record, unique
-from slr.prepare.untrusted import WHOLE, Cut
 
 
 @dataclass(frozen=True, slots=True)

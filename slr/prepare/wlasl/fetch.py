@@ -14,10 +14,10 @@ from typing import Any
 from slr.core.errors import UserError
 from slr.core.locks import exclusive
 from slr.core.signals import next_of
-from slr.prepare import address as addresses
-from slr.prepare.download import Failure, Manners, download
 from slr.prepare.ledger import Ledger, Outcome, read_ledger
 from slr.prepare.progress import shown
+from slr.prepare.wlasl import urls as addresses
+from slr.prepare.wlasl.download import Failure, Manners, download
 
 HEAD: dict[str, Any] = {"dataset": "downloads", "version": 1}
 MOST_THREADS = 32
@@ -191,6 +191,6 @@ def _get(address: str, target: Path, manners: Manners, stop: threading.Event) ->
     if addresses.youtube_id(address) is None:
         download(address, target, manners, stop)
     else:
-        from slr.prepare.youtube import download_youtube  # yt-dlp takes a second to import
+        from slr.prepare.wlasl.youtube import download_youtube  # yt-dlp takes a second to import
 
         download_youtube(address, target, manners, stop)

@@ -17,7 +17,7 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 
-from slr.prepare.view import Crop, View
+from slr.prepare.decode.crop import Crop, View
 
 SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # pixels, as the header states and before anything is decoded
 LONGEST = 600.0  # seconds; a time stamp that leaps ahead would otherwise be filled with copies for hours

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slr.prepare.signs import Sign
+from slr.prepare.synthetic.signs import Sign
 
 HEAD = (0.0, -0.18)
 REST = (0.2, 0.47)
@@ -97,7 +97,7 @@ def along(path: str, t: float) -> Point:
             return Point(0.8 * min(4 * t - 1, 1.0), 0.8 * min(3 - 4 * t, 1.0))
         case "arch":
             return Point(-cos(pi * t), 0.6 - 1.3 * sin(pi * t))
-    raise ValueError(f"expected a path of slr.prepare.signs.PATHS, found {path!r}")
+    raise ValueError(f"expected a path of slr.prepare.synthetic.signs.PATHS, found {path!r}")
 
 
 def dominant_hand(sign: Sign, moment: Moment, aim: Point, breadth: float) -> Point:

@@ -10,16 +10,16 @@ from threading import Event
 
 from slr.core.errors import UserError
 from slr.data.manifest import Rejected
-from slr.prepare import address, coverage
-from slr.prepare import index as wlasl_index
-from slr.prepare.download import Failure, Manners, download
-from slr.prepare.fetch import describe_fetched, fetch, fetched, file_name
-from slr.prepare.index import Instance
+from slr.prepare.decode.crop import Crop
+from slr.prepare.decode.video import Cut
 from slr.prepare.labels import Record
 from slr.prepare.records import LEAST_FRAMES, prepare_records
-from slr.prepare.untrusted import Cut
 from slr.prepare.verify import Limits
-from slr.prepare.view import Crop
+from slr.prepare.wlasl import index as wlasl_index
+from slr.prepare.wlasl import report, urls
+from slr.prepare.wlasl.download import Failure, Manners, download
+from slr.prepare.wlasl.fetch import describe_fetched, fetch, fetched, file_name
+from slr.prepare.wlasl.index import Instance
 
 STAGES = ("index", "select", "fetch", "cut", "verify", "manifest", "report")
 
@@ -80,7 +80,7 @@ def prepare_wlasl(
         _refuse_nothing(wish, chosen, records)
         prepare_records("wlasl", records, out, workers, 640, LEAST_FRAMES, limits, lost, last)
     if "report" in stages:
-        print(coverage.write_report(listed, chosen, out))
+        print(report.write_report(listed, chosen, out))
     return out / "manifest.jsonl"
 
 
@@ -121,8 +121,8 @@ def _wanted(listed: Sequence[Instance], chosen: Sequence[Instance], local: Mappi
     """The distinct addresses that the network is asked for, with the names of their files, the same for any subset."""
     first_ids: dict[str, str] = {}
     for instance in listed:
-        first_ids.setdefault(address.distinct(instance.address), instance.id)
-    places = dict.fromkeys(address.distinct(instance.address) for instance in chosen if instance.id not in local)
+        first_ids.setdefault(urls.distinct(instance.address), instance.id)
+    places = dict.fromkeys(urls.distinct(instance.address) for instance in chosen if instance.id not in local)
     return {place: file_name(first_ids[place], place) for place in places}
 
 
@@ -138,7 +138,7 @@ def _records(
     records, lost = [], []
     known, heights = fetched(downloads) if names else {}, _heights(listed)
     for instance in chosen:
-        place = address.distinct(instance.address)
+        place = urls.distinct(instance.address)
         crop = None if wish.crop is None else Crop(instance.box, heights[instance.collection], wish.crop)
         if instance.id in local:
             file, given = Path(local[instance.id].path), local[instance.id].name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slr.prepare.untrusted import LONGEST, NO_VIDEO, SMALLEST_SIDE, Unfit, resample
+from slr.prepare.decode.video import LONGEST, NO_VIDEO, SMALLEST_SIDE, Unfit, resample
 
 # Not EPS, which PIL hands to Ghostscript, nor any other that nobody photographs in.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")

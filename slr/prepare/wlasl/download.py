@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 
 from slr.core.errors import UserError
 from slr.core.files import write_whole
-from slr.prepare.address import Refused, reachable, web
+from slr.prepare.wlasl.urls import Refused, reachable, web
 
 AGENT = "Mozilla/5.0 (compatible; slr data preparation)"
 MOST_REDIRECTS = 5

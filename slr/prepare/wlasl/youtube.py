@@ -12,7 +12,7 @@ from yt_dlp.networking.exceptions import HTTPError, RequestError
 from yt_dlp.utils import DownloadError
 
 from slr.core.errors import UserError
-from slr.prepare.download import Failure, Manners
+from slr.prepare.wlasl.download import Failure, Manners
 
 # One file, since joining two takes an ffmpeg; no larger than clips become; plain http, which can be continued.
 FORMAT = "bv*[height<=720][protocol~='^https?$']/bv*[protocol~='^https?$']"

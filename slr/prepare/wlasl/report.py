@@ -9,8 +9,8 @@ from pathlib import Path
 from slr.core.errors import UserError
 from slr.core.files import write_whole
 from slr.data.manifest import PARTS, read_manifest, read_rejected
-from slr.prepare.index import Instance
 from slr.prepare.ledger import read_ledger
+from slr.prepare.wlasl.index import Instance
 
 MOST_SHOWN = 12  # glosses in a line of the terminal
 NUMBERS = 5  # columns from the second to this one are numbers

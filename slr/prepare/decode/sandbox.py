@@ -29,7 +29,7 @@ except ImportError:  # Windows: the wall clock alone must do
 
 # Not multiprocessing: it would import the parent's entry point, and with it torch, into every child.
 CHILD = "import json, sys; order = json.loads(sys.argv[1]); sys.path[:] = order.pop('path')\n"
-CHILD += "from slr.prepare.guard import serve; serve(**order)"
+CHILD += "from slr.prepare.decode.sandbox import serve; serve(**order)"
 START = 60  # seconds that a child has to import what it needs
 PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent ends
 

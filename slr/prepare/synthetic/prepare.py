@@ -15,9 +15,9 @@ from slr.core.files import write_whole
 from slr.core.locks import exclusive
 from slr.data.manifest import Clip, read_manifest, write_manifest, write_rejected
 from slr.prepare.encode import write_clip
-from slr.prepare.performance import DRAWING, FPS, Performance
-from slr.prepare.signer import draw_signer
-from slr.prepare.signs import Side, Sign, names, signer_seed, signs
+from slr.prepare.synthetic.clip import DRAWING, FPS, Performance
+from slr.prepare.synthetic.signer import draw_signer
+from slr.prepare.synthetic.signs import Side, Sign, names, signer_seed, signs
 from slr.prepare.verify import checked
 
 MOST_SIGNS = len(signs(Side.DATA_SET))

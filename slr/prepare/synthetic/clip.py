@@ -1,7 +1,7 @@
 """One clip: a drawn signer makes one sign once.
 
-Coordinates: body coordinates as in slr.prepare.signing for the hands; on the stage x points to the picture's right,
-y down, origin between the shoulders; in the picture both are shares of its width and height.
+Coordinates: body coordinates as in slr.prepare.synthetic.motion for the hands; on the stage x points to the picture's
+right, y down, origin between the shoulders; in the picture both are shares of its width and height.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from math import cos, pi, sin
 import numpy as np
 from PIL import Image, ImageDraw
 
-from slr.prepare.drawing import Brush, draw_arm, draw_body, draw_room, noise_tile
-from slr.prepare.signer import Signer
-from slr.prepare.signing import HEAD, REST, Moment, Point, Timing, dominant_hand, draw_timing
-from slr.prepare.signs import Sign
+from slr.prepare.synthetic.drawing import Brush, draw_arm, draw_body, draw_room, noise_tile
+from slr.prepare.synthetic.motion import HEAD, REST, Moment, Point, Timing, dominant_hand, draw_timing
+from slr.prepare.synthetic.signer import Signer
+from slr.prepare.synthetic.signs import Sign
 
 DRAWING = 2
 """Version of the drawing; raised whenever a seed gives other pictures than before."""
@@ -36,7 +36,7 @@ class Pose:
 class Performance:
     """One clip: a signer makes a sign once. Timing, aim, light and noise come from the seed.
 
-    >>> from slr.prepare.signer import draw_signer
+    >>> from slr.prepare.synthetic.signer import draw_signer
     >>> performance = Performance(Sign("vee", "chin", "up", 1), draw_signer(0), seed=0)
     >>> performance.draw(performance.frames // 2, size=96).shape
     (96, 96, 3)

@@ -8,8 +8,8 @@ from math import cos, hypot, pi, sin, sqrt
 import numpy as np
 from PIL import ImageDraw
 
-from slr.prepare.signer import Colour, Signer
-from slr.prepare.signing import HEAD, Point
+from slr.prepare.synthetic.motion import HEAD, Point
+from slr.prepare.synthetic.signer import Colour, Signer
 
 Stroke = tuple[float, Sequence[tuple[float, float]]]
 """Width and points of a line with round ends; a single point is a dot."""

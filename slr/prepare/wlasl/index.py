@@ -13,7 +13,7 @@ from typing import Any
 
 from slr.core.errors import UserError
 from slr.data.manifest import PARTS
-from slr.prepare import address
+from slr.prepare.wlasl import urls
 
 PUBLISHED = "6077d1e4a4ef1e560d38ee3694abe0412f7a6306"  # WLASL_v0.3.json as a git blob, in its authors' repository
 PUBLISHED_AT = "https://raw.githubusercontent.com/dxli94/WLASL/master/start_kit/WLASL_v0.3.json"
@@ -39,12 +39,12 @@ class Instance:
     @property
     def host(self) -> str:
         """Where its recording lies."""
-        return address.host(self.address)
+        return urls.host(self.address)
 
     @property
     def segment(self) -> str:
         """The recording and the range: equal for one stretch of video under several glosses."""
-        return f"{address.distinct(self.address)}#{self.first}-{self.last}"
+        return f"{urls.distinct(self.address)}#{self.first}-{self.last}"
 
 
 def read_index(path: Path, wanted: str | None = None) -> list[Instance]:
@@ -119,7 +119,7 @@ def _taken(instances: Sequence[Instance], subset: str) -> list[Instance]:
 
 def core_glossary() -> list[str]:
     """The 319 words of the core glossary, in lower case."""
-    return (resources.files("slr.prepare") / "glossary_core.txt").read_text(encoding="utf-8").split()
+    return (resources.files("slr.prepare.wlasl") / "glossary_core.txt").read_text(encoding="utf-8").split()
 
 
 def near_misses(glosses: Collection[str]) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slr.prepare.signing import Point
+from slr.prepare.synthetic.motion import Point
 
 Colour = tuple[int, int, int]
 _SKINS = ((246, 212, 182), (231, 180, 143), (205, 148, 108), (164, 108, 72), (120, 76, 50), (88, 56, 40))
