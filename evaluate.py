@@ -11,7 +11,7 @@ from slr.core.errors import UserError, explained
 from slr.core.files import write_whole
 
 if TYPE_CHECKING:
-    from slr.data.listing import Coverage
+    from slr.data.coverage import Coverage
 
 USAGE = (
     "python evaluate.py run=FOLDER [part=train|val|test|all] [limit=N] [checkpoint=best|last|PATH] "

@@ -16,7 +16,14 @@ from tqdm import tqdm
 
 from slr.core import argv
 from slr.core.errors import explained
-from slr.data.fingerprint import MOTION_WITHIN, STILL_WITHIN, Fingerprint, distance, fingerprint, fingerprints
+from slr.data.duplicates.fingerprint import (
+    MOTION_WITHIN,
+    STILL_WITHIN,
+    Fingerprint,
+    distance,
+    fingerprint,
+    fingerprints,
+)
 from slr.data.manifest import Clip, read_manifest
 from slr.data.video import read
 from slr.prepare.encode import write_clip

@@ -18,11 +18,11 @@ from slr import assemble
 from slr.core import argv
 from slr.core.errors import explained
 from slr.core.run_folder import open_run
+from slr.data.cache.features import ENCODINGS, decode, encode
 from slr.data.collate import Sample, collate_training
 from slr.data.datamodule import ClipData
 from slr.data.manifest import Clip
 from slr.data.split import read_split
-from slr.features import ENCODINGS, decode, encode
 from slr.model.ranking import look
 from slr.model.vlm import answer_loss, hidden_states
 from slr.recognizer import Recognizer

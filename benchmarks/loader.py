@@ -28,9 +28,9 @@ from PIL import Image
 from slr.config import compose, jobs, overrides
 from slr.core import argv
 from slr.core.errors import explained
-from slr.data.cache import FrameCache, fill
+from slr.data.cache.frames import FrameCache, fill
+from slr.data.cache.store import Pack, writing
 from slr.data.manifest import Clip, read_manifest, write_manifest
-from slr.data.pack import Pack, writing
 from slr.data.video import sample_positions
 from slr.prepare.encode import write_clip
 from slr.prepare.synthetic.prepare import prepare_synthetic

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slr import curves, features, memory
+from slr import curves, memory
 from slr.config import schema, search_space
 from slr.core import distributed, hardware
 from slr.core.errors import UserError
 from slr.core.hardware import Machine
 from slr.core.run_folder import RunFolder
 from slr.core.signals import Stopping
-from slr.data import cache
 from slr.data.augment import ColorJitter
+from slr.data.cache import features
+from slr.data.cache import frames as frame_cache
+from slr.data.cache.store import Pack
 from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip, read_manifest
-from slr.data.pack import Pack
 from slr.model import lora, vlm
 from slr.model.inputs import Inputs, load_inputs
 from slr.model.trie import build_trie
@@ -210,9 +211,9 @@ def _room(machine: Machine) -> tuple[int, int]:
 def fill_cache(config: schema.Config, machine: Machine, recognizer: Recognizer, data: ClipData) -> None:
     """Have `data` take from a cache what `cache` asks for; the chief computes what is not there yet."""
     if config.cache.name == "frames":
-        kept = cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
+        kept = frame_cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
         everything = os.cpu_count() or 1  # nothing trains meanwhile
-        distributed.once(lambda: cache.fill(kept, data.frames_from, data.frames_wanted(), workers=everything))
+        distributed.once(lambda: frame_cache.fill(kept, data.frames_from, data.frames_wanted(), workers=everything))
         data.frames_from = kept
     if config.cache.name == "features":
         data.features_from = lookup = _feature_cache(config, machine, recognizer)

@@ -10,7 +10,7 @@ from slr.core import argv
 from slr.core.errors import UserError, explained
 from slr.core.run_folder import open_run, write_json
 from slr.data.audit import FILES, NEAR, SEGMENTS, Entry, audit, describe_audit
-from slr.data.copies import Link, identical_files, identical_segments, sharing
+from slr.data.duplicates.groups import Link, identical_files, identical_segments, sharing
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import read_split
 
@@ -53,7 +53,7 @@ def audit_clips(prepared: Path, clips: Sequence[Clip], parts: Mapping[str, str])
         clips: of it.
         parts: clip id -> part; clips that are not there are in none.
     """
-    from slr.data.fingerprint import look_for_copies  # half a second that the index does not need
+    from slr.data.duplicates.fingerprint import look_for_copies  # half a second that the index does not need
 
     copies: dict[str, Iterable[Link] | None] = {
         FILES: identical_files(clips),

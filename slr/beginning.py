@@ -10,7 +10,7 @@ from slr import initial
 from slr.config import schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, hashes_of, read_json, refuse_other_base, write_json
-from slr.data import listing
+from slr.data import coverage
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, make_split, read_split, write_split
 
@@ -114,7 +114,7 @@ def base(config: schema.Config) -> str:
 
 def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:
     """The glosses that a run ranks."""
-    return listing.vocabulary(clips, listing.read_lost(Path(config.data) / config.dataset.place), config.split.rule)
+    return coverage.vocabulary(clips, coverage.read_lost(Path(config.data) / config.dataset.place), config.split.rule)
 
 
 def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
@@ -123,7 +123,7 @@ def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
     shares = {part: getattr(split, part) for part in PARTS}
     copies = []
     if config.dataset.name != "synthetic":  # every drawn clip is a drawing of its own: docs/audit.md
-        from slr.data.fingerprint import look_for_copies
+        from slr.data.duplicates.fingerprint import look_for_copies
 
         copies = look_for_copies(Path(config.data) / config.dataset.place, clips, os.cpu_count() or 1)
     return make_split(

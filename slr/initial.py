@@ -13,7 +13,7 @@ from slr.core import run_folder
 from slr.core.errors import UserError
 from slr.core.files import sha256
 from slr.core.run_folder import RunFolder, find_run, hashes_of, read_json, write_json
-from slr.data.copies import marks
+from slr.data.duplicates.groups import marks
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split, read_split
 

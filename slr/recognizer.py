@@ -21,8 +21,8 @@ from torchmetrics import CatMetric
 
 from slr.core import distributed
 from slr.core.errors import UserError
+from slr.data.batch_image import draw_batch
 from slr.data.collate import IGNORED, Batch
-from slr.data.picture import draw_batch
 from slr.metrics import SHARED, RankingMetrics
 from slr.model import lora, vlm
 from slr.model.generation import Decoding, beam_search, generate

@@ -12,7 +12,7 @@ from slr.calibration import Calibration, fit, fit_familiarity
 from slr.config import schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, digest, hashes_of
-from slr.data.listing import conflicts, coverage, read_lost
+from slr.data.coverage import conflicts, coverage, read_lost
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split
 from slr.looking import Looker

@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from slr.core.errors import UserError, one_line
-from slr.data import cache as module
-from slr.data import pack, video
-from slr.data.cache import FrameCache, fill
+from slr.data import video
+from slr.data.cache import frames as module
+from slr.data.cache import store
+from slr.data.cache.frames import FrameCache, fill
+from slr.data.cache.store import Pack, writing
 from slr.data.manifest import Clip, read_manifest
-from slr.data.pack import Pack, writing
 from slr.data.video import sample_positions
 from slr.model.inputs import load_inputs
 from slr.prepare.encode import write_clip
@@ -30,7 +31,7 @@ FILL = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
 from slr.data import pack, video
-from slr.data.cache import FrameCache, fill
+from slr.data.cache.frames import FrameCache, fill
 from test_cache import Decoding, numbered
 from slr.model.inputs import load_inputs
 if __name__ == "__main__":
@@ -256,7 +257,7 @@ def test_of_two_that_fill_at_once_one_waits_and_finds_all(tmp_path, folder, inpu
 
 def test_a_disk_that_fills_up_is_one_line_and_keeps_what_was_whole(tmp_path, folder, inputs, monkeypatch):
     cache, decoding, wanted = FrameCache(tmp_path, inputs, "raw"), Decoding(folder, inputs), numbered(20)
-    truth = pack._Tail.append
+    truth = store._Tail.append
 
     def full(self, content):
         if self.end + len(content) > 1_000_000:  # 36 frames
@@ -265,12 +266,12 @@ def test_a_disk_that_fills_up_is_one_line_and_keeps_what_was_whole(tmp_path, fol
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         truth(self, content)
 
-    monkeypatch.setattr(pack._Tail, "append", full)
+    monkeypatch.setattr(store._Tail, "append", full)
     with pytest.raises(UserError, match="No space left on device; make room") as caught:
         fill(cache, decoding, wanted, 0)
     assert str(cache.pack.folder) in str(caught.value)
     assert len(Pack(cache.pack.folder)) == 1_000_000 // (3 * 96 * 96)
-    monkeypatch.setattr(pack._Tail, "append", truth)
+    monkeypatch.setattr(store._Tail, "append", truth)
     decoding.asked.clear()
     fill(cache, decoding, wanted, 0)
     assert len(decoding.asked) == 80 - 36

@@ -3,7 +3,7 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from slr.data.copies import identical_files, identical_segments, joined, sharing
+from slr.data.duplicates.groups import identical_files, identical_segments, joined, sharing
 from slr.data.manifest import Clip
 
 

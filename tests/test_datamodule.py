@@ -6,7 +6,7 @@ import torch
 
 from slr.data import video
 from slr.data.augment import ColorJitter
-from slr.data.cache import FrameCache, fill
+from slr.data.cache.frames import FrameCache, fill
 from slr.data.collate import IGNORED
 from slr.data.datamodule import ClipData, Decoded, EpochBatches
 from slr.data.manifest import Clip

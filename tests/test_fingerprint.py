@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from slr.core.errors import UserError
-from slr.data import fingerprint as module
-from slr.data.fingerprint import (
+from slr.data.duplicates import fingerprint as module
+from slr.data.duplicates.fingerprint import (
     CUTS,
     MOTION_BITS,
     MOTION_WITHIN,

@@ -1,7 +1,7 @@
 import pytest
 
 from slr.core.errors import UserError
-from slr.data.listing import Coverage, conflicts, coverage, read_lost, vocabulary
+from slr.data.coverage import Coverage, conflicts, coverage, read_lost, vocabulary
 from slr.data.manifest import Clip, Rejected, write_rejected
 
 

@@ -12,7 +12,7 @@ import pytest
 from slr import scoring
 from slr.calibration import Looked
 from slr.core.errors import UserError
-from slr.data.listing import vocabulary
+from slr.data.coverage import vocabulary
 from slr.data.manifest import Clip, Rejected, write_manifest, write_rejected
 from slr.data.split import make_split
 from slr.prepare.wlasl.index import read_index, select

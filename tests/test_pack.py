@@ -13,13 +13,13 @@ import pytest
 from torch.utils.data import DataLoader
 
 from slr.core.errors import UserError
-from slr.data.pack import ROW, Pack, writing
+from slr.data.cache.store import ROW, Pack, writing
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs kill -9 and limits on file sizes")
 # Writes records that can be told from their keys until it is killed: `first` and every `step`th after it.
 WRITE = """
 import itertools, pathlib, sys
-from slr.data.pack import writing
+from slr.data.cache.store import writing
 sys.path.insert(0, sys.argv[1])
 from test_pack import record
 folder, first, step, last = pathlib.Path(sys.argv[2]), *map(int, sys.argv[3:6])

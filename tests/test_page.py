@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from slr import calibration, curves
 from slr.core.run_folder import RunFolder, write_json
-from slr.data.listing import Coverage
+from slr.data.coverage import Coverage
 from slr.data.manifest import Clip
 from slr.report import page as pages
 from slr.report.evaluation import TITLES, Context, evaluation

@@ -1,6 +1,6 @@
 import torch
 
-from slr.data.picture import draw_batch
+from slr.data.batch_image import draw_batch
 
 
 def test_rows_of_frames_under_their_captions():

@@ -17,7 +17,7 @@ from slr import calibration as calibrating
 from slr.calibration import Calibration, Looked
 from slr.core.files import write_whole
 from slr.core.run_folder import write_json
-from slr.data.listing import Coverage, among
+from slr.data.coverage import Coverage, among
 from slr.data.manifest import Clip
 from slr.metrics import (
     METRICS,

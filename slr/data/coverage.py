@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slr.core.errors import UserError
-from slr.data.copies import joined, sharing
+from slr.data.duplicates.groups import joined, sharing
 from slr.data.manifest import Clip, Rejected, read_rejected
 
 

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from slr.core.errors import UserError
 from slr.core.files import write_whole
+from slr.data.cache.store import LAYOUT, Pack, writing
 from slr.data.collate import Inputs
 from slr.data.manifest import Clip
-from slr.data.pack import LAYOUT, Pack, writing
 from slr.memory import shown
 
 QUALITY = 95  # of JPEG, with colours at full size: an error of 1.2 levels in an eighth of the bytes

@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from slr.core.errors import UserError
 from slr.core.files import sha256
+from slr.data.cache.store import Pack, writing
 from slr.data.datamodule import ClipDataset, Key
-from slr.data.pack import Pack, writing
 from slr.memory import shown
 
 # The files that decide what features of a frame are; who changes one of them computes every feature anew.
-CODE = ("features.py", "data/augment.py", "data/video.py", "model/inputs.py", "model/vlm.py")
+CODE = ("data/cache/features.py", "data/augment.py", "data/video.py", "model/inputs.py", "model/vlm.py")
 ENCODINGS = ("float32", "bf16", "int8")
 
 
@@ -101,7 +101,7 @@ def recipe(weights: Sequence[Tensor], settings: object) -> str:
     for tensor in weights:
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    here = Path(__file__).parent
+    here = Path(__file__).parents[2]
     code = [sha256(here / name) for name in CODE]
     versions = [importlib.metadata.version(name) for name in ("torch", "transformers")]
     found.update(json.dumps([settings, code, versions], sort_keys=True).encode())
