@@ -120,7 +120,7 @@ def fit(
     """
     from slr import assemble, training
     from slr.core.hardware import memory_peak
-    from slr.memory import shown
+    from slr.models.memory_plan import shown
     from slr.recognizer import place_of
 
     plan = assemble.plan(config, machine, recognizer, data.parts["train"])
@@ -174,7 +174,7 @@ def finish(
     """
     from slr import calibration, scoring
     from slr.looking import Looker
-    from slr.model import lora
+    from slr.models import lora
     from slr.report.evaluation import table, write_evaluation
 
     checkpoint = None if config.lora.scope == "none" else "best"

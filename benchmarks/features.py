@@ -23,8 +23,8 @@ from slr.data.collate import Sample, collate_training
 from slr.data.datamodule import ClipData
 from slr.data.manifest import Clip
 from slr.data.split import read_split
-from slr.model.ranking import look
-from slr.model.vlm import answer_loss, hidden_states
+from slr.models.internvl import answer_loss, hidden_states
+from slr.models.ranking import look
 from slr.recognizer import Recognizer
 
 USAGE = "python benchmarks/features.py run=FOLDER [limit=N]"

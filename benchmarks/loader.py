@@ -179,8 +179,8 @@ def prepare(folder: Path, clips: list[Clip]) -> dict[str, Way]:
     from plain import PlainClips, load_processor
 
     from slr.data.datamodule import ClipDataset, Decoded
-    from slr.model.checkpoint import locate
-    from slr.model.inputs import load_inputs
+    from slr.models.hub import locate
+    from slr.models.processor import load_inputs
 
     inputs = load_inputs("tiny", None)
     inputs.image_size = (SIDE, SIDE)

@@ -157,7 +157,7 @@ def prepare(words: dict[str, str], folder: Path) -> Bench:
     config = configuration(words, device)
     from slr import assemble
     from slr.data.manifest import read_manifest
-    from slr.model.checkpoint import locate
+    from slr.models.hub import locate
     from slr.prepare.synthetic.prepare import prepare_synthetic
 
     size = 160 if words["model"] == "tiny" else 256  # pixels; WLASL's clips are about 256
@@ -282,7 +282,7 @@ def plain(bench: Bench, case: Case, steps: int) -> Cost:
 
 def ours(bench: Bench, case: Case, steps: int, cached: Any = None) -> Cost:  # noqa: ANN401
     """A step of ours, from files or from a batch with features."""
-    from slr.model import vlm
+    from slr.models import internvl
 
     def trained(count: int) -> list[float]:
         ahead = count + AHEAD
@@ -291,7 +291,7 @@ def ours(bench: Bench, case: Case, steps: int, cached: Any = None) -> Cost:  # n
 
     stop_checkpointing(bench)
     if case.checkpointing:
-        vlm.checkpoint_layers(bench.recognizer.network)
+        internvl.checkpoint_layers(bench.recognizer.network)
     bench.recognizer.train()
     bench.recognizer.micro_batch = case.micro
     return step_cost(bench, trained, steps)
@@ -350,9 +350,9 @@ def fit(bench: Bench, batches: "DataLoader", steps: int) -> list[float]:
 
 def stop_checkpointing(bench: Bench) -> None:
     """Undo what either contestant switched on for the layers that they share, and PEFT's and `Trainer`'s hooks."""
-    from slr.model import vlm
+    from slr.models import internvl
 
-    network = vlm.bare(bench.recognizer.network)
+    network = internvl.bare(bench.recognizer.network)
     for part in (network, network.model.language_model):
         disable = getattr(part, "activation_checkpointing_disable", None) or part.gradient_checkpointing_disable
         disable()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from slr.core import argv
 from slr.core.errors import explained
 from slr.data.collate import Sample
-from slr.model import vlm
+from slr.models import internvl
 
 USAGE = "python benchmarks/tower.py run=FOLDER [limit=N] [rounds=N] [--cpu-time]"
 BLOCK = 64  # weights that share a scale
@@ -35,7 +35,7 @@ def main() -> None:
     words = measure.options(USAGE, {"run": None, "limit": "1000", "rounds": "9"}).words
     run = opened(Path(words["run"]), argv.whole_number("limit", words["limit"], 1))
     samples = [run.data.ranking_set([clip])[0, 0] for clip in tqdm(run.clips, desc="reading")]
-    towers = versions(vlm.bare(run.recognizer.network).model.vision_tower)
+    towers = versions(internvl.bare(run.recognizer.network).model.vision_tower)
     show(
         {
             name: [stray(run, towers["float32"], tower, sample) for sample in tqdm(samples, desc=name)]
@@ -93,7 +93,7 @@ def in_four_bits(tower: nn.Module) -> nn.Module:
 
 def encoded(run: Trained, tower: nn.Module, frames: Tensor) -> Tensor:
     """Features of clips (B, V, D), by this tower."""
-    core: Any = vlm.bare(run.recognizer.network).model
+    core: Any = internvl.bare(run.recognizer.network).model
     own, core.vision_tower = core.vision_tower, tower
     core.multi_modal_projector.to(tower.dtype)
     features = run.recognizer.encode(frames)

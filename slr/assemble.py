@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slr import curves, memory
+from slr import curves
 from slr.config import schema, search_space
 from slr.core import distributed, hardware
 from slr.core.errors import UserError
@@ -25,9 +25,9 @@ from slr.data.cache import frames as frame_cache
 from slr.data.cache.store import Pack
 from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip, read_manifest
-from slr.model import lora, vlm
-from slr.model.inputs import Inputs, load_inputs
-from slr.model.trie import build_trie
+from slr.models import internvl, lora, memory_plan
+from slr.models.processor import Inputs, load_inputs
+from slr.models.trie import build_trie
 from slr.recognizer import Place, Recognizer
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def machine(config: schema.Config, device: str | None = None) -> Machine:
     full = config.lora.scope == "full"
     quantization = "none" if full else config.model.quantization
     if quantization != "none" and words["device"] not in ("cpu", "cuda"):  # seconds, to ask
-        words["four_bit"] = words["four_bit"] and vlm.quantises(words["device"])
+        words["four_bit"] = words["four_bit"] and internvl.quantises(words["device"])
     found = hardware.decide(**words, quantization=quantization)
     if full and found.precision in ("bf16-true", "16-true"):
         raise UserError(f"hardware.precision={found.precision}: with lora=full all learns, in 32 bits; use 32-true")
@@ -97,7 +97,7 @@ def spell(config: schema.Config, clips: Sequence[Clip], vocabulary: Sequence[str
 
 def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machine, inputs: Inputs) -> Recognizer:
     """The network with a fresh adapter, on its device. The adapter's first weights depend on `seed` alone."""
-    network = vlm.load_vlm(
+    network = internvl.load_vlm(
         checkpoint=config.model.checkpoint,
         revision=config.model.version,
         weights=config.model.weights,
@@ -116,8 +116,8 @@ def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machin
         targets=config.lora.targets,
     )
     if config.gradient_checkpointing:
-        vlm.checkpoint_layers(network)
-    vlm.refuse_other(network, machine.device, machine.dtype, machine.quantization)
+        internvl.checkpoint_layers(network)
+    internvl.refuse_other(network, machine.device, machine.dtype, machine.quantization)
     return Recognizer(
         network=network,
         inputs=inputs,
@@ -161,7 +161,7 @@ def preflight(config: schema.Config, machine: Machine) -> None:
         refuse_other_dropout(machine.kind, machine.device)
 
 
-def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips: Sequence[Clip]) -> memory.Plan:
+def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips: Sequence[Clip]) -> memory_plan.Plan:
     """How many clips a training step computes at once, from the memory that there is now that the weights are in it.
 
     Of several processes, each computes its share of the step, all in the same way, by the one that has the least room.
@@ -177,8 +177,8 @@ def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips:
     answer = (
         len(recognizer.trie.token) if config.objective.name == "closed_set" else int(recognizer.answer_lengths.max())
     )
-    shape = vlm.shape(recognizer.network)
-    work = memory.Work(
+    shape = internvl.shape(recognizer.network)
+    work = memory_plan.Work(
         frames=config.frames,
         tokens=longest + answer,
         number=4 if machine.precision == "32-true" else 2,
@@ -187,7 +187,7 @@ def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips:
         cached=config.cache.name == "features",
     )
     room, taken = min(distributed.gather(_room(machine)))
-    return memory.plan(
+    return memory_plan.plan(
         budget=room + taken,
         baseline=taken,
         trainable=sum(p.numel() for p in recognizer.network.parameters() if p.requires_grad),
@@ -224,18 +224,18 @@ def fill_cache(config: schema.Config, machine: Machine, recognizer: Recognizer, 
 
 
 def _feature_cache(config: schema.Config, machine: Machine, recognizer: Recognizer) -> features.FeatureCache:
-    inputs, core = recognizer.inputs, vlm.bare(recognizer.network).model
+    inputs, core = recognizer.inputs, internvl.bare(recognizer.network).model
     settings = [inputs.image_size, inputs.mean, inputs.std, machine.device, machine.precision, config.cache.dtype]
     weights = [*core.vision_tower.state_dict().values(), *core.multi_modal_projector.state_dict().values()]
     folder = Path(config.data) / "cache" / f"features-{features.recipe(weights, settings)}"
     tokens = config.frames * inputs.tokens_per_frame
-    return features.FeatureCache(Pack(folder), tokens, vlm.shape(recognizer.network).hidden, config.cache.dtype)
+    return features.FeatureCache(Pack(folder), tokens, internvl.shape(recognizer.network).hidden, config.cache.dtype)
 
 
 def memory_told(config: schema.Config, machine: Machine) -> AbstractContextManager[None]:
     """Within it, an end for want of memory names the settings of this run that would help."""
     cached = config.cache.name == "features"
-    return hardware.memory_told(machine.device, memory.knobs(config.frames, config.gradient_checkpointing, cached))
+    return hardware.memory_told(machine.device, memory_plan.knobs(config.frames, config.gradient_checkpointing, cached))
 
 
 def data(

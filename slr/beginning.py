@@ -66,7 +66,7 @@ def pinned(config: schema.Config, folder: RunFolder, quantization: str) -> schem
     That is the commit of the hub which the model's name and revision mean, and whether its weights are in 4 bits. A run
     that has begun keeps its own.
     """
-    from slr.model.checkpoint import commit_of, locate
+    from slr.models.hub import commit_of, locate
 
     if folder.is_begun:
         return config
@@ -106,7 +106,7 @@ def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
 
 def base(config: schema.Config) -> str:
     """The hash of the base model that a configuration means, as it is here; see `base_hash`."""
-    from slr.model.checkpoint import base_hash
+    from slr.models.hub import base_hash
 
     model = config.model
     return base_hash(model.checkpoint, model.version, model.weights, config.seed)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slr.memory import shown
+from slr.models.memory_plan import shown
 from slr.sweep import ENDED, Job
 
 if TYPE_CHECKING:

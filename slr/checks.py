@@ -45,7 +45,7 @@ def check(config: schema.Config, here: bool) -> None:
     Raises:
         UserError: hardware, clips or weights are not there, the clips cannot be divided, or a gloss cannot be spelled.
     """
-    from slr.model.checkpoint import locate
+    from slr.models.hub import locate
     from slr.prepare.folder import read_layout
 
     manifest = Path(config.data) / config.dataset.place / "manifest.jsonl"

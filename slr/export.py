@@ -90,7 +90,7 @@ def write(
 ) -> dict[str, Any]:
     """Fill the folder; returns the parity."""
     from slr import assemble
-    from slr.model import lora
+    from slr.models import lora
 
     result = read_json(folder.result)
     plain = without_paths(config)

@@ -22,7 +22,7 @@ from slr.core.hardware import Machine
 from slr.data import video
 from slr.data.collate import Batch, Sample, collate_ranking
 from slr.data.manifest import Clip
-from slr.model import lora, vlm
+from slr.models import lora
 from slr.recognizer import Recognizer
 from slr.report.pictures import Seen
 from slr.saliency import occlusion
@@ -66,7 +66,7 @@ class Looker:
     ) -> None:
         self.close()
 
-    def merge(self) -> "vlm.Model":
+    def merge(self) -> "internvl.Model":
         """Fold the adapter into the weights, for good; the model as transformers has it, which the caller may keep."""
         self._recognizer.network = lora.merged(self._recognizer.network)
         return self._recognizer.network

@@ -30,9 +30,9 @@ from slr.data import video
 from slr.data.manifest import Clip
 from slr.exported import Exported, is_exported, read_exported
 from slr.looking import Looker
-from slr.model import lora
-from slr.model.generation import Decoding
-from slr.model.inputs import load_inputs
+from slr.models import lora
+from slr.models.generation import Decoding
+from slr.models.processor import load_inputs
 from slr.recognizer import Recognizer
 from slr.scan import Segment, cuts, lay, propose, stretches
 from slr.watching import look_at, watch

@@ -13,7 +13,7 @@ from slr.answers import Ranked, Refusal, Scanned, Told
 from slr.config import schema
 from slr.core import argv, env
 from slr.core.errors import UserError
-from slr.model.decoding import Decoding
+from slr.models.generation_config import Decoding
 
 if TYPE_CHECKING:
     from slr.predict import SignRecognizer

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from slr.core.errors import UserError
 from slr.data.collate import Batch, Sample, collate_ranking, collate_training
-from slr.model import lora
+from slr.models import lora
 from slr.recognizer import Recognizer
 
 FRAMES = 2

@@ -23,12 +23,12 @@ from slr.core import distributed
 from slr.core.errors import UserError
 from slr.data.batch_image import draw_batch
 from slr.data.collate import IGNORED, Batch
-from slr.metrics import SHARED, RankingMetrics
-from slr.model import lora, vlm
-from slr.model.generation import Decoding, beam_search, generate
-from slr.model.inputs import Inputs
-from slr.model.ranking import LOGIT_BYTES, Look, look, sequence_log_probabilities
-from slr.model.trie import build_trie
+from slr.models import internvl, lora
+from slr.models.generation import Decoding, beam_search, generate
+from slr.models.metrics import SHARED, RankingMetrics
+from slr.models.processor import Inputs
+from slr.models.ranking import LOGIT_BYTES, Look, look, sequence_log_probabilities
+from slr.models.trie import build_trie
 
 SHOWN = 90  # characters of the prompt's end in TensorBoard's picture; what is before them are the frames' places
 ALL = slice(None)
@@ -64,7 +64,7 @@ class Recognizer(L.LightningModule):
 
     def __init__(
         self,
-        network: "vlm.Model",
+        network: "internvl.Model",
         inputs: Inputs,
         vocabulary: Sequence[str],
         lr: float,
@@ -117,7 +117,7 @@ class Recognizer(L.LightningModule):
     def look(self, batch: Batch) -> Look:
         """As `rank`, with the state (B, D) that each ranking came from."""
         if not batch["clip"]:
-            width = vlm.shape(self.network).hidden
+            width = internvl.shape(self.network).hidden
             return Look(*(torch.zeros(0, columns, device=self.device) for columns in (len(self.vocabulary), width)))
         with torch.no_grad():
             features = self.features(batch)
@@ -148,21 +148,21 @@ class Recognizer(L.LightningModule):
         if self.objective == "closed_set":
             scores = sequence_log_probabilities(self.network, features, tokens, mask, self.trie, LOGIT_BYTES)
             return closed_set_loss(scores, batch["gloss"][rows], self.label_smoothing)
-        hidden = vlm.hidden_states(self.network, features, tokens, mask)
-        return vlm.answer_loss(self.network, hidden, batch["labels"][rows], self.label_smoothing)
+        hidden = internvl.hidden_states(self.network, features, tokens, mask)
+        return internvl.answer_loss(self.network, hidden, batch["labels"][rows], self.label_smoothing)
 
     def features(self, batch: Batch, rows: slice = ALL) -> Tensor:
         """Projected features (b, V, D) of some clips: cached ones as they come, else from their frames."""
         if "frames" in batch:
             return self.encode(batch["frames"][rows])
         if "features" in batch:
-            return batch["features"][rows].to(vlm.bare(self.network).model.vision_tower.dtype)
+            return batch["features"][rows].to(internvl.bare(self.network).model.vision_tower.dtype)
         raise ValueError(f"expected a batch with frames or features, found {sorted(batch)}")
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames uint8 (B, T, 3, h, w) -> projected features (B, V, D), on the network's device, without graph."""
-        tower = vlm.bare(self.network).model.vision_tower
-        return vlm.encode_frames(self.network, self.inputs.normalise(frames.to(tower.device), tower.dtype))
+        tower = internvl.bare(self.network).model.vision_tower
+        return internvl.encode_frames(self.network, self.inputs.normalise(frames.to(tower.device), tower.dtype))
 
     def backward_batch(self, batch: Batch) -> Tensor:
         """Add the gradient of a step's mean loss, micro-batch by micro-batch; returns the mean loss, float32 ().

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from slr.data.collate import Batch
-from slr.model.ranking import look
-from slr.model.trie import build_trie
+from slr.models.ranking import look
+from slr.models.trie import build_trie
 
 if TYPE_CHECKING:
     from slr.recognizer import Recognizer

@@ -13,7 +13,7 @@ from slr.calibration import Looked
 from slr.core.hardware import Machine
 from slr.data import video
 from slr.data.collate import Batch, Sample, collate_ranking
-from slr.model.ranking import Look
+from slr.models.ranking import Look
 from slr.recognizer import Recognizer
 
 AT_ONCE = 64  # frames decoded together; each call seeks, which costs up to twelve more

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from slr.core.env import QUIET
 from slr.core.run_folder import read_json
-from slr.model.checkpoint import PACKAGED
+from slr.models.hub import PACKAGED
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM = Path(__file__).with_name("warm.py")

@@ -11,9 +11,9 @@ import torch
 
 from slr.core import distributed
 from slr.data.collate import Sample, collate_ranking, collate_training
-from slr.metrics import RankingMetrics
-from slr.model import lora, vlm
-from slr.model.inputs import load_inputs
+from slr.models import internvl, lora
+from slr.models.metrics import RankingMetrics
+from slr.models.processor import load_inputs
 from slr.recognizer import Recognizer
 
 GLOSSES = ["a", "mokitu", "ÄÖ", "don't want", "tuka", "pelisa", "no", "Zz"]
@@ -38,7 +38,7 @@ def samples(inputs) -> list[Sample]:
 
 def gradient(inputs, objective: str, clips: int, micro_batch: int) -> dict[str, torch.Tensor]:
     """The loss and the gradient of one step, without dropout, lora_B moved off zero so that every tensor has one."""
-    network = vlm.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
+    network = internvl.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
     torch.manual_seed(0)
     network = lora.add_lora(network, "language", 4, 8, 0.0, TARGETS)
     recognizer = Recognizer(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, objective, 0.1, micro_batch, 0)

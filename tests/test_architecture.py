@@ -37,7 +37,14 @@ def modules(prefix: str) -> list[str]:
 # A room -> the rooms that it may not know.
 FORBIDDEN = {
     "slr.data": ["slr.model", "slr.prepare", "slr.recognizer", "slr.core.run_folder", "slr.report", "slr.assemble"],
-    "slr.model": ["slr.data", "slr.recognizer", "slr.core.run_folder", "slr.report", "slr.assemble", "slr.metrics"],
+    "slr.model": [
+        "slr.data",
+        "slr.recognizer",
+        "slr.core.run_folder",
+        "slr.report",
+        "slr.assemble",
+        "slr.models.metrics",
+    ],
     "slr.prepare": [
         "slr.model",
         "slr.recognizer",
@@ -54,7 +61,15 @@ FORBIDDEN = {
         "slr.data.video",
     ],
     "slr.report": ["slr.model", "slr.recognizer", "slr.prepare", "slr.assemble", "slr.data.datamodule"],
-    "slr.compare": ["slr.model", "slr.data", "slr.recognizer", "slr.prepare", "slr.assemble", "slr.metrics", "torch"],
+    "slr.compare": [
+        "slr.model",
+        "slr.data",
+        "slr.recognizer",
+        "slr.prepare",
+        "slr.assemble",
+        "slr.models.metrics",
+        "torch",
+    ],
     "slr.core.run_folder": [
         "slr.model",
         "slr.data",
@@ -92,7 +107,7 @@ FORBIDDEN = {
     ],
     "slr.brought": ["torch", "slr.model", "slr.recognizer", "slr.core.run_folder", "slr.report", "slr.assemble"],
     "slr.watching": ["slr.prepare", "slr.core.run_folder", "slr.report", "slr.assemble"],
-    "slr.metrics": ["slr.model", "slr.data", "slr.prepare", "slr.recognizer"],
+    "slr.models.metrics": ["slr.model", "slr.data", "slr.prepare", "slr.recognizer"],
     "slr.health": ["slr.recognizer", "slr.assemble", "slr.core.run_folder", "slr.report", "hydra", "omegaconf"],
     "slr.config.overrides": ["slr.config.compose", "slr.config.sweep_name", "slr.config.jobs"],
     "slr.config.compose": ["slr.config.sweep_name", "slr.config.jobs", "torch"],

@@ -21,7 +21,7 @@ from slr.data.cache.frames import FrameCache, fill
 from slr.data.cache.store import Pack, writing
 from slr.data.manifest import Clip, read_manifest
 from slr.data.video import sample_positions
-from slr.model.inputs import load_inputs
+from slr.models.processor import load_inputs
 from slr.prepare.encode import write_clip
 from slr.prepare.synthetic.prepare import prepare_synthetic
 
@@ -33,7 +33,7 @@ sys.path.insert(0, sys.argv[1])
 from slr.data import pack, video
 from slr.data.cache.frames import FrameCache, fill
 from test_cache import Decoding, numbered
-from slr.model.inputs import load_inputs
+from slr.models.processor import load_inputs
 if __name__ == "__main__":
     folder, root, count, workers = pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]), *map(int, sys.argv[4:6])
     pack.COMMIT_SECONDS = 0  # readers find every record at once

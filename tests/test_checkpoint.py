@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from slr.core.errors import UserError
-from slr.model import checkpoint
-from slr.model.checkpoint import PATIENCE, base_hash, locate
+from slr.models import hub
+from slr.models.hub import PATIENCE, base_hash, locate
 
 NAME = "OpenGVLab/InternVL3_5-2B-HF"
 
@@ -28,10 +28,10 @@ def ask_for_the_2b(tmp_path, patience=PATIENCE, **environment):
     """What is said in a process of its own, without a cache: the hub's address is read at an import."""
     code = f"""
 from slr.core.errors import UserError
-from slr.model import checkpoint
-checkpoint.PATIENCE = {patience}
+from slr.models import hub
+hub.PATIENCE = {patience}
 try:
-    checkpoint.locate({NAME!r}, None)
+    hub.locate({NAME!r}, None)
 except UserError as error:
     print(error)
 import sys
@@ -82,7 +82,7 @@ def test_a_base_is_told_by_its_weights_and_nothing_beside_them(folder, monkeypat
     other = hashlib.sha256(weights.read_bytes()).hexdigest()
     os.utime(weights, ns=(0, 1))  # however coarse the clock of the disk is
     assert base_hash(str(folder), None, "pretrained", 0) == other
-    monkeypatch.setattr(checkpoint, "sha256", None)
+    monkeypatch.setattr(hub, "sha256", None)
     assert base_hash(str(folder), None, "pretrained", 0) == other  # not read again
 
 

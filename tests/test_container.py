@@ -52,7 +52,7 @@ def test_everything_that_is_copied_is_here_and_goes_in():
     ]
     assert {"train.py", "evaluate.py", "prepare_data.py", "slr", "conf", "hydra_plugins"} <= set(sources)
     assert [source for source in sources if not (ROOT / source).exists() or kept_out(source)] == []
-    assert not kept_out("slr/model/tiny/checkpoint/model.safetensors")
+    assert not kept_out("slr/models/tiny/checkpoint/model.safetensors")
 
 
 @pytest.mark.parametrize(

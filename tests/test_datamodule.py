@@ -10,7 +10,7 @@ from slr.data.cache.frames import FrameCache, fill
 from slr.data.collate import IGNORED
 from slr.data.datamodule import ClipData, Decoded, EpochBatches
 from slr.data.manifest import Clip
-from slr.model.inputs import load_inputs
+from slr.models.processor import load_inputs
 from slr.prepare.encode import write_clip
 
 GLOSSES = ["a", "don't want", "thank you", "mokitu", "ÄÖ"]

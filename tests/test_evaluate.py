@@ -94,9 +94,9 @@ def test_load_ranks_a_clip_as_the_evaluation_did(demo, tmp_path):
 def test_anybody_can_load_the_adapter(demo):
     from peft import PeftModel
 
-    from slr.model import vlm
+    from slr.models import internvl
 
-    base = vlm.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
+    base = internvl.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
     adapted = PeftModel.from_pretrained(base, str(demo / "adapter"))
     best = torch.load(demo / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     own = dict(adapted.named_parameters())

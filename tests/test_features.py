@@ -18,8 +18,8 @@ from slr.data.cache.features import FeatureCache, decode, encode, fill, recipe
 from slr.data.cache.store import Pack
 from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip
-from slr.model import lora, vlm
-from slr.model.inputs import load_inputs
+from slr.models import internvl, lora
+from slr.models.processor import load_inputs
 from slr.prepare.encode import write_clip
 from slr.recognizer import Recognizer
 
@@ -51,7 +51,7 @@ def clips(tmp_path_factory):
 
 
 def network(quantization="none"):
-    base = vlm.load_vlm("tiny", None, "pretrained", quantization, torch.float32, "cpu", 0)
+    base = internvl.load_vlm("tiny", None, "pretrained", quantization, torch.float32, "cpu", 0)
     torch.manual_seed(0)
     return lora.add_lora(base, "language", 4, 8, 0.1, TARGETS)
 
@@ -184,7 +184,7 @@ def test_fifty_steps_give_the_same_bits_with_and_without_the_cache(clips, inputs
 
 
 def test_the_folders_name_is_of_weights_and_settings(inputs):
-    weights = list(vlm.bare(network()).model.multi_modal_projector.state_dict().values())
+    weights = list(internvl.bare(network()).model.multi_modal_projector.state_dict().values())
     name = recipe(weights, ["a", 1])
     assert recipe([w.clone() for w in weights], ["a", 1]) == name
     assert recipe(weights, ["a", 2]) != name

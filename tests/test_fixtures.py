@@ -22,14 +22,14 @@ from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, find_run, read_json, write_json
 from slr.core.signals import Stopping
 from slr.data.manifest import read_manifest
-from slr.model import checkpoint
+from slr.models import hub
 from slr.sweep import Job, lay_out
 
 compose.register()
 MADE = ROOT / "tests" / "fixtures" / "4cc3ba9"
 HOW = read_json(MADE / "made.json")
 ADAPTER = "adapter/adapter_model.safetensors"
-TINY = checkpoint.PACKAGED["tiny"]
+TINY = hub.PACKAGED["tiny"]
 
 
 def copied(name: str, to: Path) -> Path:
@@ -90,7 +90,7 @@ def test_the_killed_run_goes_on_to_the_undisturbed_end(killed):
     weights, expected = load_file(killed / ADAPTER), load_file(calm / ADAPTER)
     assert weights.keys() == expected.keys()
     assert all(torch.allclose(weights[name], expected[name], rtol=0, atol=1e-5) for name in expected)
-    assert results[0]["hashes"]["base"] == checkpoint.sha256(TINY / "model.safetensors")
+    assert results[0]["hashes"]["base"] == hub.sha256(TINY / "model.safetensors")
 
 
 def test_the_callbacks_states_are_found_in_the_checkpoint(tmp_path):
@@ -128,7 +128,7 @@ def test_runs_of_different_bases_are_not_taken_for_alike(run, tmp_path, monkeypa
     """One of before, and one whose base was recorded: the packaged model of then, or another."""
     other = shutil.copytree(run, tmp_path / "other")
     told = read_json(other / "result.json")
-    base = checkpoint.sha256(TINY / "model.safetensors") if same else "0" * 64
+    base = hub.sha256(TINY / "model.safetensors") if same else "0" * 64
     write_json(other / "result.json", told | {"hashes": told["hashes"] | {"base": base}})
     monkeypatch.setattr(sys, "argv", ["slr.compare", str(run), str(other), f"csv={tmp_path / 'rows.csv'}"])
     compare.main()
@@ -150,7 +150,7 @@ def test_the_same_command_finds_the_sweep_and_what_is_left_of_it(tmp_path):
 
 def test_an_export_made_today_records_the_base(run):
     folder, parity = export.export(run, "adapter", run / "export", 2)
-    assert read_json(folder / "slr.json")["hashes"]["base"] == checkpoint.sha256(TINY / "model.safetensors")
+    assert read_json(folder / "slr.json")["hashes"]["base"] == hub.sha256(TINY / "model.safetensors")
     own, *_ = parity["rows"]
     assert own["largest"] <= 1e-5
 
@@ -179,7 +179,7 @@ def other_base(tmp_path, monkeypatch) -> Path:
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    monkeypatch.setitem(checkpoint.PACKAGED, "tiny", folder)
+    monkeypatch.setitem(hub.PACKAGED, "tiny", folder)
     return folder
 
 
@@ -213,14 +213,14 @@ def test_another_base_is_refused_in_one_line(tmp_path, other_base, way, recorded
     """What was made before base models were recorded is known by the weights that shipped then."""
     name, use = WAYS[way]
     path = copied(name, tmp_path)
-    expected = checkpoint.sha256(TINY / "model.safetensors")
+    expected = hub.sha256(TINY / "model.safetensors")
     if recorded:
         expected = "0" * 64
         file = path / ("slr.json" if name == "export" else "result.json")
         told = read_json(file)
         write_json(file, told | {"hashes": told["hashes"] | {"base": expected}})
     before = [(file, file.read_bytes()) for file in sorted(path.rglob("*.json"))]
-    found = checkpoint.sha256(other_base / "model.safetensors")
+    found = hub.sha256(other_base / "model.safetensors")
     with pytest.raises(UserError, match=f"expected the base .*{expected[:12]}, found one of {found[:12]};") as refused:
         use(path)
     assert "\n" not in str(refused.value)

@@ -9,12 +9,12 @@ from transformers import GenerationConfig
 
 from slr.core.errors import UserError
 from slr.data.collate import Sample, collate_ranking
-from slr.model.generation import Decoding, beam_search, generate
-from slr.model.inputs import load_inputs
-from slr.model.lora import add_lora
-from slr.model.ranking import look
-from slr.model.trie import build_trie
-from slr.model.vlm import bare, encode_frames, load_vlm
+from slr.models.generation import Decoding, beam_search, generate
+from slr.models.internvl import bare, encode_frames, load_vlm
+from slr.models.lora import add_lora
+from slr.models.processor import load_inputs
+from slr.models.ranking import look
+from slr.models.trie import build_trie
 from slr.report.generated import exact_match
 
 FRAMES = 2

@@ -17,7 +17,7 @@ from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, open_run, read_json, write_json
 from slr.data.manifest import Clip, write_manifest
 from slr.data.split import make_split, read_split, write_split
-from slr.model import lora
+from slr.models import lora
 from slr.recognizer import step_seed
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from slr.core.errors import UserError
-from slr.model.checkpoint import locate
-from slr.model.inputs import load_inputs
+from slr.models.hub import locate
+from slr.models.processor import load_inputs
 
 PROMPT = "Which sign is shown in these frames?"
 
@@ -187,7 +187,7 @@ def test_nothing_here_needs_torchvision(checkpoint):
 import sys
 sys.modules["torchvision"] = None          # any import of it fails
 import numpy as np, torch
-from slr.model.inputs import load_inputs
+from slr.models.processor import load_inputs
 inputs = load_inputs({checkpoint!r}, None)
 assert inputs.prompt_ids("Which?", 2) and inputs.answer_ids("book")
 inputs.normalise(inputs.resize(np.zeros((1, 9, 9, 3), np.uint8)), torch.float32)

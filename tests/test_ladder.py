@@ -24,9 +24,9 @@ def test_mistakes_cost_one_line(words, said):
 
 
 def test_all_language_weights_learn_and_nothing_else():
-    from slr.model import lora, vlm
+    from slr.models import internvl, lora
 
-    model = vlm.load_vlm("tiny", None, "pretrained", "none", torch.bfloat16, "cpu", 0)
+    model = internvl.load_vlm("tiny", None, "pretrained", "none", torch.bfloat16, "cpu", 0)
     trained = lora.add_lora(model, "full", 1, 1, 0.0, [])
     assert trained is model
     for name, parameter in model.named_parameters():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from slr.core.errors import UserError
-from slr.model.inputs import load_inputs
-from slr.model.lora import (
+from slr.models.internvl import answer_loss, bare, encode_frames, hidden_states, load_vlm
+from slr.models.lora import (
     adapter_state,
     add_lora,
     census,
@@ -17,7 +17,7 @@ from slr.model.lora import (
     load_adapter_state,
     save_adapter,
 )
-from slr.model.vlm import answer_loss, bare, encode_frames, hidden_states, load_vlm
+from slr.models.processor import load_inputs
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 

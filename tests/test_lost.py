@@ -115,7 +115,7 @@ def check(folder, listed, subset, loss, rule):
 @pytest.fixture
 def brief(monkeypatch):
     """Without what is not looked at here and costs most: intervals, and every clip's whole ranking in words."""
-    monkeypatch.setattr("slr.metrics.SAMPLES", 2)
+    monkeypatch.setattr("slr.models.metrics.SAMPLES", 2)
     monkeypatch.setattr(evaluating, "ranking", lambda *_: [])
 
 

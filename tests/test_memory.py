@@ -4,11 +4,10 @@ import pytest
 import torch
 from transformers import AutoConfig, InternVLForConditionalGeneration
 
-from slr import memory
 from slr.core.errors import UserError
-from slr.memory import GB, Shape, Work, activations, parse, plan
-from slr.model import lora, vlm
-from slr.model.checkpoint import locate
+from slr.models import internvl, lora, memory_plan
+from slr.models.hub import locate
+from slr.models.memory_plan import GB, Shape, Work, activations, parse, plan
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 # InternVL3.5-2B
@@ -29,7 +28,7 @@ def kept(hidden, mlp, heads, key_heads, layers, tokens, half, checkpointed):
     base = InternVLForConditionalGeneration._from_config(config, dtype=dtype).requires_grad_(False)
     network = lora.add_lora(base, "language", 16, 32, 0.1, TARGETS)
     if checkpointed:
-        vlm.checkpoint_layers(network)
+        internvl.checkpoint_layers(network)
     network.train()
     own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     found = {}
@@ -44,7 +43,7 @@ def kept(hidden, mlp, heads, key_heads, layers, tokens, half, checkpointed):
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=half),
     ):
-        output = vlm.bare(network).model.language_model(
+        output = internvl.bare(network).model.language_model(
             inputs_embeds=torch.randn(1, tokens, hidden, dtype=dtype),
             attention_mask=torch.ones(1, tokens, dtype=torch.long),
             use_cache=False,
@@ -88,7 +87,7 @@ def test_more_memory_computes_more_clips_at_once_and_never_too_many():
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1] == 16
     for budget in range(5 * GB, 40 * GB, GB):
-        assert planned(budget).peak <= (1 - memory.RESERVE) * budget
+        assert planned(budget).peak <= (1 - memory_plan.RESERVE) * budget
 
 
 def test_too_little_memory_is_one_line_with_what_to_turn():

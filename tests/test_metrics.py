@@ -12,7 +12,7 @@ from sklearn.metrics import (
 )
 
 from slr.core.errors import UserError
-from slr.metrics import METRICS, RankingMetrics, best_place, chance, figures, place_of_truth, places, tally
+from slr.models.metrics import METRICS, RankingMetrics, best_place, chance, figures, place_of_truth, places, tally
 
 
 @pytest.fixture(scope="module", params=range(3))

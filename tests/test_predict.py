@@ -20,7 +20,7 @@ from slr.answers import Ranked, Refusal
 from slr.calibration import Calibration, Familiarity
 from slr.core.errors import UserError
 from slr.core.run_folder import open_run, read_json
-from slr.model.generation import Decoding
+from slr.models.generation import Decoding
 from slr.prepare.decode.image import MOST_PIXELS, is_picture, read_pictures
 from slr.prepare.decode.video import Unfit
 

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from slr.core.errors import UserError
-from slr.model import lora, vlm
-from slr.model.inputs import load_inputs
+from slr.models import internvl, lora
+from slr.models.processor import load_inputs
 from slr.preflight import COARSE, preflight, refuse_other_dropout, steps
 from slr.recognizer import Recognizer
 
@@ -21,12 +21,12 @@ def builder(fault=None, scope="language", objective="token", dtype=torch.float32
 
     def build(device):
         network = lora.add_lora(
-            vlm.load_vlm("tiny", None, "pretrained", "none", dtype, device, 0), scope, 4, 8, 0.0, TARGETS
+            internvl.load_vlm("tiny", None, "pretrained", "none", dtype, device, 0), scope, 4, 8, 0.0, TARGETS
         )
         words = load_inputs("tiny", None)
         one = Recognizer(network, words, ["a", "book"], 1e-3, 0.01, 2, 1.0, objective, 0.1, 1, 0)
         if fault and not made:
-            fault(vlm.bare(network).model.language_model.layers[1].mlp)
+            fault(internvl.bare(network).model.language_model.layers[1].mlp)
         made.append(one)
         return one
 

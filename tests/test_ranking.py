@@ -5,12 +5,12 @@ import random
 import pytest
 import torch
 
-from slr.model import ranking
-from slr.model.inputs import load_inputs
-from slr.model.lora import add_lora
-from slr.model.ranking import LOGIT_BYTES, look, sequence_log_probabilities
-from slr.model.trie import build_trie
-from slr.model.vlm import checkpoint_layers, encode_frames, load_vlm
+from slr.models import ranking
+from slr.models.internvl import checkpoint_layers, encode_frames, load_vlm
+from slr.models.lora import add_lora
+from slr.models.processor import load_inputs
+from slr.models.ranking import LOGIT_BYTES, look, sequence_log_probabilities
+from slr.models.trie import build_trie
 
 FRAMES = 2
 PROMPTS = ["Which sign?", "", "Look at the hands of the person: which of the signs that you know is it?"]

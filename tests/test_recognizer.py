@@ -17,8 +17,8 @@ from slr.data.augment import ColorJitter
 from slr.data.collate import Sample, collate_ranking, collate_training
 from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip
-from slr.model import lora, vlm
-from slr.model.inputs import load_inputs
+from slr.models import internvl, lora
+from slr.models.processor import load_inputs
 from slr.prepare.encode import write_clip
 from slr.recognizer import SKIPPED, Recognizer, schedule
 
@@ -32,7 +32,7 @@ def inputs():
 
 
 def make(inputs, micro_batch=8, quantization="none", dropout=0.0, objective="token"):
-    network = vlm.load_vlm("tiny", None, "pretrained", quantization, torch.float32, "cpu", 0)
+    network = internvl.load_vlm("tiny", None, "pretrained", quantization, torch.float32, "cpu", 0)
     torch.manual_seed(0)
     network = lora.add_lora(network, "language", 4, 8, dropout, TARGETS)
     return Recognizer(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, objective, 0.1, micro_batch, 0)
@@ -97,7 +97,7 @@ def test_the_gradient_is_that_of_the_mean_over_clips_of_each_alone(inputs, sampl
     for sample in samples:
         one = collate_training([sample], inputs.pad_id)
         pixels = inputs.normalise(one["frames"], torch.float32).flatten(0, 1)
-        output = vlm.bare(reference.network)(
+        output = internvl.bare(reference.network)(
             pixel_values=pixels,
             input_ids=one["input_ids"],
             attention_mask=one["attention_mask"],
@@ -124,7 +124,7 @@ def test_closed_set_gradients_are_brute_forces_whatever_the_micro_batch(inputs, 
         for gloss in GLOSSES:
             one = collate_training([dataclasses.replace(sample, answer=inputs.answer_ids(gloss))], inputs.pad_id)
             pixels = inputs.normalise(one["frames"], torch.float32).flatten(0, 1)
-            output = vlm.bare(reference.network)(
+            output = internvl.bare(reference.network)(
                 pixel_values=pixels,
                 input_ids=one["input_ids"],
                 attention_mask=one["attention_mask"],
@@ -186,7 +186,7 @@ def test_four_bit_training_learns_and_its_checkpoint_holds_the_adapter_alone(inp
 @quiet
 def test_a_detached_layer_stops_the_run_and_is_named(inputs, samples, tmp_path):
     recognizer = make(inputs)
-    layer = vlm.bare(recognizer.network).model.language_model.layers[1].mlp.down_proj
+    layer = internvl.bare(recognizer.network).model.language_model.layers[1].mlp.down_proj
     forward = layer.forward
     layer.forward = lambda x: forward(x).detach()
     with pytest.raises(UserError, match=r"layers\.1\.mlp\.down_proj\.lora_B.*detached"):
@@ -196,7 +196,7 @@ def test_a_detached_layer_stops_the_run_and_is_named(inputs, samples, tmp_path):
 @quiet
 def test_a_layer_whose_first_matrix_gets_no_gradient_is_named_once_it_should(inputs, samples, tmp_path):
     recognizer = make(inputs)
-    layer = vlm.bare(recognizer.network).model.language_model.layers[0].self_attn.q_proj
+    layer = internvl.bare(recognizer.network).model.language_model.layers[0].self_attn.q_proj
     inner = layer.lora_A["default"]
     forward = inner.forward
     inner.forward = lambda x: forward(x).detach() + 0 * inner.weight.sum()
@@ -281,7 +281,7 @@ def test_order_and_frames_change_from_epoch_to_epoch_under_lightning(inputs, tmp
 @quiet
 def test_a_gradient_that_overflows_stops_the_run(inputs, samples, tmp_path):
     recognizer = make(inputs)
-    norm = vlm.bare(recognizer.network).model.language_model.norm
+    norm = internvl.bare(recognizer.network).model.language_model.norm
     forward = norm.forward
     norm.forward = lambda x: forward(x) * float("inf")
     with pytest.raises(UserError, match=r"no usable gradient|not finite"):
@@ -336,7 +336,7 @@ def test_in_16_bits_a_training_without_a_step_is_no_finished_run(inputs, samples
 @quiet
 def test_in_16_bits_a_loss_that_is_not_finite_stops_the_first_step(inputs, samples, tmp_path):
     recognizer = make(inputs)
-    norm = vlm.bare(recognizer.network).model.language_model.norm
+    norm = internvl.bare(recognizer.network).model.language_model.norm
     forward = norm.forward
     norm.forward = lambda x: forward(x) * (float("nan") if recognizer.network.training else 1)
     with pytest.raises(UserError, match=r"^the loss is not finite: .*hardware.precision=32-true$"):
@@ -358,7 +358,7 @@ def test_skipped_steps_are_counted_across_processes(inputs):
 
 
 def test_two_glosses_with_one_spelling_are_refused(inputs):
-    network = vlm.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
+    network = internvl.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
     with pytest.raises(UserError, match="same tokens"):
         Recognizer(network, inputs, ["a", "b", "a"], 1e-3, 0.01, 2, 1.0, "token", 0.1, 1, 0)
 

@@ -93,10 +93,10 @@ def test_provenance_changes_with_configuration_and_data(config, tmp_path):
 
 def installed(folder):
     """A package called slr as it lies in a checkout or among installed packages, with what is no part of it."""
-    for name in ("run.py", "report/page.html", "model/tiny/checkpoint/config.json"):
+    for name in ("run.py", "report/page.html", "models/tiny/checkpoint/config.json"):
         (folder / "slr" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "slr" / name).write_text(name)
-    for name in ("slr/__pycache__/run.cpython-311.pyc", "slr/model/tiny/checkpoint/model.safetensors", "train.py"):
+    for name in ("slr/__pycache__/run.cpython-311.pyc", "slr/models/tiny/checkpoint/model.safetensors", "train.py"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("made, or somebody else's")
     for name in ("slr_sweeps", "others"):
@@ -125,13 +125,13 @@ def test_the_code_hash_covers_the_package_wherever_it_lies_and_nothing_else(tmp_
     for name in (
         "run.py",
         "report/page.html",
-        "model/tiny/checkpoint/config.json",
+        "models/tiny/checkpoint/config.json",
         "../hydra_plugins/slr_sweeps/__init__.py",
     ):
         assert changes(f"slr/{name}"), name
     for name in (
         "slr/__pycache__/run.cpython-311.pyc",
-        "slr/model/tiny/checkpoint/model.safetensors",
+        "slr/models/tiny/checkpoint/model.safetensors",
         "hydra_plugins/others/__init__.py",
         "train.py",
     ):

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from slr.data.collate import Sample, collate_ranking
-from slr.model import lora, vlm
-from slr.model.inputs import load_inputs
+from slr.models import internvl, lora
+from slr.models.processor import load_inputs
 from slr.recognizer import Recognizer
 from slr.saliency import occlusion
 
@@ -17,7 +17,7 @@ FRAMES = 5
 
 @pytest.fixture(scope="module")
 def recognizer():
-    network = vlm.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
+    network = internvl.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
     torch.manual_seed(0)
     network = lora.add_lora(network, "language", 4, 8, 0.1, ["q_proj", "v_proj"])
     for name, parameter in network.named_parameters():

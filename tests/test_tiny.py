@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from transformers import AutoProcessor, InternVLForConditionalGeneration
 
-from slr.model.tiny.build import CHECKPOINT, IMAGE_SIZE, MEAN, STD, TOKENS_PER_FRAME, build_tokenizer
-from slr.model.tiny.lessons import MOVEMENTS, attributes, curriculum, draw_lesson, lexicon
-from slr.model.tiny.seeing import CELLS, cell_truth, see
-from slr.model.tiny.telling import DESCRIBE, MOVE, NAME, Script, hidden_states
+from slr.models.tiny.pretraining.build import CHECKPOINT, IMAGE_SIZE, MEAN, STD, TOKENS_PER_FRAME, build_tokenizer
+from slr.models.tiny.pretraining.lessons import MOVEMENTS, attributes, curriculum, draw_lesson, lexicon
+from slr.models.tiny.pretraining.seeing import CELLS, cell_truth, see
+from slr.models.tiny.pretraining.telling import DESCRIBE, MOVE, NAME, Script, hidden_states
 from slr.prepare.synthetic.prepare import vocabulary
 from slr.prepare.synthetic.signs import SYLLABLES, Side, names, signer_seed, signs
 
@@ -214,4 +214,4 @@ def test_our_way_through_the_model_is_transformers_own(processor, model):
 
 
 def test_the_checkpoint_folder_is_packaged():
-    assert (Path(__file__).parent.parent / "slr" / "model" / "tiny" / "checkpoint").samefile(CHECKPOINT)
+    assert (Path(__file__).parent.parent / "slr" / "models" / "tiny" / "checkpoint").samefile(CHECKPOINT)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slr.core.errors import UserError
-from slr.model.trie import build_trie
+from slr.models.trie import build_trie
 
 END = 0
 

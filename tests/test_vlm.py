@@ -8,10 +8,8 @@ import torch
 from torch.nn import functional
 
 from slr.core.errors import UserError
-from slr.model.checkpoint import locate
-from slr.model.inputs import load_inputs
-from slr.model.lora import add_lora
-from slr.model.vlm import (
+from slr.models.hub import locate
+from slr.models.internvl import (
     answer_log_probabilities,
     answer_loss,
     bare,
@@ -23,6 +21,8 @@ from slr.model.vlm import (
     quantises,
     refuse_other,
 )
+from slr.models.lora import add_lora
+from slr.models.processor import load_inputs
 
 FRAMES = 2
 WORDS = [("Which sign?", "book"), ("", "a"), ("Look at the hands: which of all the signs is it?", "ice cream, please")]

@@ -19,8 +19,8 @@ from slr.config import compose, schema
 from slr.core.errors import explained
 from slr.core.run_folder import RunFolder, read_json
 from slr.core.signals import Stopping, listening
-from slr.memory import adapter_numbers
-from slr.model.checkpoint import locate
+from slr.models.hub import locate
+from slr.models.memory_plan import adapter_numbers
 from slr.sweep import ENDED, Job, Sweep, lay_out
 
 PROGRAM = compose.PROJECT / "train.py"

@@ -11,7 +11,7 @@ import torch
 
 from slr.core import directml, distributed
 from slr.core.errors import UserError
-from slr.memory import parse
+from slr.models.memory_plan import parse
 
 KINDS = ("cuda", "mps", "directml", "cpu")  # best first
 BITS_16 = {"bf16": torch.bfloat16, "16": torch.float16}

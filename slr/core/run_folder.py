@@ -239,7 +239,7 @@ def provenance(
 
     Args:
         config: of the run.
-        base: the base model's hash; see `slr.model.checkpoint.base_hash`.
+        base: the base model's hash; see `slr.models.hub.base_hash`.
         manifest: the file that lists the prepared clips.
         split: the split's own hash.
         vocabulary: the ordered glosses.

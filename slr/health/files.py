@@ -12,7 +12,7 @@ from slr.core.errors import UserError, one_line
 from slr.health.finding import FAULT, OK, WARNING, Asked, Check, Finding, NotLooked
 from slr.health.libraries import INSTALL
 from slr.health.models import WEIGHTS_2B, found, name_of, of_option
-from slr.memory import GB, shown
+from slr.models.memory_plan import GB, shown
 
 PATIENCE = 5.0  # seconds for the hub
 FRAMES, GREYS = 24, (10, 9)  # of the clip that is written: frame n is grey of the first + n x the second
@@ -115,7 +115,7 @@ def look_at_hub(asked: Asked) -> Iterator[Finding]:
     if not ENDPOINT.startswith(("https://", "http://")):
         yield Finding("hub", WARNING, f"HF_ENDPOINT={ENDPOINT} is no address", "unset HF_ENDPOINT")
         return
-    from slr.model.checkpoint import within
+    from slr.models.hub import within
 
     try:
         within(PATIENCE, lambda: urllib.request.urlopen(ENDPOINT, timeout=PATIENCE).close())

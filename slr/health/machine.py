@@ -7,12 +7,12 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from slr import memory
 from slr.core.errors import UserError
 from slr.health.finding import FAULT, OK, Asked, Check, Finding
 from slr.health.libraries import PROJECT, torch_itself
 from slr.health.models import INTERNVL3_5_2B, found, name_of, of_option
-from slr.memory import Shape, Work
+from slr.models import memory_plan
+from slr.models.memory_plan import Shape, Work
 
 # Kinds of hardware, best first: bytes of a number, and whether NF4 runs there.
 KINDS = {"cuda": (2, True), "mps": (4, False), "directml": (4, False), "cpu": (4, True)}
@@ -31,7 +31,9 @@ def look_at_gpu(asked: Asked) -> Iterator[Finding]:
             card = torch.cuda.get_device_properties(index)
             with torch.cuda.device(index):
                 bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-            said = f"{card.name}, {memory.shown(card.total_memory)}, bf16 {'yes' if bf16 else 'no, 16-mixed instead'}"
+            said = (
+                f"{card.name}, {memory_plan.shown(card.total_memory)}, bf16 {'yes' if bf16 else 'no, 16-mixed instead'}"
+            )
             yield Finding("gpu", OK, f"{said}, driver {_driver() or 'unknown'}")
     elif torch.backends.mps.is_available():
         yield Finding("gpu", OK, f"Apple's, {platform.machine()}; it shares the memory of the machine")
@@ -124,7 +126,7 @@ def numbers(config: Mapping[str, Any]) -> tuple[int, int]:
     return shape.layers * a_layer, rest
 
 
-def estimate(config: Mapping[str, Any], kind: str, budget: int, frames: int, batch: int) -> memory.Plan:
+def estimate(config: Mapping[str, Any], kind: str, budget: int, frames: int, batch: int) -> memory_plan.Plan:
     """The plan of a training step before a model is loaded, with the page's adapter and checkpointing.
 
     Args:
@@ -140,10 +142,10 @@ def estimate(config: Mapping[str, Any], kind: str, budget: int, frames: int, bat
     shape, tokens = sizes(config)
     matrices, rest = numbers(config)
     work = Work(frames, TOKENS + frames * (tokens + TOKENS_OF_A_FRAME), number, RANK, checkpointed=True, cached=False)
-    return memory.plan(
+    return memory_plan.plan(
         budget=budget,
         baseline=int(matrices * (NF4_BYTES if four_bit else number) + rest * number),
-        trainable=memory.adapter_numbers(config["text_config"], LAYERS_WITH_LORA, RANK),
+        trainable=memory_plan.adapter_numbers(config["text_config"], LAYERS_WITH_LORA, RANK),
         shape=shape,
         work=work,
         batch=batch,
@@ -169,7 +171,7 @@ def look_at_memory(asked: Asked) -> Iterator[Finding]:
         yield Finding("memory", state, f"{step}: {said}", remedy)
         return
     cut = f"{plan.micro_batch} of {plan.batch} clips at once"
-    said = f"{step}: {memory.shown(plan.peak)} estimated of {memory.shown(plan.budget)} free, {cut}"
+    said = f"{step}: {memory_plan.shown(plan.peak)} estimated of {memory_plan.shown(plan.budget)} free, {cut}"
     yield Finding("memory", OK, said)
 
 

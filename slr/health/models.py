@@ -52,6 +52,6 @@ def found(checkpoint: str, revision: str | None, need_weights: bool) -> Path:
         UserError: it is not, or not whole.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # of this child alone; huggingface_hub looks when it is imported
-    from slr.model.checkpoint import locate
+    from slr.models.hub import locate
 
     return locate(checkpoint, revision, need_weights)

@@ -19,7 +19,7 @@ from slr.core.files import write_whole
 from slr.core.run_folder import write_json
 from slr.data.coverage import Coverage, among
 from slr.data.manifest import Clip
-from slr.metrics import (
+from slr.models.metrics import (
     METRICS,
     Figure,
     Glosses,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from slr.metrics import wilson
+from slr.models.metrics import wilson
 
 
 def exact_match(texts: Sequence[Sequence[str]], glosses: Sequence[str], vocabulary: Sequence[str]) -> dict[str, Any]:

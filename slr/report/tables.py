@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from slr.memory import shown as bytes_shown
+from slr.models.memory_plan import shown as bytes_shown
 from slr.report.comparison import ABSENT, Answer, Group, Setting, Spread, answers, differing, shown
 from slr.report.runs import METRICS, Run, Score
 from slr.report.significance import SEEDS, Difference, Pair

@@ -20,7 +20,7 @@ from entry import ROOT, only_run, scalars, started, status
 from slr import assemble, calibration, scoring
 from slr.core.run_folder import RunFolder, open_run, read_json, status_of
 from slr.data.split import read_split
-from slr.metrics import METRICS
+from slr.models.metrics import METRICS
 from slr.prepare.encode import write_clip
 
 PATIENCE = 240  # seconds for a command that takes twenty on an idle machine; nothing here may hang

@@ -55,8 +55,8 @@ def test_a_model_of_the_cache_asks_nobody(tmp_path, offline):
     cached(tmp_path, name, "0" * 40)
     code = f"""
 import torch
-from slr.model.inputs import load_inputs
-from slr.model.vlm import load_vlm
+from slr.models.processor import load_inputs
+from slr.models.internvl import load_vlm
 load_inputs({name!r}, "main")
 load_vlm({name!r}, "main", "pretrained", "none", torch.float32, "cpu", 0)
 """

@@ -8,7 +8,7 @@ from entry import command, only_run
 from slr import assemble, predict, scoring
 from slr.core.run_folder import open_run, read_json
 from slr.data.split import read_split
-from slr.model import lora
+from slr.models import lora
 
 
 def score(run):

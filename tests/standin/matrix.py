@@ -6,8 +6,8 @@ import json
 from slr import assemble, checks
 from slr.config import compose, jobs
 from slr.core.errors import UserError
-from slr.model import lora
-from slr.model.inputs import load_inputs
+from slr.models import lora
+from slr.models.processor import load_inputs
 from slr.preflight import steps
 
 GROUPS = {

@@ -24,10 +24,10 @@ from slr.core.errors import UserError
 from slr.core.files import sha256
 from slr.data.cache.store import Pack, writing
 from slr.data.datamodule import ClipDataset, Key
-from slr.memory import shown
+from slr.models.memory_plan import shown
 
 # The files that decide what features of a frame are; who changes one of them computes every feature anew.
-CODE = ("data/cache/features.py", "data/augment.py", "data/video.py", "model/inputs.py", "model/vlm.py")
+CODE = ("data/cache/features.py", "data/augment.py", "data/video.py", "models/processor.py", "models/internvl.py")
 ENCODINGS = ("float32", "bf16", "int8")
 
 

@@ -27,7 +27,7 @@ from slr.core.files import write_whole
 from slr.data.cache.store import LAYOUT, Pack, writing
 from slr.data.collate import Inputs
 from slr.data.manifest import Clip
-from slr.memory import shown
+from slr.models.memory_plan import shown
 
 QUALITY = 95  # of JPEG, with colours at full size: an error of 1.2 levels in an eighth of the bytes
 MEASURED = 32  # clips that tell how large the others will be

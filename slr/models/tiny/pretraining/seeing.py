@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import InternVLForConditionalGeneration
 
-from slr.model.tiny.build import MEAN, STD, TOKENS_PER_FRAME
-from slr.model.tiny.lessons import SHAPES, Lesson, draw_lessons
+from slr.models.tiny.pretraining.build import MEAN, STD, TOKENS_PER_FRAME
+from slr.models.tiny.pretraining.lessons import SHAPES, Lesson, draw_lessons
 
 CELLS = round(TOKENS_PER_FRAME**0.5)
 LESSONS_PER_STEP = 32

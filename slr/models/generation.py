@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from slr.model.decoding import Decoding
-from slr.model.vlm import bare, embed
+from slr.models.generation_config import Decoding
+from slr.models.internvl import bare, embed
 
 if TYPE_CHECKING:
-    from slr.model.vlm import Model
+    from slr.models.internvl import Model
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from slr.model.trie import Trie
-from slr.model.vlm import bare, embed, positions
+from slr.models.internvl import bare, embed, positions
+from slr.models.trie import Trie
 
 if TYPE_CHECKING:
-    from slr.model.vlm import Model
+    from slr.models.internvl import Model
 
 LOGIT_BYTES = 32 * 2**20
 ROWS_AT_ONCE = 4096  # trie nodes of all clips: what a pass needs grows neither with clips nor with the vocabulary

@@ -12,9 +12,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from slr.model.tiny.tokenizer import CONTEXT_LENGTH, build_tokenizer
+from slr.models.tiny.pretraining.tokenizer import CONTEXT_LENGTH, build_tokenizer
 
-CHECKPOINT = Path(__file__).parent / "checkpoint"
+CHECKPOINT = Path(__file__).parents[1] / "checkpoint"
 IMAGE_SIZE = 96
 PATCH_SIZE = 12
 TOKENS_PER_FRAME = (IMAGE_SIZE // PATCH_SIZE // 2) ** 2

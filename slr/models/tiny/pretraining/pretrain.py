@@ -1,7 +1,7 @@
-"""Make the tiny model's checkpoint from nothing: `python -m slr.model.tiny.pretrain`.
+"""Make the tiny model's checkpoint from nothing: `python -m slr.models.tiny.pretraining.pretrain`.
 
-Two stages: slr.model.tiny.seeing, then slr.model.tiny.telling, on lessons that are drawn on the way. The curve goes to
-standard output; the same seed on the same machine with the same versions gives the same weights.
+Two stages, `seeing` and then `telling`, on lessons that are drawn on the way. The curve goes to standard output; the
+same seed on the same machine with the same versions gives the same weights.
 """
 
 import argparse
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from slr.model.tiny.build import CHECKPOINT, build_model, build_tokenizer, save_checkpoint
-from slr.model.tiny.seeing import train_seeing
-from slr.model.tiny.telling import fill_bank, judge, train_telling
+from slr.models.tiny.pretraining.build import CHECKPOINT, build_model, build_tokenizer, save_checkpoint
+from slr.models.tiny.pretraining.seeing import train_seeing
+from slr.models.tiny.pretraining.telling import fill_bank, judge, train_telling
 
 SEEING_STEPS = 5000
 SEEING_RATE = 2e-3

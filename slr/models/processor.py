@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from slr.core.errors import UserError
-from slr.model.checkpoint import locate
+from slr.models.hub import locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
-from slr.model.tiny.build import TOKENS_PER_FRAME
-from slr.model.tiny.lessons import MOVEMENTS, SHAPES, Lesson, attributes, draw_lessons, lexicon
-from slr.model.tiny.seeing import curve_line, see, to_pixels, warm_cosine
+from slr.models.tiny.pretraining.build import TOKENS_PER_FRAME
+from slr.models.tiny.pretraining.lessons import MOVEMENTS, SHAPES, Lesson, attributes, draw_lessons, lexicon
+from slr.models.tiny.pretraining.seeing import curve_line, see, to_pixels, warm_cosine
 from slr.prepare.synthetic.signs import HANDS, HANDSHAPES, LOCATIONS, Sign
 
 FRAMES = 16

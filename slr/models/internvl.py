@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from slr.core.errors import UserError
-from slr.memory import Shape
-from slr.model.checkpoint import locate
+from slr.models.hub import locate
+from slr.models.memory_plan import Shape
 
 if TYPE_CHECKING:
     from peft import PeftModel

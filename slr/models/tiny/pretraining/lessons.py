@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import numpy as np
 from PIL import Image
 
-from slr.model.tiny.build import IMAGE_SIZE
+from slr.models.tiny.pretraining.build import IMAGE_SIZE
 from slr.prepare.synthetic.clip import Performance
 from slr.prepare.synthetic.signer import draw_signer
 from slr.prepare.synthetic.signs import HANDSHAPES, LOCATIONS, PATHS, Side, Sign, names, signer_seed, signs

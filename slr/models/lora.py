@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from slr.core.errors import UserError
-from slr.model.vlm import bare
+from slr.models.internvl import bare
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import InternVLForConditionalGeneration
 
-    from slr.model.vlm import Model
+    from slr.models.internvl import Model
 
 # By full name: `q_proj` alone would match the vision tower too.
 SCOPES = {"language": r"model\.language_model\.layers\.\d+\."}
