@@ -78,8 +78,9 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
     folder, config, vocabulary = open_run(wish.run)
     if config.lora.scope != "none":
         folder.checkpoint(wish.checkpoint)  # costs nothing, and the network seconds
-    from slr import assemble, calibration, predict, scoring
+    from slr import calibration, predict, scoring
     from slr.report.evaluation import write_evaluation
+    from slr.training import assemble
 
     clips = assemble.clips(config)
     split = read_split(folder.split, clips)

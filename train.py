@@ -13,10 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from slr import beginning, checkpoints, checks, curves, initial
+from slr.commands import validate
 from slr.config import compose, jobs, schema, sweep_name
 from slr.config import overrides as grammar
-from slr.core import distributed, env
+from slr.core import checkpoints, distributed, env, tensorboard
 from slr.core.errors import UserError, explained
 from slr.core.locks import Busy, occupied
 from slr.core.run_folder import Record, RunFolder, find_run, provenance, read_json, recorded, write_json
@@ -24,12 +24,13 @@ from slr.core.signals import Stopping, listening
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, describe
 from slr.sweep import BUSY, TIED, end_with_sweep
-from slr.transcript import transcribed
+from slr.training import start, warm_start
+from slr.training.console_log import transcribed
 
 if TYPE_CHECKING:
     from slr.core.hardware import Machine
     from slr.data.datamodule import ClipData
-    from slr.recognizer import Recognizer
+    from slr.training.module import Recognizer
 
 
 def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes_on: bool = False) -> float:
@@ -47,8 +48,8 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
     if config.trainer.devices > 1 and not distributed.given(os.environ):
         raise UserError("trainer=ddp: expected processes of this job's own; in a sweep, use hydra/launcher=processes")
     with distributed.together(), held(folder), listening() as stopping:
-        found, longer = distributed.once(lambda: beginning.earlier(config, folder, goes_on))
-        config = config if goes_on else distributed.once(lambda: beginning.as_begun(config, folder))
+        found, longer = distributed.once(lambda: start.earlier(config, folder, goes_on))
+        config = config if goes_on else distributed.once(lambda: start.as_begun(config, folder))
         if found.get("status") in ("done", "pruned") and not longer:
             print(f"{found['status']} already: {folder.root}")
         else:
@@ -72,21 +73,21 @@ def held(folder: RunFolder) -> Iterator[None]:
 
 def train(config: schema.Config, folder: RunFolder, record: Record, stopping: Stopping) -> None:
     """One run, from its configuration to its evaluation."""
-    from slr import assemble
     from slr.core import hardware
+    from slr.training import assemble
 
-    automatic, config = config.hardware.device == "auto", checks.settle(config)
+    automatic, config = config.hardware.device == "auto", validate.settle(config)
     machine = assemble.machine(config)
     print(machine.describe(hardware.why(machine.kind) if automatic else ""))
-    config = distributed.once(lambda: beginning.pinned(config, folder, machine.quantization))
+    config = distributed.once(lambda: start.pinned(config, folder, machine.quantization))
     clips = assemble.clips(config)
-    split, vocabulary = distributed.once(lambda: beginning.divided(config, folder, clips))
+    split, vocabulary = distributed.once(lambda: start.divided(config, folder, clips))
     print(describe(clips, split))
     if config.init:
-        began = initial.written_down(folder)
+        began = warm_start.written_down(folder)
         print(began.describe())
         record.tell({"init": dataclasses.asdict(began)})
-    base = distributed.once(lambda: beginning.base(config))
+    base = distributed.once(lambda: start.base(config))
     record.tell(provenance(config, base, assemble.manifest(config), split.hash, vocabulary))
 
     parts = {part: split.select(clips, part) for part in PARTS}
@@ -100,7 +101,7 @@ def train(config: schema.Config, folder: RunFolder, record: Record, stopping: St
                 record.tell({"status": "pruned", "val": recognizer.restore(folder.checkpoint("best"))})
                 return
         else:
-            curves.cut_back(folder.root, 0, validated=True)  # of a run that was cut while it was evaluated
+            tensorboard.cut_back(folder.root, 0, validated=True)  # of a run that was cut while it was evaluated
         finish(config, folder, recognizer, machine, clips, split, record)
 
 
@@ -118,10 +119,10 @@ def fit(
     Returns:
         whether to the end; False where a search, whose trial it is, has given it up.
     """
-    from slr import assemble, training
     from slr.core.hardware import memory_peak
     from slr.models.memory_plan import shown
-    from slr.recognizer import place_of
+    from slr.training import assemble, loop
+    from slr.training.module import place_of
 
     plan = assemble.plan(config, machine, recognizer, data.parts["train"])
     recognizer.micro_batch = plan.micro_batch
@@ -141,7 +142,7 @@ def fit(
     if saved:
         print(f"going on behind step {place.step}")
     elif config.init:
-        recognizer.begin_with(initial.the_same(config, folder))
+        recognizer.begin_with(warm_start.the_same(config, folder))
     trainer = assemble.trainer(config, folder, machine, stopping, lambda at: record.tell({"progress": at}), place)
     trainer.fit(recognizer, data, ckpt_path=saved, weights_only=True)
     stopping.heed()
@@ -150,7 +151,7 @@ def fit(
         print(f"memory: {shown(peak)} at the peak, {shown(plan.peak)} estimated")
         peak = max(peak, record.content.get("memory", {}).get("measured") or 0)  # of all processes of this run
     record.tell({"memory": {"estimated": plan.peak, "measured": peak}})
-    return not training.was_pruned(trainer)
+    return not loop.was_pruned(trainer)
 
 
 def score(result: dict[str, Any]) -> float:
@@ -198,7 +199,7 @@ def finish(
     if distributed.chief():
         calibration.write(folder.calibration, learned)
         write_evaluation(folder.evaluation, results)
-        curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
+        tensorboard.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
 
 
 @hydra.main(config_path="conf", config_name=compose.PAGE, version_base="1.3")
@@ -243,7 +244,7 @@ def enlist(config: schema.Config) -> None:
     if config.trainer.name == "single" and started and started[1] > 1:
         raise UserError(f"trainer=single: expected one process, found {started[1]} started; use trainer=ddp")
     if started:
-        distributed.join(checks.settle(config).hardware.device)
+        distributed.join(validate.settle(config).hardware.device)
     elif config.trainer.devices > 1:
         raise SystemExit(distributed.start(config.trainer.devices, TIED))
 
@@ -261,11 +262,11 @@ def main() -> None:
         words = sweep_name.named(words)
         configs = jobs.configurations(words)
         if grammar.sweeps(words):  # whose jobs are commands of their own
-            checks.check_apart(configs, here=not grammar.elsewhere(words))
+            validate.check_apart(configs, here=not grammar.elsewhere(words))
         else:
             enlist(configs[0])
             with distributed.together():
-                distributed.once(lambda: checks.check_all(configs))
+                distributed.once(lambda: validate.check_all(configs))
     # What was composed is written by one.
     sys.argv[1:] = words if distributed.chief() else [*words, "hydra.output_subdir=null"]
     job()

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from slr import assemble
 from slr.core import argv
 from slr.core.errors import explained
 from slr.core.run_folder import open_run
@@ -25,7 +24,8 @@ from slr.data.manifest import Clip
 from slr.data.split import read_split
 from slr.models.internvl import answer_loss, hidden_states
 from slr.models.ranking import look
-from slr.recognizer import Recognizer
+from slr.training import assemble
+from slr.training.module import Recognizer
 
 USAGE = "python benchmarks/features.py run=FOLDER [limit=N]"
 

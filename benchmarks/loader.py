@@ -226,7 +226,7 @@ def waiting(folder: Path, cache: str, quick: bool) -> Row:
     """The share of an epoch of the demo, from asking for its first batch on, in which training waits for a batch."""
     signers = 16 if quick else 64
     clips = prepare_synthetic(folder / "drawn", 16, signers, 1, seed=0, size=160, workers=os.cpu_count() or 1)
-    from slr import assemble
+    from slr.training import assemble
 
     compose.register()
     words = ["experiment=demo", "hardware=cpu", "hardware.workers=2", f"cache={cache}", f"data={folder}"]

@@ -98,9 +98,9 @@ def prepare(words: dict[str, str]) -> tuple[Bench, torch.dtype]:
     """The network with a fresh adapter, in evaluation mode, and a clip of noise: what it shows costs nothing."""
     device = words["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     config = configuration(words, device)
-    from slr import assemble
     from slr.models import internvl
     from slr.prepare.synthetic.signs import Side, names
+    from slr.training import assemble
 
     machine, inputs = assemble.machine(config), assemble.inputs(config)
     measure.progress("building the network …")

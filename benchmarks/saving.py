@@ -2,9 +2,9 @@
 
 Starting: processor seconds from the command to the first training step, of a run that goes on against one that begins
 (processor seconds, since a neighbour's work would change the clock's). Saving: seconds of a state, flushed to the disk,
-hashed and put in its place (`slr.checkpoints`), against Lightning's own `save_checkpoint`, which does none of that; and
-the share of the demo's training that all its savings take. Then a state as large as that of InternVL3.5-2B's adapter.
-The floor writes as many bytes, flushes them and hashes them.
+hashed and put in its place (`slr.core.checkpoints`), against Lightning's own `save_checkpoint`, which does none of
+that; and the share of the demo's training that all its savings take. Then a state as large as that of InternVL3.5-2B's
+adapter. The floor writes as many bytes, flushes them and hashes them.
 """
 
 import hashlib
@@ -22,11 +22,10 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from measure import Cost, Row
 
-from slr import checkpoints
 from slr.config.compose import PROJECT
-from slr.core import argv
+from slr.core import argv, checkpoints
 from slr.core.errors import explained
-from slr.training import Straight
+from slr.training.loop import Straight
 
 USAGE = "python benchmarks/saving.py [rounds=N] [--quick] [--json FILE]"
 SMALL = ["dataset.signs=4", "dataset.signers=8", "batch=4"]
@@ -40,7 +39,7 @@ import json, os, runpy, sys, time
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 from slr import training
-from slr.recognizer import Recognizer
+from slr.training.module import Recognizer
 deed, steps, spent = os.environ["PROBE"], [], []
 step, save = Recognizer.training_step, training.Keeper._save
 def stepped(*given):

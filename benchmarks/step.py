@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from slr.core.hardware import Machine
     from slr.data.datamodule import ClipData
     from slr.data.manifest import Clip
-    from slr.recognizer import Recognizer
+    from slr.training.module import Recognizer
 
 USAGE = (
     "python benchmarks/step.py [model=tiny|2b] [config=FOLDER] [device=cpu|cuda] [quantization=none|nf4] [batch=N] "
@@ -75,7 +75,7 @@ class Bench:
 
     def data(self, case: Case, count: int) -> "ClipData":
         """Our batches of `count` clips, the same few over and over."""
-        from slr import assemble
+        from slr.training import assemble
 
         repeated = [self.clips[number % len(self.clips)] for number in range(count)]
         config = dataclasses.replace(self.config, frames=case.frames, batch=case.batch)
@@ -155,10 +155,10 @@ def prepare(words: dict[str, str], folder: Path) -> Bench:
     """Draw clips, build the network, and find the processor."""
     device = words["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     config = configuration(words, device)
-    from slr import assemble
     from slr.data.manifest import read_manifest
     from slr.models.hub import locate
     from slr.prepare.synthetic.prepare import prepare_synthetic
+    from slr.training import assemble
 
     size = 160 if words["model"] == "tiny" else 256  # pixels; WLASL's clips are about 256
     manifest = prepare_synthetic(folder / "clips", signs=8, signers=2, takes=1, seed=0, size=size, workers=1)

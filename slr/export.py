@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from slr import beginning
 from slr.card import card
 from slr.config import schema
 from slr.core import argv, env
 from slr.core.errors import UserError, explained
 from slr.core.run_folder import RunFolder, open_run, read_json, status_of, write_json
 from slr.exported import KINDS, Exported, is_exported, without_paths, write_exported
+from slr.training import start
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +50,8 @@ def export(run: Path, kind: str, to: Path, most: int) -> tuple[Path, dict[str, A
     """
     folder, config, vocabulary = open_run(run)
     refuse(folder, config, to)
-    from slr import assemble
     from slr.data.split import read_split
+    from slr.training import assemble
 
     clips = read_split(folder.split, all_clips := assemble.clips(config)).select(all_clips, "test")[:most]
     beside = to.with_name(f".{to.name}.part")
@@ -89,8 +89,8 @@ def write(
     folder: RunFolder, config: schema.Config, vocabulary: list[str], kind: str, to: Path, clips: "Sequence[Clip]"
 ) -> dict[str, Any]:
     """Fill the folder; returns the parity."""
-    from slr import assemble
     from slr.models import lora
+    from slr.training import assemble
 
     result = read_json(folder.result)
     plain = without_paths(config)
@@ -102,7 +102,7 @@ def write(
             model=dataclasses.replace(plain.model, quantization="none"),
             lora=dataclasses.replace(plain.lora, scope="none", targets=[]),
         )
-    hashes = result["hashes"] | {"base": beginning.base(config)}  # which a run from before it was recorded lacks
+    hashes = result["hashes"] | {"base": start.base(config)}  # which a run from before it was recorded lacks
     exported = Exported(to, kind, plain, vocabulary, hashes)
     parity, merged = compare_forms(folder, config, clips)
     if kind == "adapter":

@@ -161,12 +161,13 @@ def measured(base: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]
     """Rows of what is no run: metrics of the test part with intervals, as of `slr.report.evaluation`."""
     import numpy as np
 
-    from slr import assemble, predict
+    from slr import predict
     from slr.calibration import Looked
     from slr.data.split import PARTS, read_split
     from slr.probe import majority, probe
     from slr.report.evaluation import evaluation
     from slr.scoring import context, glosses
+    from slr.training import assemble
 
     _, config, vocabulary = open_run(base.root)
     split = read_split(base.split, clips := assemble.clips(config))

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from slr import assemble
 from slr.calibration import Looked
 from slr.config import schema
 from slr.core import distributed
@@ -22,10 +21,11 @@ from slr.core.hardware import Machine
 from slr.data import video
 from slr.data.collate import Batch, Sample, collate_ranking
 from slr.data.manifest import Clip
-from slr.models import lora
-from slr.recognizer import Recognizer
+from slr.models import internvl, lora
 from slr.report.pictures import Seen
 from slr.saliency import occlusion
+from slr.training import assemble
+from slr.training.module import Recognizer
 
 LogProbability = NDArray[np.float32]
 Value = TypeVar("Value")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from slr import assemble, beginning, brought, calibration
+from slr import brought, calibration
 from slr.answers import Ranked, Ranking, Refusal, Scanned, Told
 from slr.calibration import Calibration, Looked
 from slr.config import schema
@@ -33,8 +33,10 @@ from slr.looking import Looker
 from slr.models import lora
 from slr.models.generation import Decoding
 from slr.models.processor import load_inputs
-from slr.recognizer import Recognizer
 from slr.scan import Segment, cuts, lay, propose, stretches
+from slr.training import assemble
+from slr.training import start as beginning
+from slr.training.module import Recognizer
 from slr.watching import look_at, watch
 
 LogProbability = NDArray[np.float32]

@@ -11,7 +11,7 @@ from slr.models.ranking import look
 from slr.models.trie import build_trie
 
 if TYPE_CHECKING:
-    from slr.recognizer import Recognizer
+    from slr.training.module import Recognizer
 
 
 def neutral(frames: Tensor) -> Tensor:

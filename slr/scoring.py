@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slr import assemble
 from slr.calibration import Calibration, fit, fit_familiarity
 from slr.config import schema
 from slr.core.errors import UserError
@@ -18,6 +17,7 @@ from slr.data.split import Split
 from slr.looking import Looker
 from slr.report.evaluation import Context, evaluation
 from slr.report.generated import exact_match
+from slr.training import assemble
 
 
 def calibrate(ranker: Looker, train: Sequence[Clip], val: Sequence[Clip]) -> Calibration:

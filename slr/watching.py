@@ -14,7 +14,7 @@ from slr.core.hardware import Machine
 from slr.data import video
 from slr.data.collate import Batch, Sample, collate_ranking
 from slr.models.ranking import Look
-from slr.recognizer import Recognizer
+from slr.training.module import Recognizer
 
 AT_ONCE = 64  # frames decoded together; each call seeks, which costs up to twelve more
 

@@ -14,7 +14,7 @@ from slr.data.collate import Sample, collate_ranking, collate_training
 from slr.models import internvl, lora
 from slr.models.metrics import RankingMetrics
 from slr.models.processor import load_inputs
-from slr.recognizer import Recognizer
+from slr.training.module import Recognizer
 
 GLOSSES = ["a", "mokitu", "ÄÖ", "don't want", "tuka", "pelisa", "no", "Zz"]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]

@@ -15,7 +15,8 @@ from entry import ROOT, command, status
 from safetensors.torch import load_file
 
 import slr
-from slr import beginning, checks, compare, export, ladder, training
+from slr import compare, export, ladder
+from slr.commands import validate
 from slr.config import compose, sweep_name
 from slr.config import jobs as commandline
 from slr.core.errors import UserError
@@ -24,6 +25,7 @@ from slr.core.signals import Stopping
 from slr.data.manifest import read_manifest
 from slr.models import hub
 from slr.sweep import Job, lay_out
+from slr.training import loop, start
 
 compose.register()
 MADE = ROOT / "tests" / "fixtures" / "4cc3ba9"
@@ -97,14 +99,14 @@ def test_the_callbacks_states_are_found_in_the_checkpoint(tmp_path):
     states = torch.load(MADE / "killed/checkpoints/last.ckpt", weights_only=True)["callbacks"]
     config = find_run(MADE / "run")[1].early_stopping
 
-    class Renamed(training.Keeper):
+    class Renamed(loop.Keeper):
         pass
 
-    class RenamedToo(training.Pruner):
+    class RenamedToo(loop.Pruner):
         pass
 
     keeper = Renamed(tmp_path, "val/top1", 1.0, Stopping(), print)
-    assert set(states) == {keeper.state_key, training.early_stopping(config.monitor, config.patience).state_key}
+    assert set(states) == {keeper.state_key, loop.early_stopping(config.monitor, config.patience).state_key}
     assert RenamedToo(lambda *_: False).state_key == "Pruner"  # which that run did not have
 
 
@@ -192,8 +194,8 @@ def begun_with(run: Path) -> None:
     """Where a run is asked for, and where it begins: its folder, whatever a command has checked."""
     config = dataclasses.replace(find_run(run)[1], init=str(run))
     with pytest.raises(UserError, match=r"^init="):
-        checks.check_all([config])
-    beginning.record_beginning(RunFolder(run.parent / "new"), config, [], None, [])
+        validate.check_all([config])
+    start.record_beginning(RunFolder(run.parent / "new"), config, [], None, [])
 
 
 WAYS = {

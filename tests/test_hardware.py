@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 
-from slr import training
 from slr.core import directml, distributed, hardware
 from slr.core.errors import UserError
 from slr.core.hardware import (
@@ -21,7 +20,8 @@ from slr.core.hardware import (
     require,
     why,
 )
-from slr.directml import accelerator
+from slr.training import directml as accelerator
+from slr.training import loop
 
 WORDS = {
     "precision": "auto",
@@ -178,10 +178,10 @@ def test_other_cards_work_with_one_process(kind, monkeypatch):
 def test_training_elsewhere_than_asked_is_refused(monkeypatch):
     """As Lightning would train on the CPU, without a word, for an accelerator that it does not know."""
     monkeypatch.setattr(accelerator.device, "device", lambda: torch.device("cpu"))
-    patience = training.early_stopping("val/loss", 1)
+    patience = loop.early_stopping("val/loss", 1)
     machine = dataclasses.replace(decided("directml"), device="privateuseone:0")
     with pytest.raises(UserError, match="hardware=directml: Lightning would train on cpu instead"):
-        training.build_trainer(machine, 1, None, training.Callback(), patience)
+        loop.build_trainer(machine, 1, None, loop.Callback(), patience)
 
 
 @pytest.mark.usefixtures("anything")

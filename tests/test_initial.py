@@ -9,7 +9,6 @@ import torch
 from entry import only_run, output_of, refused, scalars
 from safetensors.torch import load_file, save_file
 
-from slr import assemble, beginning, initial
 from slr.config import compose as composing
 from slr.config import jobs, overrides
 from slr.config.schema import to_plain
@@ -18,7 +17,8 @@ from slr.core.run_folder import RunFolder, open_run, read_json, write_json
 from slr.data.manifest import Clip, write_manifest
 from slr.data.split import make_split, read_split, write_split
 from slr.models import lora
-from slr.recognizer import step_seed
+from slr.training import assemble, start, warm_start
+from slr.training.module import step_seed
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def old(tmp_path):
     folder = RunFolder(tmp_path / "an, earlier = rün")
     write_json(folder.config, to_plain(compose()))
     folder.adapter.mkdir(parents=True)
-    (folder.adapter / initial.EXPORTED).write_bytes(b"weights")
+    (folder.adapter / warm_start.EXPORTED).write_bytes(b"weights")
     return folder
 
 
@@ -161,7 +161,7 @@ def trained(old, tmp_path):
 def test_the_export_serves_where_the_checkpoint_is_gone(old):
     config = compose(f"init={old.root}")
     assert config.init == str(old.root)
-    assert initial.adapter_file(config) == old.adapter / initial.EXPORTED
+    assert warm_start.adapter_file(config) == old.adapter / warm_start.EXPORTED
 
 
 def test_clips_that_have_trained_are_counted_by_their_content_wherever_they_lie(trained):
@@ -171,12 +171,12 @@ def test_clips_that_have_trained_are_counted_by_their_content_wherever_they_lie(
     again = [clip("a1", "new"), clip("a9", "one"), clip("b7", "5"), clip("b8", "6"), clip("b9", "other bytes", "x#1-9")]
     made = dataclasses.replace(clip("a8", "from another source"), sha256="made of two")  # of the same pictures
     clips, split = divided([*again, made], a9="val", b8="val", b9="test", a8="test", a1="test")
-    found = initial.take(there, clips, split)
+    found = warm_start.take(there, clips, split)
     assert found.seen == {"val": 1, "test": 2}, "b8 has not trained but tested, a1 is another clip of that name"
     assert "it has trained with 1 clips of val and 2 clips of test, which say nothing" in found.describe()
     clips, split = divided([clip("a1", "7"), clip("b2", "8"), clip("b3", "9")], a1="val", b2="test")
-    assert initial.take(there, clips, split).seen == {"val": 0, "test": 0}
-    assert "say nothing" not in initial.take(there, clips, split).describe()
+    assert warm_start.take(there, clips, split).seen == {"val": 0, "test": 0}
+    assert "say nothing" not in warm_start.take(there, clips, split).describe()
 
 
 @pytest.mark.parametrize("change", ["gone", "prepared anew"])
@@ -188,13 +188,13 @@ def test_where_the_earlier_clips_are_gone_no_count_is_claimed(trained, change):
         write_manifest(manifest, [dataclasses.replace(one, sha256=f"{one.sha256}, anew") for one in there])
     config = compose(f"init={old.root}")
     other, split = divided(EARLIER[:-1], a1="val", b1="test")
-    found = initial.take(config, other, split)
+    found = warm_start.take(config, other, split)
     assert found.seen is None
     assert "is not known" in found.describe()
     assert len(found.describe().splitlines()) == 1
     # The very clips that the run has divided will do, wherever they lie now.
     _, split = divided(EARLIER, a1="val", b1="test", b2="test")
-    assert initial.take(config, there, split).seen == {"val": 1, "test": 2}
+    assert warm_start.take(config, there, split).seen == {"val": 1, "test": 2}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_where_the_earlier_clips_are_gone_no_count_is_claimed(trained, change):
 )
 def test_another_model_or_adapter_is_refused(old, words, says):
     with pytest.raises(UserError) as refusal:
-        initial.adapter_file(compose(f"init={old.root}", *words))
+        warm_start.adapter_file(compose(f"init={old.root}", *words))
     assert says in str(refusal.value)
     assert str(refusal.value).startswith(f"init={old.root}: expected a run of the same model and adapter")
     assert "\n" not in str(refusal.value)
@@ -223,24 +223,24 @@ def test_a_commit_says_more_than_a_branch(old, tmp_path):
     earlier.model.commit = first
     write_json(old.config, to_plain(earlier))
     later = compose(f"init={old.root}", "model.checkpoint=some/model", "model.revision=main")
-    assert initial.adapter_file(later) == old.adapter / initial.EXPORTED
-    assert beginning.pinned(later, RunFolder(tmp_path / "new"), "nf4").model.commit == first
+    assert warm_start.adapter_file(later) == old.adapter / warm_start.EXPORTED
+    assert start.pinned(later, RunFolder(tmp_path / "new"), "nf4").model.commit == first
     later.model.revision = first
-    assert initial.adapter_file(later) == old.adapter / initial.EXPORTED
+    assert warm_start.adapter_file(later) == old.adapter / warm_start.EXPORTED
     for later.model.revision, later.model.commit in ((second, None), ("main", second)):
         with pytest.raises(UserError, match=f"model.revision: {first} there, {second} here"):
-            initial.adapter_file(later)
+            warm_start.adapter_file(later)
 
 
 def test_what_is_no_such_run_is_refused(old, tmp_path):
     shutil.rmtree(old.adapter)
     with pytest.raises(UserError, match=r"expected checkpoints/best.ckpt or adapter"):
-        initial.adapter_file(compose(f"init={old.root}"))
+        warm_start.adapter_file(compose(f"init={old.root}"))
     write_json(old.config, to_plain(compose("lora=none")))
     with pytest.raises(UserError, match="expected a run with an adapter, found one of lora=none"):
-        initial.adapter_file(compose(f"init={old.root}"))
+        warm_start.adapter_file(compose(f"init={old.root}"))
     with pytest.raises(UserError, match=r"init=.*nowhere: expected the folder of a run"):
-        initial.adapter_file(compose(f"init={tmp_path / 'nowhere'}"))
+        warm_start.adapter_file(compose(f"init={tmp_path / 'nowhere'}"))
 
 
 def test_a_refusal_comes_before_anything_starts(old, tmp_path):
@@ -252,15 +252,15 @@ def test_a_refusal_comes_before_anything_starts(old, tmp_path):
 
 def test_a_run_that_has_not_trained_yet_wants_the_very_adapter_that_it_wrote_down(old, tmp_path):
     config, run = compose(f"init={old.root}"), RunFolder(tmp_path / "later")
-    initial.write_down(run, initial.take(config, *divided(EARLIER, a1="val", b1="test")))
-    assert initial.written_down(run).seen is None  # there is no split
-    assert initial.the_same(config, run) == old.adapter / initial.EXPORTED
-    (old.adapter / initial.EXPORTED).write_bytes(b"other weights")
+    warm_start.write_down(run, warm_start.take(config, *divided(EARLIER, a1="val", b1="test")))
+    assert warm_start.written_down(run).seen is None  # there is no split
+    assert warm_start.the_same(config, run) == old.adapter / warm_start.EXPORTED
+    (old.adapter / warm_start.EXPORTED).write_bytes(b"other weights")
     with pytest.raises(UserError, match="expected the adapter that this run began with"):
-        initial.the_same(config, run)
+        warm_start.the_same(config, run)
     (run.root / "init.json").unlink()
     with pytest.raises(UserError, match="train anew"):
-        initial.the_same(config, run)
+        warm_start.the_same(config, run)
 
 
 def test_a_resumed_run_does_not_begin_anew(later, tmp_path):

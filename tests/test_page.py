@@ -16,7 +16,8 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from slr import calibration, curves
+from slr import calibration
+from slr.core import tensorboard
 from slr.core.run_folder import RunFolder, write_json
 from slr.data.coverage import Coverage
 from slr.data.manifest import Clip
@@ -298,8 +299,8 @@ def test_a_report_lies_whole_in_the_runs_folder_and_its_figures_in_tensorboard(t
     clips, results = evaluated()
     run = RunFolder(tmp_path / "data" / "a run's")
     write_json(run.config, {"frames": FRAMES, "data": "/somewhere/secret", "lora": {"r": 8}})
-    curves.add_results(run.root, "val", {"top1": 0.25, "loss": 2.0}, 4)
-    curves.add_results(run.root, "val", {"top1": 0.5}, 9)
+    tensorboard.add_results(run.root, "val", {"top1": 0.25, "loss": 2.0}, 4)
+    tensorboard.add_results(run.root, "val", {"top1": 0.5}, 9)
     shower = Noise()
     for _ in range(2):  # again, and nothing is there twice
         path = report(shower, clips, results, run)
@@ -319,7 +320,7 @@ def test_a_report_lies_whole_in_the_runs_folder_and_its_figures_in_tensorboard(t
             assert len(picture.convert("L").getcolors()) > 20
         assert image.step == 9
     read = {tag: [(event.step, event.value) for event in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
-    assert curves.scalars(run.root) == read == {"val/top1": [(4, 0.25), (9, 0.5)], "val/loss": [(4, 2.0)]}
+    assert tensorboard.scalars(run.root) == read == {"val/top1": [(4, 0.25), (9, 0.5)], "val/loss": [(4, 2.0)]}
 
 
 @pytest.fixture(scope="module")
@@ -455,9 +456,10 @@ def test_without_scripts_everything_is_there_but_the_controls(tab, written, made
 
 
 def test_the_demos_report_is_made_in_a_minute_and_opens(demo, tmp_path):
-    from slr import assemble, predict
+    from slr import predict
     from slr.core.run_folder import open_run
     from slr.data.split import read_split
+    from slr.training import assemble
 
     folder, config, _ = open_run(demo)
     clips = assemble.clips(config)

@@ -9,8 +9,8 @@ from torch.nn import functional
 from slr.core.errors import UserError
 from slr.models import internvl, lora
 from slr.models.processor import load_inputs
-from slr.preflight import COARSE, preflight, refuse_other_dropout, steps
-from slr.recognizer import Recognizer
+from slr.training.module import Recognizer
+from slr.training.preflight import COARSE, preflight, refuse_other_dropout, steps
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from slr.core import distributed
 from slr.core.signals import Stopping, listening
-from slr.training import Keeper
+from slr.training.loop import Keeper
 
 
 def test_all_end_at_the_same_place(monkeypatch):

@@ -20,7 +20,7 @@ from slr.data.manifest import Clip
 from slr.models import internvl, lora
 from slr.models.processor import load_inputs
 from slr.prepare.encode import write_clip
-from slr.recognizer import SKIPPED, Recognizer, schedule
+from slr.training.module import SKIPPED, Recognizer, schedule
 
 GLOSSES = ["a", "mokitu", "ÄÖ", "don't want", "tuka", "pelisa", "no", "Zz"]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
@@ -326,7 +326,7 @@ def test_in_16_bits_the_scalers_first_steps_may_overflow(inputs, samples, tmp_pa
 @pytest.mark.parametrize(("epochs", "says"), [(1, "in any of the 2 steps"), (2, "in 3 steps in a row")])
 def test_in_16_bits_a_training_without_a_step_is_no_finished_run(inputs, samples, tmp_path, monkeypatch, epochs, says):
     assert torch.amp.GradScaler("cpu").get_scale() == 2.0**SKIPPED, "where it begins; it halves at each"
-    monkeypatch.setattr("slr.recognizer.SKIPPED", 2)
+    monkeypatch.setattr("slr.training.module.SKIPPED", 2)
     recognizer = make(inputs)
     overflowing(recognizer, 99)
     with pytest.raises(UserError, match=f"^the gradient (is|was) not finite {says}: .*hardware.precision=32-true$"):

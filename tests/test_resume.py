@@ -19,14 +19,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from slr import assemble, beginning, checkpoints, curves, training
 from slr.config import compose, jobs, schema
+from slr.core import checkpoints, tensorboard
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, read_json, recorded, write_json
 from slr.core.signals import Stopping
 from slr.data.datamodule import EpochBatches
-from slr.recognizer import place_of, step_seed
-from slr.transcript import transcribed
+from slr.training import assemble, loop, start
+from slr.training.console_log import transcribed
+from slr.training.module import place_of, step_seed
 
 compose.register()
 
@@ -161,7 +162,7 @@ def logged(folder, *spans, validation=3, name=""):
             writer.add_scalar("train/loss", 1 / (1 + step), step)
             if step % validation == validation - 1:
                 writer.add_scalar("val/loss", 2 / (1 + step), step)
-    return max(folder.glob(curves.PATTERN), key=lambda path: path.stat().st_mtime_ns)
+    return max(folder.glob(tensorboard.PATTERN), key=lambda path: path.stat().st_mtime_ns)
 
 
 def curve(folder, tag="train/loss"):
@@ -179,7 +180,7 @@ def test_curves_of_several_processes_become_one_without_gaps_or_doubled_steps(tm
     first.write_bytes(whole + whole[-40:-7])  # the process died while it wrote its next record
     logged(tmp_path, range(3, 8), name=".2")  # one that began two steps further back: its doubled steps
     assert len(curve(tmp_path)) == 10
-    curves.cut_back(tmp_path, 7, validated=True)
+    tensorboard.cut_back(tmp_path, 7, validated=True)
     [file] = tmp_path.iterdir()
     assert file == first
     assert curve(tmp_path) == expected(range(7))
@@ -192,17 +193,17 @@ def test_curves_of_several_processes_become_one_without_gaps_or_doubled_steps(tm
 @pytest.mark.parametrize(("validated", "left"), [(True, [2, 5]), (False, [2])])
 def test_a_validation_that_is_going_to_be_repeated_is_taken_out(tmp_path, validated, left):
     logged(tmp_path, range(8))
-    curves.cut_back(tmp_path, 6, validated)
+    tensorboard.cut_back(tmp_path, 6, validated)
     assert curve(tmp_path) == expected(range(6))
     assert curve(tmp_path, "val/loss") == expected(left, 2)
 
 
 def test_from_the_beginning_no_curve_is_left(tmp_path):
-    curves.cut_back(tmp_path, 0, validated=True)
-    curves.cut_back(tmp_path, 7, validated=True)  # nor is there one
+    tensorboard.cut_back(tmp_path, 0, validated=True)
+    tensorboard.cut_back(tmp_path, 7, validated=True)  # nor is there one
     logged(tmp_path, range(4))
     (tmp_path / "result.json").touch()
-    curves.cut_back(tmp_path, 0, validated=True)
+    tensorboard.cut_back(tmp_path, 0, validated=True)
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
@@ -215,11 +216,11 @@ def test_cutting_that_dies_doubles_nothing(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             die_at(patch, moment)
             try:
-                curves.cut_back(folder, 9, validated=True)
+                tensorboard.cut_back(folder, 9, validated=True)
                 finished = True
             except Killed:
                 pass
-        curves.cut_back(folder, 8, validated=True)
+        tensorboard.cut_back(folder, 8, validated=True)
         assert curve(folder) == expected(range(8))
         if finished:
             break
@@ -285,20 +286,20 @@ class Undisturbed:
         keeper_folder = folder / "checkpoints"
         found = checkpoints.newest(keeper_folder)
         self.begun = place = place_of(found)
-        curves.cut_back(folder, place.step, place.validated)
+        tensorboard.cut_back(folder, place.step, place.validated)
         batches = EpochBatches(10, 4, seed=3)
         batches.start_at(place.step)
         words = {"num_workers": self.workers, "persistent_workers": self.workers > 0, "generator": torch.Generator()}
         train = DataLoader(Keys(), batch_sampler=batches, **words)
         val = DataLoader(Keys(), batch_sampler=[[(0, 1)], [(0, 2)]], **words)
-        keeper = training.Keeper(keeper_folder, "val/top1", 0, Stopping(), lambda _: saved())
+        keeper = loop.Keeper(keeper_folder, "val/top1", 0, Stopping(), lambda _: saved())
         learner = Learner(self.scores)
-        trainer = training.build_trainer(
+        trainer = loop.build_trainer(
             SimpleNamespace(kind="cpu", device="cpu", precision="32-true", mixed=False),
             self.epochs,
-            training.TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
+            loop.TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
             keeper,
-            training.early_stopping("val/loss", self.patience),
+            loop.early_stopping("val/loss", self.patience),
         )
         trainer.fit(learner, train, val, ckpt_path=found, weights_only=True)
         return learner, trainer
@@ -329,7 +330,7 @@ def best_of(keeper, validations):
 
 
 def keeper(monitor="val/top1"):
-    return training.Keeper(Path(), monitor, 0, Stopping(), lambda at: None)
+    return loop.Keeper(Path(), monitor, 0, Stopping(), lambda at: None)
 
 
 def test_ties_for_the_best_state_are_broken_by_mrr_then_by_loss():
@@ -389,14 +390,14 @@ def test_early_stopping_counts_every_epoch_and_trains_none_too_many(tmp_path):
 
 def test_the_scale_of_16_bit_gradients_goes_on(tmp_path, monkeypatch):
     """As on a card, whose scaler skips steps that overflow; here with the CPU's."""
-    lightning = training.Trainer
+    lightning = loop.Trainer
 
     def scaled(**words):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**122, growth_interval=2)
         plugins = [*words["plugins"], MixedPrecision("16-mixed", "cpu", scaler)]
         return lightning(**(words | {"precision": None, "plugins": plugins}))
 
-    monkeypatch.setattr(training, "Trainer", scaled)
+    monkeypatch.setattr(loop, "Trainer", scaled)
     # Lightning's scheduler does not know that the scaler has skipped the first step.
     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
     calm = Undisturbed(tmp_path, 0, scores=[4, 3, 2, 1], patience=2)
@@ -548,21 +549,21 @@ def test_what_no_run_could_have_is_refused_in_resuming_too(begun, word):
 
 
 def test_what_began_without_four_bits_goes_on_and_is_looked_at_without(begun, tmp_path):
-    config = beginning.pinned(begun, RunFolder(tmp_path), "none")
+    config = start.pinned(begun, RunFolder(tmp_path), "none")
     written = begin(tmp_path, config)
     after, _ = jobs.changed(config, ["hardware=cpu"])
     asked, _ = jobs.changed(config, ["hardware=cpu", "hardware.four_bit=true"])
-    again = beginning.as_begun(begun, written)
+    again = start.as_begun(begun, written)
     kinds = [assemble.machine(one).quantization for one in (begun, config, after, asked, again)]
     assert kinds == ["nf4", "none", "none", "nf4", "none"]
 
 
 def test_what_began_in_four_bits_has_them_again_behind_a_machine_without(begun, tmp_path):
-    config = beginning.pinned(begun, RunFolder(tmp_path), "nf4")
+    config = start.pinned(begun, RunFolder(tmp_path), "nf4")
     assert config == begun
     written = begin(tmp_path, config)
-    assert beginning.pinned(begun, written, "none") == begun  # on a machine that cannot
-    assert beginning.as_begun(begun, written) == begun
+    assert start.pinned(begun, written, "none") == begun  # on a machine that cannot
+    assert start.as_begun(begun, written) == begun
 
 
 def begin(place: Path, config: schema.Config) -> RunFolder:

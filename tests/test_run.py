@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import slr
-from slr import beginning
 from slr.config import compose, jobs, schema
 from slr.core.errors import UserError
 from slr.core.locks import Busy, occupied
@@ -28,6 +27,7 @@ from slr.core.run_folder import (
     write_json,
 )
 from slr.core.signals import Stopping, listening
+from slr.training import start
 
 compose.register()
 ROOT = Path(__file__).resolve().parent.parent
@@ -254,4 +254,4 @@ def test_another_base_is_refused_and_an_unknown_one_told(config, hashes, changes
 
 
 def test_the_packaged_model_is_still_that_of_the_runs_from_before(config):
-    refuse_other_base(config.model, {}, beginning.base(config), "run=x")
+    refuse_other_base(config.model, {}, start.base(config), "run=x")

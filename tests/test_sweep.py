@@ -305,7 +305,7 @@ def sweep(workplace: Path, place: Path, fault: str = "") -> subprocess.Popen:
 def test_a_grid_survives_whatever_happens_to_its_jobs_and_to_itself(workplace, tmp_path):
     """Nine jobs: one raises, one exits, one is killed; then the sweep itself is killed. The same command ends it."""
     place = tmp_path / "grid"  # a name without what separates faults
-    step = "slr.recognizer:Recognizer.training_step:2"
+    step = "slr.training.module:Recognizer.training_step:2"
     at = lambda frames, rank: f"resume={place}/synthetic-tiny/sweeps/NAME/frames-{frames}_lora.r-{rank}"  # noqa: E731
     name = name_of("-m", *SMALL, "lora.r=2,4,8", "frames=1,2,3")
     faults = [f"{step}:raise", f"{step}:exit", f"{step}:kill"]
@@ -359,7 +359,7 @@ def test_a_grid_survives_whatever_happens_to_its_jobs_and_to_itself(workplace, t
 def test_a_sweep_with_a_job_that_fails_ends_with_1_and_a_true_table(workplace):
     place = workplace / "failing"
     words = [*SMALL, f"data={workplace / 'data'}", f"outputs={place}", "lora.r=2,4", "sweep=two"]
-    fault = "slr.recognizer:Recognizer.training_step:2:raise"
+    fault = "slr.training.module:Recognizer.training_step:2:raise"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "faults"), "FAULT": fault, "HF_HUB_OFFLINE": "1"}
     run = [sys.executable, "train.py", "-m", *words, "hydra.launcher.keep_going=false"]
     result = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)

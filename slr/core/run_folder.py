@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import slr
-from slr import checkpoints
 from slr.config import schema
+from slr.core import checkpoints
 from slr.core.distributed import Lost, chief
 from slr.core.errors import UserError
 from slr.core.files import sha256, write_whole
@@ -62,7 +62,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """`best.ckpt`, `last.ckpt` and the one before it; see `slr.checkpoints`."""
+        """`best.ckpt`, `last.ckpt` and the one before it; see `slr.core.checkpoints`."""
         return self.root / "checkpoints"
 
     @property

@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from slr import curves as events
+from slr.core import tensorboard as events
 from slr.core.errors import UserError
 from slr.core.files import write_whole
 from slr.core.run_folder import RunFolder, read_json

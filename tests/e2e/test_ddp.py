@@ -17,11 +17,12 @@ import shares
 import torch
 from entry import ROOT, only_run, scalars, started, status
 
-from slr import assemble, calibration, scoring
+from slr import calibration, scoring
 from slr.core.run_folder import RunFolder, open_run, read_json, status_of
 from slr.data.split import read_split
 from slr.models.metrics import METRICS
 from slr.prepare.encode import write_clip
+from slr.training import assemble
 
 PATIENCE = 240  # seconds for a command that takes twenty on an idle machine; nothing here may hang
 PARTS = {"train": 21, "val": 5, "test": 7}  # of batches of 5, the last one of training has one clip
@@ -144,7 +145,7 @@ def test_rankings_are_those_of_one_process(calm):
             assert result[part][name] == pytest.approx(alone["summary"][name], abs=1e-7)
 
 
-STEP = "slr.recognizer:Recognizer.training_step"
+STEP = "slr.training.module:Recognizer.training_step"
 
 
 @contextmanager

@@ -11,8 +11,9 @@ import pytest
 import torch
 from entry import ROOT, SMALL, ended, only_run
 
-from slr import assemble, predict
+from slr import predict
 from slr.core.run_folder import open_run, read_json
+from slr.training import assemble
 
 STANDIN = ROOT / "tests" / "standin"
 # What tensors of the processor's may meet: being made, looked at otherwise, and sent; nothing that computes.

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 from entry import command, only_run
 
-from slr import assemble, predict, scoring
+from slr import predict, scoring
 from slr.core.run_folder import open_run, read_json
 from slr.data.split import read_split
 from slr.models import lora
+from slr.training import assemble
 
 
 def score(run):

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from slr.recognizer import Recognizer
+from slr.training.module import Recognizer
 
 met: Counter[tuple[str, str]] = Counter()
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slr import curves
 from slr.config import schema, search_space
-from slr.core import distributed, hardware
+from slr.core import distributed, hardware, tensorboard
 from slr.core.errors import UserError
 from slr.core.hardware import Machine
 from slr.core.run_folder import RunFolder
@@ -28,10 +27,10 @@ from slr.data.manifest import Clip, read_manifest
 from slr.models import internvl, lora, memory_plan
 from slr.models.processor import Inputs, load_inputs
 from slr.models.trie import build_trie
-from slr.recognizer import Place, Recognizer
+from slr.training.module import Place, Recognizer
 
 if TYPE_CHECKING:
-    from slr.training import Pruner, TensorBoardLogger, Trainer
+    from slr.training.loop import Pruner, TensorBoardLogger, Trainer
 
 
 def machine(config: schema.Config, device: str | None = None) -> Machine:
@@ -144,7 +143,7 @@ def preflight(config: schema.Config, machine: Machine) -> None:
     """
     if machine.kind in ("cpu", "cuda"):
         return
-    from slr.preflight import preflight, refuse_other_dropout
+    from slr.training.preflight import preflight, refuse_other_dropout
 
     small = dataclasses.replace(config.model, checkpoint="tiny", revision=None, commit=None, weights="pretrained")
     tried = dataclasses.replace(config, model=small, lora=dataclasses.replace(config.lora, dropout=0.0))
@@ -285,12 +284,12 @@ def trainer(
         tell: called with the training's progress whenever that has been saved.
         place: in the training, where this process begins.
     """
-    from slr import training
+    from slr.training import loop
 
     logger = _logger(config, folder, place) if distributed.chief() else None
-    keeper = training.Keeper(folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell)
-    patience = training.early_stopping(config.early_stopping.monitor, config.early_stopping.patience)
-    return training.build_trainer(machine, config.epochs, logger, keeper, patience, _pruner(folder))
+    keeper = loop.Keeper(folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell)
+    patience = loop.early_stopping(config.early_stopping.monitor, config.early_stopping.patience)
+    return loop.build_trainer(machine, config.epochs, logger, keeper, patience, _pruner(folder))
 
 
 def _pruner(folder: RunFolder) -> "Pruner | None":
@@ -299,20 +298,21 @@ def _pruner(folder: RunFolder) -> "Pruner | None":
     if number is None:
         return None
     search_space.require_optuna()
-    from slr import study, training
+    from slr import study
+    from slr.training import loop
 
-    return training.Pruner(study.Report(folder.root, number))
+    return loop.Pruner(study.Report(folder.root, number))
 
 
 def _logger(config: schema.Config, folder: RunFolder, place: Place) -> "TensorBoardLogger":
-    from slr import training
+    from slr.training import loop
 
-    curves.cut_back(folder.root, place.step, place.validated)
-    logger = training.TensorBoardLogger(folder.root, name="", version="", default_hp_metric=False)
+    tensorboard.cut_back(folder.root, place.step, place.validated)
+    logger = loop.TensorBoardLogger(folder.root, name="", version="", default_hp_metric=False)
     if place.step == 0:
         settings = schema.to_plain(config)
         for key in (*schema.PATH_KEYS, "sweep"):  # they say nothing of the run, and would come first
             group, _, name = key.rpartition(".")
             (settings[group] if group else settings).pop(name, None)
-        curves.show_settings(logger.experiment, settings)
+        tensorboard.show_settings(logger.experiment, settings)
     return logger

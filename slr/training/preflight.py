@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from slr.core.errors import UserError
 from slr.data.collate import Batch, Sample, collate_ranking, collate_training
 from slr.models import lora
-from slr.recognizer import Recognizer
+from slr.training.module import Recognizer
 
 FRAMES = 2
 STEPS = 2  # the adapter's A moves in the second only

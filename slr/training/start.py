@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slr import initial
 from slr.config import schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, hashes_of, read_json, refuse_other_base, write_json
 from slr.data import coverage
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, make_split, read_split, write_split
+from slr.training import warm_start
 
 
 def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dict[str, Any], bool]:
@@ -40,7 +40,7 @@ def refuse_other(config: schema.Config, folder: RunFolder, goes_on: bool) -> boo
     """
     other = schema.from_plain(read_json(folder.config), folder.config)
     if config.init == other.init is not None and not goes_on:
-        initial.the_same(config, folder)
+        warm_start.the_same(config, folder)
     differing = schema.differences(other, config)
     if differing and not goes_on:
         raise UserError(
@@ -81,7 +81,7 @@ def pinned(config: schema.Config, folder: RunFolder, quantization: str) -> schem
 
 
 def _known_commit(config: schema.Config) -> str | None:
-    return config.model.commit or (initial.commit(config) if config.init else None)
+    return config.model.commit or (warm_start.commit(config) if config.init else None)
 
 
 def refuse_other_init(config: schema.Config) -> None:
@@ -91,7 +91,7 @@ def refuse_other_init(config: schema.Config) -> None:
         UserError: it was another one.
     """
     model = dataclasses.replace(config.model, commit=_known_commit(config))
-    initial.refuse_other_base(config, base(dataclasses.replace(config, model=model)))
+    warm_start.refuse_other_base(config, base(dataclasses.replace(config, model=model)))
 
 
 def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
@@ -137,7 +137,7 @@ def record_beginning(
     """Write what evaluate, resume and `slr.load` need, before anything can fail."""
     if config.init:
         refuse_other_init(config)
-        initial.write_down(folder, initial.take(config, clips, split))
+        warm_start.write_down(folder, warm_start.take(config, clips, split))
     write_json(folder.config, schema.to_plain(config))
     write_json(folder.vocabulary, vocabulary)
     write_split(folder.split, split)

@@ -7,19 +7,19 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from slr import initial
-from slr.beginning import divide, refuse_other_init, vocabulary_of
 from slr.config import compose, schema
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
 from slr.prepare.dataset import prepare
+from slr.training import warm_start
+from slr.training.start import divide, refuse_other_init, vocabulary_of
 
 
 def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
     """Check every job of a command, once for all that ask the same of machine, data and model."""
     for config in configs:
         if config.init:
-            initial.adapter_file(config)
+            warm_start.adapter_file(config)
             refuse_other_init(config)
     asked = {
         repr([one.hardware, one.data, one.dataset, one.split, one.limit_train, one.model, one.frames]): one
@@ -65,7 +65,7 @@ def check(config: schema.Config, here: bool) -> None:
     clips = read_manifest(manifest)
     divide(clips, config)
     print("starting …", file=sys.stderr)
-    from slr import assemble  # seconds: torch, lightning, transformers, which the run needs anyway
+    from slr.training import assemble  # seconds: torch, lightning, transformers, which the run needs anyway
 
     if here:
         config = settle(config)

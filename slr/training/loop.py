@@ -20,8 +20,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, TQD
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from slr import checkpoints
-from slr.core import distributed
+from slr.core import checkpoints, distributed
 from slr.core.errors import UserError
 from slr.core.signals import Stopping
 
@@ -34,7 +33,7 @@ SCORE = "val/top1"  # what sweeps and searches rank by
 
 
 class Straight(TorchCheckpointIO):
-    """Writes a state where it is told to, whose wholeness `slr.checkpoints` sees to.
+    """Writes a state where it is told to, whose wholeness `slr.core.checkpoints` sees to.
 
     Lightning's own way holds it in memory twice, and writes it into the system's temporary folder first, which may be
     small or on another disk, and where a killed process leaves it.
@@ -51,8 +50,8 @@ class Keeper(Checkpoint):
     """Saves a training's state so that it can end at any moment, and ends it where somebody asks.
 
     States are saved when `every` minutes have gone by, around each validation, and when the process is asked to end.
-    They are installed whole (`slr.checkpoints`), curves are written out before. Of several processes the chief saves,
-    by its clock, and all end where one is asked to.
+    They are installed whole (`slr.core.checkpoints`), curves are written out before. Of several processes the chief
+    saves, by its clock, and all end where one is asked to.
 
     Args:
         folder: of the checkpoints.
@@ -300,7 +299,7 @@ def build_trainer(
 def _place(machine: "Machine") -> dict[str, Any]:
     """Where, in Lightning's words."""
     if machine.kind == "directml":
-        from slr.directml.accelerator import strategy
+        from slr.training.directml import strategy
 
         return {"strategy": strategy()}
     return {"accelerator": machine.kind, "devices": [torch.cuda.current_device()] if machine.kind == "cuda" else 1}
