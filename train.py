@@ -120,7 +120,7 @@ def fit(
         whether to the end; False where a search, whose trial it is, has given it up.
     """
     from slr.core.hardware import memory_peak
-    from slr.models.memory_plan import shown
+    from slr.core.units import format_bytes
     from slr.training import assemble, loop
     from slr.training.module import place_of
 
@@ -148,7 +148,7 @@ def fit(
     stopping.heed()
     peak = memory_peak(machine.device)
     if peak is not None:
-        print(f"memory: {shown(peak)} at the peak, {shown(plan.peak)} estimated")
+        print(f"memory: {format_bytes(peak)} at the peak, {format_bytes(plan.peak)} estimated")
         peak = max(peak, record.content.get("memory", {}).get("measured") or 0)  # of all processes of this run
     record.tell({"memory": {"estimated": plan.peak, "measured": peak}})
     return not loop.was_pruned(trainer)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slr.models.memory_plan import shown
+from slr.core.units import format_bytes, format_duration
 from slr.sweep import ENDED, Job
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def announce(place: Path, jobs: Sequence[Job], each: int) -> str:
     stand = ", ".join(f"{number} {status}" for status, number in sorted(count.items()))
     free = shutil.disk_usage(place).free
     missing = sum(job.status not in ENDED for job in jobs)
-    room = f"about {shown(missing * each)} of disk to write, {shown(free)} free"
+    room = f"about {format_bytes(missing * each)} of disk to write, {format_bytes(free)} free"
     short = (
         "; too little: set checkpoint.keep=best, or outputs=FOLDER on a larger disk" if missing * each > free else ""
     )
@@ -89,7 +89,7 @@ def cells(job: Job) -> tuple[str, ...]:
     progress = facts.get("progress", {})
     best = facts.get("val", {}).get("top1", progress.get("val/top1"))
     steps = f"{progress['step']}/{progress['steps']}" if "step" in progress else ""
-    seconds = duration(facts["seconds"]) if "seconds" in facts else ""
+    seconds = format_duration(facts["seconds"]) if "seconds" in facts else ""
     return job.name, job.status, steps, "" if best is None else f"{best:.3f}", seconds, job.reason
 
 
@@ -112,19 +112,7 @@ def left(jobs: Sequence[Job], at_once: int) -> str:
     rest = sum(job.status not in ENDED and not (job.tried and job.status not in ("running", "waiting")) for job in jobs)
     if not done or not rest:
         return ""
-    return f", about {duration(-(-rest // at_once) * sum(done) / len(done))} left"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person.
-
-    >>> duration(59.6), duration(3599), duration(7260)
-    ('1 min', '1 h 0 min', '2 h 1 min')
-    """
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return f", about {format_duration(-(-rest // at_once) * sum(done) / len(done))} left"
 
 
 def _ended(jobs: Sequence[Job]) -> int:

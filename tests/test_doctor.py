@@ -8,11 +8,11 @@ import pytest
 import torch
 from entry import refused
 
+from slr.core import units
 from slr.health import children
 from slr.health.finding import Asked, looked, told
 from slr.health.machine import TOKENS, TOKENS_OF_A_FRAME, estimate, numbers, sizes
 from slr.health.models import INTERNVL3_5_2B, WEIGHTS_2B, of_option
-from slr.models import memory_plan
 
 
 def asked(folder: Path, **words) -> Asked:
@@ -98,8 +98,8 @@ def test_the_2b_is_what_its_own_configuration_says(shared):
 
 
 def test_the_estimate_asks_less_of_four_bits_and_refuses_what_cannot_fit(tmp_path):
-    on_card = estimate(INTERNVL3_5_2B, "cuda", 24 * memory_plan.GB, 8, 16)
-    in_full = estimate(INTERNVL3_5_2B, "mps", 64 * memory_plan.GB, 8, 16)
+    on_card = estimate(INTERNVL3_5_2B, "cuda", 24 * units.GB, 8, 16)
+    in_full = estimate(INTERNVL3_5_2B, "mps", 64 * units.GB, 8, 16)
     assert on_card.parts["weights and what is there"] < in_full.parts["weights and what is there"] / 3
     state, said, advice = last("memory", asked(tmp_path, frames=10**6, typed=("frames",)))
     assert (state, "one clip of 1000000 frames needs" in said, "frames=500000" in advice) == ("fault", True, True)

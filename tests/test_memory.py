@@ -5,9 +5,10 @@ import torch
 from transformers import AutoConfig, InternVLForConditionalGeneration
 
 from slr.core.errors import UserError
+from slr.core.units import GB, parse_bytes
 from slr.models import internvl, lora, memory_plan
 from slr.models.hub import locate
-from slr.models.memory_plan import GB, Shape, Work, activations, parse, plan
+from slr.models.memory_plan import Shape, Work, activations, plan
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 # InternVL3.5-2B
@@ -110,4 +111,4 @@ def test_advice_is_of_what_would_fit():
 @pytest.mark.parametrize("text", ["8", "GB", "-8GB", "8 TB", "0GB", "1.2.3GB"])
 def test_a_size_that_is_none(text):
     with pytest.raises(UserError, match=r"expected a size such as 8GB"):
-        parse(text)
+        parse_bytes(text)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slr.core import units
 from slr.core.errors import UserError
-from slr.models import memory_plan
 
 Path_ = str  # a field of this type holds a path: typed as it is in the shell, made absolute before it is read
 PATH_KEYS = ("outputs", "data", "init", "dataset.clips", "dataset.labels", "dataset.index", "model.checkpoint")
@@ -72,7 +72,7 @@ class Hardware:
         if self.frames_at_once is not None:
             at_least("hardware.frames_at_once", self.frames_at_once, 1)
         if self.memory is not None:
-            memory_plan.parse(self.memory)
+            units.parse_bytes(self.memory)
         if self.micro_batch is not None:
             at_least("hardware.micro_batch", self.micro_batch, 1)
 

@@ -11,7 +11,7 @@ import torch
 
 from slr.core import directml, distributed
 from slr.core.errors import UserError
-from slr.models.memory_plan import parse
+from slr.core.units import parse_bytes
 
 KINDS = ("cuda", "mps", "directml", "cpu")  # best first
 BITS_16 = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -158,7 +158,7 @@ def decide(
         tf32=tf32,
         workers=_share_cores(device, workers, place.beside),
         frames_at_once=frames_at_once,
-        memory=None if memory is None else parse(memory),
+        memory=None if memory is None else parse_bytes(memory),
         micro_batch=micro_batch,
         reasons=tuple(reasons),
     )

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slr.core.errors import UserError, one_line
+from slr.core.units import GB, format_bytes
 from slr.health.finding import FAULT, OK, WARNING, Asked, Check, Finding, NotLooked
 from slr.health.libraries import INSTALL
 from slr.health.models import WEIGHTS_2B, found, name_of, of_option
-from slr.models.memory_plan import GB, shown
 
 PATIENCE = 5.0  # seconds for the hub
 FRAMES, GREYS = 24, (10, 9)  # of the clip that is written: frame n is grey of the first + n x the second
@@ -86,7 +86,7 @@ def look_at_disk(asked: Asked) -> Iterator[Finding]:
         disks[disk] = (first, [*names, name], total + size)
     for place, names, total in disks.values():
         free = shutil.disk_usage(place).free
-        said = f"{shown(free)} free at {place} for {', '.join(names)}, which take about {shown(total)}"
+        said = f"{format_bytes(free)} free at {place} for {', '.join(names)}, which take about {format_bytes(total)}"
         short = free < total
         yield Finding("disk", FAULT if short else OK, said, f"free some, or {OTHER_PLACE}" if short else "")
 
@@ -138,7 +138,9 @@ def look_at_model(asked: Asked) -> Iterator[Finding]:
     except UserError as error:
         if checkpoint.count("/") == 1 and "neither" in str(error):
             said = f"{name_of(asked.model)}: {checkpoint} is not in the local cache; the first run fetches it"
-            remedy = f"be online then, or copy it here and set model.checkpoint=FOLDER; about {shown(WEIGHTS_2B)}"
+            remedy = (
+                f"be online then, or copy it here and set model.checkpoint=FOLDER; about {format_bytes(WEIGHTS_2B)}"
+            )
             yield Finding("model", WARNING if not asked.offline else asked.lacking("model"), said, remedy)
         else:
             said, _, remedy = one_line(error).partition("; do ")

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from slr.core import units
 from slr.core.errors import UserError
 from slr.health.finding import FAULT, OK, Asked, Check, Finding
 from slr.health.libraries import PROJECT, torch_itself
@@ -31,9 +32,8 @@ def look_at_gpu(asked: Asked) -> Iterator[Finding]:
             card = torch.cuda.get_device_properties(index)
             with torch.cuda.device(index):
                 bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-            said = (
-                f"{card.name}, {memory_plan.shown(card.total_memory)}, bf16 {'yes' if bf16 else 'no, 16-mixed instead'}"
-            )
+            halves = "yes" if bf16 else "no, 16-mixed instead"
+            said = f"{card.name}, {units.format_bytes(card.total_memory)}, bf16 {halves}"
             yield Finding("gpu", OK, f"{said}, driver {_driver() or 'unknown'}")
     elif torch.backends.mps.is_available():
         yield Finding("gpu", OK, f"Apple's, {platform.machine()}; it shares the memory of the machine")
@@ -171,7 +171,7 @@ def look_at_memory(asked: Asked) -> Iterator[Finding]:
         yield Finding("memory", state, f"{step}: {said}", remedy)
         return
     cut = f"{plan.micro_batch} of {plan.batch} clips at once"
-    said = f"{step}: {memory_plan.shown(plan.peak)} estimated of {memory_plan.shown(plan.budget)} free, {cut}"
+    said = f"{step}: {units.format_bytes(plan.peak)} estimated of {units.format_bytes(plan.budget)} free, {cut}"
     yield Finding("memory", OK, said)
 
 

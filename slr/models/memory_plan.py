@@ -4,14 +4,13 @@ Knows numbers alone: no torch, no configuration. Counts are of tensors; what a d
 `RESERVE`.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from slr.core.errors import UserError
+from slr.core.units import GB, format_bytes
 
-GB = 10**9
 RESERVE = 0.1  # of the memory given: the driver's context, the allocator's rounding
 # Bytes that one token leaves in one language layer for the backward pass, by what they grow with: hidden width, MLP
 # width, width of all queries, width of all keys, adapter's rank. Counted by hooks on what autograd keeps, in float32
@@ -74,42 +73,13 @@ class Plan:
 
     def describe(self) -> str:
         """What is planned, in a line or a few."""
-        parts = ", ".join(f"{name} {shown(size)}" for name, size in self.parts.items() if size >= GB // 1000)
+        parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in self.parts.items() if size >= GB // 1000)
         steps = -(-self.batch // self.micro_batch)
         cut = f"{self.micro_batch} of {self.batch} clips at once" + (f", {steps} times a step" if steps > 1 else "")
         return "\n".join(
-            [f"memory: {shown(self.peak)} estimated of {shown(self.budget)} ({parts}); {cut}"]
+            [f"memory: {format_bytes(self.peak)} estimated of {format_bytes(self.budget)} ({parts}); {cut}"]
             + [f"  {line}" for line in self.advice]
         )
-
-
-def parse(text: str) -> int:
-    """Bytes of a size as a person writes it.
-
-    Raises:
-        UserError: it is none.
-
-    >>> parse("8GB"), parse("1.5 GiB"), parse("600 MB")
-    (8000000000, 1610612736, 600000000)
-    """
-    found = re.fullmatch(r"\s*([0-9.]+)\s*(GiB|GB|MiB|MB)\s*", text, re.IGNORECASE)
-    units = {"gb": GB, "gib": 2**30, "mb": 10**6, "mib": 2**20}
-    try:
-        size = int(float(found[1]) * units[found[2].lower()]) if found else 0
-    except ValueError:
-        size = 0
-    if size <= 0:
-        raise UserError(f"hardware.memory={text}: expected a size such as 8GB or 7.5GiB")
-    return size
-
-
-def shown(size: float) -> str:
-    """A number of bytes for a person.
-
-    >>> shown(2_615_000_000), shown(31_000_000)
-    ('2.6 GB', '31 MB')
-    """
-    return f"{size / GB:.1f} GB" if size >= 0.1 * GB else f"{size / 10**6:.0f} MB"
 
 
 def activations(shape: Shape, work: Work, clips: int) -> int:
@@ -210,8 +180,8 @@ def plan(
         fitting = [min(micro_batch, batch)]
     if not fitting:
         raise UserError(
-            f"one clip of {work.frames} frames needs about {shown(needed(work, 1))}, and {shown(room)} of "
-            f"{shown(budget)} are for it; {knobs(work.frames, work.checkpointed, work.cached)}"
+            f"one clip of {work.frames} frames needs about {format_bytes(needed(work, 1))}, and {format_bytes(room)} "
+            f"of {format_bytes(budget)} are for it; {knobs(work.frames, work.checkpointed, work.cached)}"
         )
     clips = max(fitting)
     return Plan(
@@ -232,9 +202,10 @@ def _halves(most: int) -> Iterable[int]:
 
 def _advice(needed: Callable[[Work, int], int], work: Work, room: int, disk: int) -> Iterable[str]:
     if work.checkpointed and (least := needed(replace(work, checkpointed=False), 1)) <= room:
-        yield f"gradient_checkpointing=false would fit too ({shown(least)} for one clip at once) and computes less"
+        one = format_bytes(least)
+        yield f"gradient_checkpointing=false would fit too ({one} for one clip at once) and computes less"
     if not work.cached:
-        yield f"cache=features would spare the vision tower in every epoch, for {shown(disk)} of disk"
+        yield f"cache=features would spare the vision tower in every epoch, for {format_bytes(disk)} of disk"
 
 
 def knobs(frames: int, checkpointed: bool, cached: bool) -> str:

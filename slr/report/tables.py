@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from slr.models.memory_plan import shown as bytes_shown
+from slr.core.units import format_bytes
 from slr.report.comparison import ABSENT, Answer, Group, Setting, Spread, answers, differing, shown
 from slr.report.runs import METRICS, Run, Score
 from slr.report.significance import SEEDS, Difference, Pair
@@ -245,4 +245,4 @@ def _seconds(value: float | None) -> str:
 
 
 def _memory(value: float | None) -> str:
-    return ABSENT if value is None else bytes_shown(value)
+    return ABSENT if value is None else format_bytes(value)

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from slr.core.errors import UserError
 from slr.core.files import sha256
+from slr.core.units import format_bytes
 from slr.data.cache.store import Pack, writing
 from slr.data.datamodule import ClipDataset, Key
-from slr.models.memory_plan import shown
 
 # The files that decide what features of a frame are; who changes one of them computes every feature anew.
 CODE = ("data/cache/features.py", "data/augment.py", "data/video.py", "models/processor.py", "models/internvl.py")
@@ -193,11 +193,11 @@ def _missing(cache: FeatureCache, datasets: Sequence[ClipDataset]) -> list[tuple
 def _announce(cache: FeatureCache, count: int) -> None:
     needed, free = count * cache.bytes_each, shutil.disk_usage(cache.pack.folder).free
     if count:
-        print(f"features: {count} views of clips to compute, {shown(needed)} in {cache.pack.folder}")
+        print(f"features: {count} views of clips to compute, {format_bytes(needed)} in {cache.pack.folder}")
     if needed > free:
         raise UserError(
-            f"expected {shown(needed)} of disk for features in {cache.pack.folder}, found {shown(free)}; make room, or "
-            f"choose fewer cache.views, cache.dtype=int8, or cache=frames"
+            f"expected {format_bytes(needed)} of disk for features in {cache.pack.folder}, found "
+            f"{format_bytes(free)}; make room, or choose fewer cache.views, cache.dtype=int8, or cache=frames"
         )
 
 

@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from slr.core.errors import UserError
 from slr.core.files import write_whole
+from slr.core.units import format_bytes
 from slr.data.cache.store import LAYOUT, Pack, writing
 from slr.data.collate import Inputs
 from slr.data.manifest import Clip
-from slr.models.memory_plan import shown
 
 QUALITY = 95  # of JPEG, with colours at full size: an error of 1.2 levels in an eighth of the bytes
 MEASURED = 32  # clips that tell how large the others will be
@@ -195,12 +195,12 @@ def estimate(left: Sequence[Wanted], first: Sequence[Made]) -> float:
 def _announce(folder: Path, left: Sequence[Wanted], size: float) -> None:
     """Say what filling will take, or refuse it."""
     frames = sum(len(positions) for _, positions in left)
-    print(f"frame cache: {frames:,} frames of {len(left):,} clips to add, about {shown(size)}, in {folder}")
+    print(f"frame cache: {frames:,} frames of {len(left):,} clips to add, about {format_bytes(size)}, in {folder}")
     free = shutil.disk_usage(folder).free
     if free < SPARE * size:
         raise UserError(
-            f"expected {shown(SPARE * size)} of room in {folder}, found {shown(free)}; make room, or choose "
-            "cache.format=jpeg, fewer cache.views, cache=none or another data=FOLDER"
+            f"expected {format_bytes(SPARE * size)} of room in {folder}, found {format_bytes(free)}; make room, or "
+            "choose cache.format=jpeg, fewer cache.views, cache=none or another data=FOLDER"
         )
 
 
