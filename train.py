@@ -23,7 +23,7 @@ from slr.core.run_folder import Record, RunFolder, find_run, provenance, read_js
 from slr.core.signals import Stopping, listening
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, describe
-from slr.sweep import BUSY, TIED, end_with_sweep
+from slr.sweeps.runner import BUSY, TIED, end_with_sweep
 from slr.training import start, warm_start
 from slr.training.console_log import transcribed
 

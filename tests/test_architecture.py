@@ -195,7 +195,7 @@ OWNERS = {
     "peft": ["slr.models"],
     "bitsandbytes": ["slr.models", "slr.health"],
     "decord": ["slr.data.video", "slr.health"],
-    "optuna": ["slr.study"],
+    "optuna": ["slr.sweeps.optuna_study"],
     "matplotlib": ["slr.report.scatter", "slr.report.figures"],
     "jinja2": ["slr.report.page"],
     "torchvision": ["slr.health"],

@@ -24,7 +24,7 @@ from slr.core.run_folder import RunFolder, find_run, read_json, write_json
 from slr.core.signals import Stopping
 from slr.data.manifest import read_manifest
 from slr.models import hub
-from slr.sweep import Job, lay_out
+from slr.sweeps.runner import Job, lay_out
 from slr.training import loop, start
 
 compose.register()

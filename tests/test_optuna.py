@@ -20,11 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 from test_sweeping import OPTUNA, axis
 
 from hydra_plugins import slr_optuna
-from slr import study as slr_study
 from slr.config import compose, jobs, overrides, search_space
 from slr.core.run_folder import RunFolder, read_json, write_json
-from slr.study import Pruning, Report, Search
-from slr.sweep import lay_out
+from slr.sweeps import optuna_study as slr_study
+from slr.sweeps.optuna_study import Pruning, Report, Search
+from slr.sweeps.runner import lay_out
 
 compose.register()
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +76,7 @@ def toy(config):
         if deed == "nan":
             return float("nan")
         if deed == "prune":
-            from slr.study import Report
+            from slr.sweeps.optuna_study import Report
             assert not Report(folder, int(number))(1, 0.125)
             write_json(folder / "result.json", {{"status": "pruned"}})
             return 0.5

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from slr import board
 from slr.config import compose, schema, sweep_name
 from slr.config import jobs as commandline
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, read_json, write_json
 from slr.core.signals import Stopping
-from slr.sweep import Job, Sweep, lay_out
+from slr.sweeps import progress_table
+from slr.sweeps.runner import Job, Sweep, lay_out
 
 compose.register()
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +30,7 @@ from pathlib import Path
 from slr.core.locks import Busy, occupied
 from slr.core.run_folder import RunFolder, read_json, recorded
 from slr.core.signals import listening
-from slr.sweep import BUSY, end_with_sweep
+from slr.sweeps.runner import BUSY, end_with_sweep
 
 end_with_sweep()
 root = Path(sys.argv[1].partition("=")[2])
@@ -130,7 +130,7 @@ import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
 from slr.core.run_folder import RunFolder
 from slr.core.signals import listening
-from slr.sweep import Job, Sweep
+from slr.sweeps.runner import Job, Sweep
 folder, names = Path(sys.argv[1]), sys.argv[2:]
 jobs = [Job(RunFolder(folder / name), name) for name in names]
 with listening() as stopping:
@@ -263,14 +263,14 @@ def test_the_table_has_a_row_for_every_job_and_says_what_is_left():
         row("waiting"),
     ]
     text = io.StringIO()
-    Console(file=text, width=120).print(board.table(jobs, at_once=1))
+    Console(file=text, width=120).print(progress_table.table(jobs, at_once=1))
     for job in jobs:
         assert f"{job.name} " in text.getvalue()
     for word in ("0.750", "9/9", "4/9", "0.500", "ValueError: that", "its process was killed", "1 of 5 ended"):
         assert word in text.getvalue()
-    assert board.left(jobs, at_once=1) == ", about 3 min left"  # two of 100 s
-    assert board.left(jobs[1:], at_once=1) == ""
-    assert board.line(jobs[0]) == "job done: done, step 9/9, val top-1 0.750, 2 min"
+    assert progress_table.left(jobs, at_once=1) == ", about 3 min left"  # two of 100 s
+    assert progress_table.left(jobs[1:], at_once=1) == ""
+    assert progress_table.line(jobs[0]) == "job done: done, step 9/9, val top-1 0.750, 2 min"
 
 
 def test_a_sweep_says_what_disk_it_takes(tmp_path):
@@ -278,10 +278,10 @@ def test_a_sweep_says_what_disk_it_takes(tmp_path):
     write_json(jobs[0].folder.result, {"status": "done"})
     for job in jobs:
         job.look()
-    said = board.announce(tmp_path, jobs, 5 * 10**6)
+    said = progress_table.announce(tmp_path, jobs, 5 * 10**6)
     assert "2 jobs (1 done, 1 waiting)" in said
     assert "about 5 MB of disk to write" in said
-    assert "too little" in board.announce(tmp_path, jobs, 10**18)
+    assert "too little" in progress_table.announce(tmp_path, jobs, 10**18)
 
 
 SMALL = ["experiment=demo", "dataset.signs=4", "dataset.signers=8", "epochs=2", "batch=8"]

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from slr.config import compose, jobs, overrides, schema, search_space, sweep_name
 from slr.core.errors import UserError
-from slr.study import distribution
+from slr.sweeps.optuna_study import distribution
 
 compose.register()
 OPTUNA = "hydra/sweeper=optuna"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from slr.core.run_folder import RunFolder, write_json
-from slr.sweep import Job
+from slr.sweeps.runner import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = f"""
@@ -14,7 +14,7 @@ from pathlib import Path
 from slr.core.locks import Busy, occupied
 from slr.core.run_folder import RunFolder, read_json, recorded
 from slr.core.signals import listening
-from slr.sweep import BUSY, end_with_sweep
+from slr.sweeps.runner import BUSY, end_with_sweep
 
 end_with_sweep()
 root = Path(sys.argv[1].partition("=")[2])

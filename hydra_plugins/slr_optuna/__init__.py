@@ -33,7 +33,7 @@ from slr.core.signals import listening
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from slr.study import Search
+    from slr.sweeps.optuna_study import Search
 
 POLL = 1.0  # seconds between two looks at what other processes run
 TABLE = "trials.csv"
@@ -97,17 +97,17 @@ class Optuna(Sweeper):
     def _search(self, arguments: list[str]) -> float:
         assert self.config is not None
         search_space.require_optuna()
-        from slr import study
+        from slr.sweeps import optuna_study
 
         axes, fixed = sweep_name.axes(arguments, self.config)
         given = self.settings
-        search = study.Search(
+        search = optuna_study.Search(
             folder=Path(self.config.hydra.sweep.dir).absolute(),
             axes=axes,
             settings=sweep_name.shared(self.config, [axis.key for axis in axes]),
             direction=cast(Any, given.direction),
             seed=given.seed,
-            pruning=study.Pruning(given.pruner, given.startup_trials, given.warmup_epochs),
+            pruning=optuna_study.Pruning(given.pruner, given.startup_trials, given.warmup_epochs),
         )
         with search.at_work():
             print(f"search: {len(search.trials)} of {given.n_trials} trials are in {search.folder}", flush=True)
@@ -167,7 +167,7 @@ class Optuna(Sweeper):
 
     def _end(self, search: "Search", fixed: list[str]) -> float:
         """Say what came of it; the best value."""
-        from slr.study import status
+        from slr.sweeps.optuna_study import status
 
         write_whole(search.folder / TABLE, table(search))
         trials = search.trials
@@ -230,7 +230,7 @@ def tell(search: "Search", number: int, job: JobReturn) -> None:
 
 def line(search: "Search", number: int) -> str:
     """A trial in a line, and the best one so far."""
-    from slr.study import REASON, status
+    from slr.sweeps.optuna_study import REASON, status
 
     trial = search.trials[number]
     value = "" if trial.value is None else f", {trial.value:.4g}"
@@ -242,7 +242,7 @@ def line(search: "Search", number: int) -> str:
 
 def table(search: "Search") -> str:
     """All trials as CSV."""
-    from slr.study import REASON, status
+    from slr.sweeps.optuna_study import REASON, status
 
     def row(trial: "FrozenTrial") -> Sequence[object]:
         seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""

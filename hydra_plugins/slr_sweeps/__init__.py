@@ -14,14 +14,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from slr.board import Board, announce
 from slr.config import compose, schema
 from slr.core.errors import explained
 from slr.core.run_folder import RunFolder, read_json
 from slr.core.signals import Stopping, listening
 from slr.models.hub import locate
 from slr.models.memory_plan import adapter_numbers
-from slr.sweep import ENDED, Job, Sweep, lay_out
+from slr.sweeps.progress_table import Board, announce
+from slr.sweeps.runner import ENDED, Job, Sweep, lay_out
 
 PROGRAM = compose.PROJECT / "train.py"
 

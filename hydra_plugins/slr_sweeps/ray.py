@@ -10,11 +10,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from hydra_plugins.slr_sweeps import PROGRAM, Folders
-from slr.board import Board
 from slr.core.errors import UserError
 from slr.core.signals import CODES, Stopping
-from slr.elsewhere import attend
-from slr.sweep import ENDED, GRACE, Job
+from slr.sweeps.progress_table import Board
+from slr.sweeps.remote import attend
+from slr.sweeps.runner import ENDED, GRACE, Job
 
 POLL = 1.0  # seconds
 

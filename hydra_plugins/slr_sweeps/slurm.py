@@ -13,11 +13,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from hydra_plugins.slr_sweeps import PROGRAM, Folders
-from slr.board import Board
 from slr.core.errors import UserError
 from slr.core.signals import Stopping
-from slr.elsewhere import attend
-from slr.sweep import ENDED, Job
+from slr.sweeps.progress_table import Board
+from slr.sweeps.remote import attend
+from slr.sweeps.runner import ENDED, Job
 
 POLL = 1.0  # seconds
 QUEUED = ".slurm"  # in a run's folder: the number of its job

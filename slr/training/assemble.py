@@ -298,10 +298,10 @@ def _pruner(folder: RunFolder) -> "Pruner | None":
     if number is None:
         return None
     search_space.require_optuna()
-    from slr import study
+    from slr.sweeps import optuna_study
     from slr.training import loop
 
-    return loop.Pruner(study.Report(folder.root, number))
+    return loop.Pruner(optuna_study.Report(folder.root, number))
 
 
 def _logger(config: schema.Config, folder: RunFolder, place: Place) -> "TensorBoardLogger":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slr.core.units import format_bytes, format_duration
-from slr.sweep import ENDED, Job
+from slr.sweeps.runner import ENDED, Job
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -12,7 +12,7 @@ from typing import Any
 from slr.core import distributed
 from slr.core.run_folder import RunFolder
 from slr.core.signals import CODES, Stopping
-from slr.sweep import ENDED, GRACE, POLL, Job, Sweep, start
+from slr.sweeps.runner import ENDED, GRACE, POLL, Job, Sweep, start
 
 
 def attend(program: str, folder: str) -> None:
