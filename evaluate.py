@@ -78,7 +78,8 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
     folder, config, vocabulary = open_run(wish.run)
     if config.lora.scope != "none":
         folder.checkpoint(wish.checkpoint)  # costs nothing, and the network seconds
-    from slr import calibration, predict, scoring
+    from slr import scoring
+    from slr.predict import calibration, recognizer
     from slr.report.evaluation import write_evaluation
     from slr.training import assemble
 
@@ -92,7 +93,7 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
         raise UserError(f"part={wish.part}: the run's split put no clip there")
     if not wish.other:
         refuse_few(wish, folder.evaluation, found.coverage)
-    ranker = predict.load(wish.run, wish.checkpoint, wish.device)
+    ranker = recognizer.load(wish.run, wish.checkpoint, wish.device)
     learned = ranker.calibration
     if not learned:  # of another checkpoint than the best, or of a run from before there was any
         learned = scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))

@@ -173,9 +173,10 @@ def finish(
     The record learns `val`, the metrics that chose the checkpoint (without training, those of the model as it is), and
     `test`, the summary.
     """
-    from slr import calibration, scoring
-    from slr.looking import Looker
+    from slr import scoring
     from slr.models import lora
+    from slr.predict import calibration
+    from slr.predict.predictor import Looker
     from slr.report.evaluation import table, write_evaluation
 
     checkpoint = None if config.lora.scope == "none" else "best"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slr.config import schema
-from slr.exported import Exported
+from slr.predict.bundle import Exported
 
 # Of the data, which what was learned from them is bound to.
 TERMS = {

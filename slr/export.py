@@ -12,7 +12,7 @@ from slr.config import schema
 from slr.core import argv, env
 from slr.core.errors import UserError, explained
 from slr.core.run_folder import RunFolder, open_run, read_json, status_of, write_json
-from slr.exported import KINDS, Exported, is_exported, without_paths, write_exported
+from slr.predict.bundle import KINDS, Exported, is_exported, without_paths, write_exported
 from slr.training import start
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def compare_forms(folder: RunFolder, config: schema.Config, clips: "Sequence[Cli
         `part`, `n` and `rows` of form, `agreement` (share of clips with the same first gloss) and `largest` (change of
         a log-probability, nats); and transformers' model with the adapter merged into it, in bf16.
     """
-    from slr import predict
+    from slr.predict import recognizer as predict
 
     # Elsewhere bf16 has no autocast, and 4 bits may not run.
     device = config.hardware.device if config.hardware.device in SIXTEEN else "cpu"

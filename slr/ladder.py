@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slr.data.manifest import Clip
-    from slr.looking import Looker
+    from slr.predict.predictor import Looker
 
 USAGE = (
     "python -m slr.ladder [rungs=NAME,NAME…] [sweep=NAME] [any word of train.py]\n"
@@ -161,9 +161,9 @@ def measured(base: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]
     """Rows of what is no run: metrics of the test part with intervals, as of `slr.report.evaluation`."""
     import numpy as np
 
-    from slr import predict
-    from slr.calibration import Looked
     from slr.data.split import PARTS, read_split
+    from slr.predict import recognizer
+    from slr.predict.calibration import Looked
     from slr.probe import majority, probe
     from slr.report.evaluation import evaluation
     from slr.scoring import context, glosses
@@ -176,7 +176,7 @@ def measured(base: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]
     if "chance" in names:
         summary = read_json(base.evaluation / "evaluation_results.json")["summary"]
         rows["chance"] = summary["chance"] | {"n": summary["n"]}
-    with predict.load(base.root) as ranker:
+    with recognizer.load(base.root) as ranker:
         true = {part: glosses(ranker, chosen) for part, chosen in parts.items()}
 
         def probed() -> "NDArray[np.float32]":

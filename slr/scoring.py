@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slr.calibration import Calibration, fit, fit_familiarity
 from slr.config import schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, digest, hashes_of
 from slr.data.coverage import conflicts, coverage, read_lost
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split
-from slr.looking import Looker
+from slr.predict.calibration import Calibration, fit, fit_familiarity
+from slr.predict.predictor import Looker
 from slr.report.evaluation import Context, evaluation
 from slr.report.generated import exact_match
 from slr.training import assemble

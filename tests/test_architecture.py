@@ -94,7 +94,7 @@ FORBIDDEN = {
         "slr.training.assemble",
     ],
     "slr.commands.validate": ["torch", "slr.training.module", "slr.report", "slr.training.loop"],
-    "slr.looking": ["slr.prepare", "slr.core.run_folder", "slr.report.page", "slr.training.loop"],
+    "slr.predict.predictor": ["slr.prepare", "slr.core.run_folder", "slr.report.page", "slr.training.loop"],
     "slr.training.warm_start": [
         "torch",
         "slr.models",
@@ -112,14 +112,14 @@ FORBIDDEN = {
         "slr.training.assemble",
         "slr.data.datamodule",
     ],
-    "slr.saliency": [
+    "slr.predict.saliency": [
         "slr.prepare",
         "slr.core.run_folder",
         "slr.report",
         "slr.training.assemble",
         "slr.data.datamodule",
     ],
-    "slr.scan": [
+    "slr.predict.segmentation": [
         "torch",
         "slr.data",
         "slr.models",
@@ -128,7 +128,7 @@ FORBIDDEN = {
         "slr.core.run_folder",
         "slr.training.assemble",
     ],
-    "slr.answers": [
+    "slr.predict.results": [
         "torch",
         "slr.data",
         "slr.models",
@@ -137,7 +137,7 @@ FORBIDDEN = {
         "slr.core.run_folder",
         "slr.training.assemble",
     ],
-    "slr.brought": [
+    "slr.predict.sources": [
         "torch",
         "slr.models",
         "slr.training.module",
@@ -145,7 +145,7 @@ FORBIDDEN = {
         "slr.report",
         "slr.training.assemble",
     ],
-    "slr.watching": ["slr.prepare", "slr.core.run_folder", "slr.report", "slr.training.assemble"],
+    "slr.predict.stream": ["slr.prepare", "slr.core.run_folder", "slr.report", "slr.training.assemble"],
     "slr.health": [
         "slr.training.module",
         "slr.training.assemble",

@@ -6,7 +6,8 @@ from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from slr.calibration import (
+from slr.core.errors import UserError
+from slr.predict.calibration import (
     Bin,
     Familiarity,
     area_under_risk,
@@ -19,7 +20,6 @@ from slr.calibration import (
     risk_coverage,
     write,
 )
-from slr.core.errors import UserError
 
 
 def overconfident(rng, n, temperature):

@@ -6,9 +6,9 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support, top_k_accuracy_score
 
-from slr.calibration import Looked, fit, fit_familiarity
 from slr.data.coverage import Coverage
 from slr.data.manifest import Clip
+from slr.predict.calibration import Looked, fit, fit_familiarity
 from slr.report.evaluation import Context, evaluation, table, write_evaluation
 
 VOCABULARY = [f"gloss {number}" for number in range(9)]

@@ -12,7 +12,7 @@ import slr
 from slr import export
 from slr.core.errors import UserError
 from slr.core.run_folder import read_json, write_json
-from slr.exported import read_exported
+from slr.predict.bundle import read_exported
 
 CLIPS = 4
 

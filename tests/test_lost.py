@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from slr import scoring
-from slr.calibration import Looked
 from slr.core.errors import UserError
 from slr.data.coverage import vocabulary
 from slr.data.manifest import Clip, Rejected, write_manifest, write_rejected
 from slr.data.split import make_split
+from slr.predict.calibration import Looked
 from slr.prepare.wlasl.index import read_index, select
 from slr.report import evaluation as evaluating
 

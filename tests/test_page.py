@@ -16,11 +16,11 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from slr import calibration
 from slr.core import tensorboard
 from slr.core.run_folder import RunFolder, write_json
 from slr.data.coverage import Coverage
 from slr.data.manifest import Clip
+from slr.predict import calibration
 from slr.report import page as pages
 from slr.report.evaluation import TITLES, Context, evaluation
 from slr.report.generated import exact_match
@@ -456,9 +456,9 @@ def test_without_scripts_everything_is_there_but_the_controls(tab, written, made
 
 
 def test_the_demos_report_is_made_in_a_minute_and_opens(demo, tmp_path):
-    from slr import predict
     from slr.core.run_folder import open_run
     from slr.data.split import read_split
+    from slr.predict import recognizer as predict
     from slr.training import assemble
 
     folder, config, _ = open_run(demo)

@@ -15,12 +15,13 @@ from scipy.special import softmax
 from videos import numbered, write_video
 
 import slr
-from slr import brought, predict_command
-from slr.answers import Ranked, Refusal
-from slr.calibration import Calibration, Familiarity
+from slr.commands import predict
 from slr.core.errors import UserError
 from slr.core.run_folder import open_run, read_json
 from slr.models.generation import Decoding
+from slr.predict import sources
+from slr.predict.calibration import Calibration, Familiarity
+from slr.predict.results import Ranked, Refusal
 from slr.prepare.decode.image import MOST_PIXELS, is_picture, read_pictures
 from slr.prepare.decode.video import Unfit
 
@@ -55,19 +56,19 @@ def folder(tmp_path):
 
 
 def test_a_word_means_a_file_a_folder_or_a_pattern(folder):
-    assert brought.find(str(folder / "a = [1].mp4")) == [folder / "a = [1].mp4"]  # not read as a pattern
-    assert [path.name for path in brought.find(str(folder))] == ["a = [1].mp4", "b, c.mp4", "notes.txt"]
-    assert brought.find(f"{folder.parent}/*/b*.mp4") == [folder / "b, c.mp4"]
-    assert brought.find(f"{folder.parent}/**/*c.mp4") == [folder / "b, c.mp4"]
+    assert sources.find(str(folder / "a = [1].mp4")) == [folder / "a = [1].mp4"]  # not read as a pattern
+    assert [path.name for path in sources.find(str(folder))] == ["a = [1].mp4", "b, c.mp4", "notes.txt"]
+    assert sources.find(f"{folder.parent}/*/b*.mp4") == [folder / "b, c.mp4"]
+    assert sources.find(f"{folder.parent}/**/*c.mp4") == [folder / "b, c.mp4"]
     (folder / "empty").mkdir()
     for word in (f"{folder.parent}/*.mp4", str(folder / "empty"), str(folder / "d.mp4")):
         with pytest.raises(UserError, match="expected a video, found no file"):
-            brought.find(word)
+            sources.find(word)
 
 
 def test_files_become_clips_or_reasons_in_their_order(folder):
     files = [folder / "notes.txt", folder / "b, c.mp4", folder / "nowhere.mp4", folder / "a = [1].mp4"]
-    parts = [(place, made) for place, made in brought.clips(files, "hello", at_once=3)]
+    parts = [(place, made) for place, made in sources.clips(files, "hello", at_once=3)]
     assert [len(made) for _, made in parts] == [3, 1]
     assert not any(place.exists() for place, _ in parts)  # temporary
     text, first, missing, second = [one for _, made in parts for one in made]
@@ -80,9 +81,9 @@ def test_files_become_clips_or_reasons_in_their_order(folder):
 def test_a_long_recording_is_refused_unless_it_may_be_long(tmp_path):
     pictures = [numbered(number) for number in range(3)]
     write_video(tmp_path / "long.mkv", pictures, [0, 1, 650.0])
-    [(_, [refused])] = brought.clips([tmp_path / "long.mkv"], "a")
+    [(_, [refused])] = sources.clips([tmp_path / "long.mkv"], "a")
     assert refused.reason == "too_long"
-    [(_, [clip])] = brought.clips([tmp_path / "long.mkv"], "a", longest=brought.HOURS)
+    [(_, [clip])] = sources.clips([tmp_path / "long.mkv"], "a", longest=sources.HOURS)
     assert clip.frames > 600 * 25
 
 
@@ -134,7 +135,7 @@ def test_pictures_that_are_bombs_fragments_or_programs_are_refused(tmp_path):
     (tmp_path / "fake.png").write_bytes(b"\x89PNG" + bytes(500))
     Image.fromarray(noise()).save(tmp_path / "program.eps")
     names = ("bomb.png", "larger.png", "tiny.png", "cut.jpg", "fake.png", "program.eps")
-    [(_, made)] = brought.clips([tmp_path / name for name in names], "a")
+    [(_, made)] = sources.clips([tmp_path / name for name in names], "a")
     reasons = ["dimensions", "dimensions", "dimensions", "broken", "broken", "not_video"]
     assert [one.reason for one in made] == reasons
     with pytest.raises(Unfit, match="dimensions"):
@@ -167,7 +168,7 @@ def test_pictures_that_are_bombs_fragments_or_programs_are_refused(tmp_path):
 def test_mistakes_are_told_before_anything_is_loaded(words, says, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError) as error:
-        predict_command.main(words)
+        predict.main(words)
     assert says in str(error.value)
 
 
@@ -311,7 +312,7 @@ def test_closing_lets_go_of_the_network(demo, tested):
 
 @pytest.mark.slow
 def test_each_odd_video_has_an_answer_or_a_line_that_says_why_not(recognizer, shared):
-    files = [path for path in brought.find(str(shared / "odd_videos")) if path.suffix != ".json"]
+    files = [path for path in sources.find(str(shared / "odd_videos")) if path.suffix != ".json"]
     outcomes = list(recognizer.answers(files))
     assert [one.source for one in outcomes] == files
     assert len(files) >= 60
@@ -330,7 +331,7 @@ def test_the_command_answers_a_folder_with_json_alone_on_its_output(demo, tested
     shutil.copy(clips / f"{predictions[0]['clip']}.mp4", folder / "sign = 1.mp4")
     Image.fromarray(noise()).save(folder / "still, one.png")
     (folder / "broken.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(1000))
-    assert predict_command.main([f"run={demo}", f"video={folder}", "json=yes", "top=2"]) == 0
+    assert predict.main([f"run={demo}", f"video={folder}", "json=yes", "top=2"]) == 0
     out, err = capfd.readouterr()
     rows = {Path(row["video"]).name: row for row in map(json.loads, out.splitlines())}
     assert set(rows) == {"a = [1].mp4", "b, c.mp4", "notes.txt", "sign = 1.mp4", "still, one.png", "broken.mp4"}
@@ -345,12 +346,12 @@ def test_the_command_in_one_process(demo, tested, folder, capsys):
     predictions, clips = tested
     file = clips / f"{predictions[0]['clip']}.mp4"
     run = f"run={demo}"
-    assert predict_command.main([run, f"video={folder / 'notes.txt'}"]) == 1
+    assert predict.main([run, f"video={folder / 'notes.txt'}"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert [line for line in err.splitlines() if "notes.txt: left out: not_video" in line]
 
-    assert predict_command.main([run, f"video={file}", "top=3"]) == 0
+    assert predict.main([run, f"video={file}", "top=3"]) == 0
     out, err = capsys.readouterr()
     title, *table = out.splitlines()
     assert title.startswith(str(file))
@@ -358,8 +359,8 @@ def test_the_command_in_one_process(demo, tested, folder, capsys):
     assert err.startswith("loading ")
     assert "next: " in err
 
-    assert predict_command.main([run, f"video={file}", "mode=generate", "json=yes", "length=8"]) == 0
+    assert predict.main([run, f"video={file}", "mode=generate", "json=yes", "length=8"]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == predictions[0]["ranking"][0]["gloss"]
-    assert predict_command.main([run, f"video={file}", "mode=scan", "json=yes", "window=1.6"]) == 0
+    assert predict.main([run, f"video={file}", "mode=scan", "json=yes", "window=1.6"]) == 0
     segments = json.loads(capsys.readouterr().out)["segments"]
     assert [one["gloss"] for one in segments] == [predictions[0]["ranking"][0]["gloss"]]

@@ -7,7 +7,7 @@ import torch
 from slr.data.collate import Sample, collate_ranking
 from slr.models import internvl, lora
 from slr.models.processor import load_inputs
-from slr.saliency import occlusion
+from slr.predict.saliency import occlusion
 from slr.training.module import Recognizer
 
 GLOSSES = ["a", "mokitu", "ÄÖ", "don't want", "tuka"]

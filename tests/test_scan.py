@@ -8,11 +8,11 @@ import torch
 from recordings import record
 
 import slr
-from slr import brought, watching
 from slr.data import video
 from slr.data.collate import Sample, collate_ranking
+from slr.predict import sources, stream
+from slr.predict.segmentation import CELLS, HELD, MOVING, Segment, Windows, cells, cuts, lay, motion, propose, stretches
 from slr.prepare.encode import write_clip
-from slr.scan import CELLS, HELD, MOVING, Segment, Windows, cells, cuts, lay, motion, propose, stretches
 
 FPS = 25.0
 
@@ -205,10 +205,10 @@ def test_windows_are_ranked_as_clips_would_be_and_each_frame_is_read_and_encoded
     monkeypatch.setattr(video, "read", lambda path, span: read.append(span) or plain_read(path, span))
     monkeypatch.setattr(network, "encode", lambda frames: encoded.append(len(frames)) or plain_encode(frames))
     monkeypatch.setattr(network, "look", look)
-    monkeypatch.setattr(watching, "AT_ONCE", 16)
-    for folder, [clip] in brought.clips([path], recognizer.vocabulary[0]):
+    monkeypatch.setattr(stream, "AT_ONCE", 16)
+    for folder, [clip] in sources.clips([path], recognizer.vocabulary[0]):
         windows = lay(clip.frames, clip.fps, 8, 1.6, 0.4)
-        looked, moved = watching.watch(network.eval(), machine, folder / clip.file, windows, prompt)
+        looked, moved = stream.watch(network.eval(), machine, folder / clip.file, windows, prompt)
         assert np.concatenate(read).tolist() == list(range(clip.frames)) == list(range(len(moved)))
         assert sum(encoded) == len(np.unique(windows.positions))
         monkeypatch.undo()
@@ -219,5 +219,5 @@ def test_windows_are_ranked_as_clips_would_be_and_each_frame_is_read_and_encoded
             with torch.no_grad():
                 expected = network.rank(batch)[0]
             np.testing.assert_allclose(looked.log_probability[number], expected, atol=1e-5)
-            [again] = watching.look_at(network, machine, folder / clip.file, windows.positions[[number]], prompt)[0]
+            [again] = stream.look_at(network, machine, folder / clip.file, windows.positions[[number]], prompt)[0]
             np.testing.assert_allclose(again, expected, atol=1e-5)

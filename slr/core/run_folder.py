@@ -72,7 +72,7 @@ class RunFolder:
 
     @property
     def calibration(self) -> Path:
-        """What validation and training clips have taught of the best checkpoint's answers; see `slr.calibration`."""
+        """What validation and training clips have taught of its answers; see `slr.predict.calibration`."""
         return self.root / "calibration.safetensors"
 
     @property

@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from slr import calibration as calibrating
-from slr.calibration import Calibration, Looked
 from slr.core.files import write_whole
 from slr.core.run_folder import write_json
 from slr.data.coverage import Coverage, among
@@ -33,6 +31,8 @@ from slr.models.metrics import (
     tally,
     wilson,
 )
+from slr.predict import calibration as calibrating
+from slr.predict.calibration import Calibration, Looked
 
 TITLES = {
     "top1": "top-1",

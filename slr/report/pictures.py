@@ -23,7 +23,7 @@ class Seen:
     Attributes:
         frames: uint8 (T, H, W, 3), those that were sampled.
         seconds: T moments from the clip's beginning.
-        weights: gloss -> by how much each of the T frames speaks for it, in nats; see `slr.saliency`.
+        weights: gloss -> by how much each of the T frames speaks for it, in nats; see `slr.predict.saliency`.
     """
 
     frames: NDArray[np.uint8]

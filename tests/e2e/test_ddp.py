@@ -17,10 +17,11 @@ import shares
 import torch
 from entry import ROOT, only_run, scalars, started, status
 
-from slr import calibration, scoring
+from slr import scoring
 from slr.core.run_folder import RunFolder, open_run, read_json, status_of
 from slr.data.split import read_split
 from slr.models.metrics import METRICS
+from slr.predict import calibration
 from slr.prepare.encode import write_clip
 from slr.training import assemble
 

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 from entry import command, only_run
 
-from slr import predict, scoring
+from slr import scoring
 from slr.core.run_folder import open_run, read_json
 from slr.data.split import read_split
 from slr.models import lora
+from slr.predict import recognizer
 from slr.training import assemble
 
 
@@ -22,7 +23,7 @@ def elsewhere(run, quantization):
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, quantization=quantization))
     clips = assemble.clips(config)
     split = read_split(folder.split, clips)
-    with predict.assembled(folder, config, vocabulary) as ranker:
+    with recognizer.assembled(folder, config, vocabulary) as ranker:
         numbers = {row.dtype for row in lora.census(ranker._recognizer.network) if row.part == "language"}
         context = scoring.context(config, clips, split, "test", "best", None)
         found = scoring.score(ranker, split.select(clips, "test"), context)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slr import brought
-from slr.answers import Ranked, Refusal, Scanned, Told
 from slr.config import schema
 from slr.core import argv, env
 from slr.core.errors import UserError
 from slr.models.generation_config import Decoding
+from slr.predict import sources
+from slr.predict.results import Ranked, Refusal, Scanned, Told
 
 if TYPE_CHECKING:
-    from slr.predict import SignRecognizer
+    from slr.predict.recognizer import SignRecognizer
 
 USAGE = (
     "python -m slr.predict run=FOLDER video=FILE|FOLDER|'PATTERN' [top=5] [json=yes] [checkpoint=best|last|base|PATH] "
@@ -76,7 +76,7 @@ def understand(typed: list[str]) -> Wish:
     decoding(words)
     if not Path(words["run"]).expanduser().is_dir():
         raise UserError(f"run={words['run']}: expected the folder of a run, found none; runs lie under outputs/")
-    return Wish(words, brought.find(words["video"]))
+    return Wish(words, sources.find(words["video"]))
 
 
 def _number(key: str, value: str) -> float:
@@ -153,7 +153,7 @@ def main(typed: list[str]) -> int:
     wish = understand(typed)
     count = len(wish.files)
     note(f"loading {wish.words['run']} for {count} file{'' if count == 1 else 's'}; that takes some seconds")
-    from slr import predict
+    from slr.predict import recognizer as predict
 
     device = None if wish.words["device"] == EVERYWHERE["device"] else wish.words["device"]
     answered = 0

@@ -47,7 +47,7 @@ class Exported:
 
     @property
     def calibration(self) -> Path:
-        """See `slr.calibration`."""
+        """See `slr.predict.calibration`."""
         return self.root / "calibration.safetensors"
 
 

@@ -1,13 +1,5 @@
 """A trained recognizer at work: `slr.load`, and what it says of a data set's clips and of files that someone brings."""
 
-if __name__ == "__main__":  # before the imports below, which take seconds: mistakes are told at once
-    import sys
-
-    from slr.core.errors import explained
-    from slr.predict_command import main
-
-    sys.exit(explained(lambda: main(sys.argv[1:])))
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 from os import PathLike
@@ -18,9 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from slr import brought, calibration
-from slr.answers import Ranked, Ranking, Refusal, Scanned, Told
-from slr.calibration import Calibration, Looked
 from slr.config import schema
 from slr.core import hardware
 from slr.core.errors import UserError
@@ -28,16 +17,19 @@ from slr.core.hardware import Machine
 from slr.core.run_folder import RunFolder, hashes_of, open_run, refuse_other_base
 from slr.data import video
 from slr.data.manifest import Clip
-from slr.exported import Exported, is_exported, read_exported
-from slr.looking import Looker
 from slr.models import lora
 from slr.models.generation import Decoding
 from slr.models.processor import load_inputs
-from slr.scan import Segment, cuts, lay, propose, stretches
+from slr.predict import calibration, sources
+from slr.predict.bundle import Exported, is_exported, read_exported
+from slr.predict.calibration import Calibration, Looked
+from slr.predict.predictor import Looker
+from slr.predict.results import Ranked, Ranking, Refusal, Scanned, Told
+from slr.predict.segmentation import Segment, cuts, lay, propose, stretches
+from slr.predict.stream import look_at, watch
 from slr.training import assemble
 from slr.training import start as beginning
 from slr.training.module import Recognizer
-from slr.watching import look_at, watch
 
 LogProbability = NDArray[np.float32]
 Files = str | PathLike[str] | Sequence[str | PathLike[str]]
@@ -152,7 +144,7 @@ class SignRecognizer(Looker):
         """
         if top < 1:
             raise UserError(f"top={top}: expected at least 1")
-        for folder, made in brought.clips(files, self.vocabulary[0]):
+        for folder, made in sources.clips(files, self.vocabulary[0]):
             clips = [one for one in made if isinstance(one, Clip)]
             told = iter(self._ranked(clips, folder, top) if clips else [])
             for one in made:
@@ -191,9 +183,9 @@ class SignRecognizer(Looker):
         """As `scan`, one file after the other; an unfit one is told and passed over."""
         window = self.usual_seconds() if window is None else window
         stride = window / 4 if stride is None else stride
-        if not 0 < stride <= window < brought.HOURS:
+        if not 0 < stride <= window < sources.HOURS:
             raise UserError(f"window={window:g} stride={stride:g}: expected seconds above 0, the stride no longer")
-        for folder, [one] in brought.clips(files, self.vocabulary[0], brought.HOURS, at_once=1):
+        for folder, [one] in sources.clips(files, self.vocabulary[0], sources.HOURS, at_once=1):
             yield one if isinstance(one, Refusal) else Scanned(*_watched(one), self._scan(one, folder, window, stride))
 
     def _scan(self, clip: Clip, folder: Path, window: float, stride: float) -> list[Segment]:
@@ -244,7 +236,7 @@ class SignRecognizer(Looker):
         self, files: Sequence[Path], prompt: str | None = None, decoding: Decoding = GREEDY
     ) -> Iterator[Told | Refusal]:
         """As `generate`, one after the other; an unfit file is told and passed over."""
-        for folder, made in brought.clips(files, self.vocabulary[0]):
+        for folder, made in sources.clips(files, self.vocabulary[0]):
             clips = [dataclasses.replace(one, prompt=prompt) for one in made if isinstance(one, Clip)]
             found = iter(self.shared(clips, folder, lambda batch: self._recognizer.generate(batch, decoding)))
             for one in made:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from slr.calibration import Looked
 from slr.config import schema
 from slr.core import distributed
 from slr.core.errors import UserError
@@ -22,8 +21,9 @@ from slr.data import video
 from slr.data.collate import Batch, Sample, collate_ranking
 from slr.data.manifest import Clip
 from slr.models import internvl, lora
+from slr.predict.calibration import Looked
+from slr.predict.saliency import occlusion
 from slr.report.pictures import Seen
-from slr.saliency import occlusion
 from slr.training import assemble
 from slr.training.module import Recognizer
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from slr.answers import Refusal
 from slr.core.errors import UserError
 from slr.data.manifest import Clip, read_manifest
+from slr.predict.results import Refusal
 from slr.prepare.decode.sandbox import Limits
 from slr.prepare.decode.video import LONGEST
 from slr.prepare.verify import Job, Prepared, prepare_clips

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slr.scan import Segment
+from slr.predict.segmentation import Segment
 
 Ranking = list[tuple[str, float]]  # glosses with their probabilities, best first
 

@@ -8,19 +8,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slr import scan
-from slr.calibration import Looked
 from slr.core.hardware import Machine
 from slr.data import video
 from slr.data.collate import Batch, Sample, collate_ranking
 from slr.models.ranking import Look
+from slr.predict import segmentation
+from slr.predict.calibration import Looked
 from slr.training.module import Recognizer
 
 AT_ONCE = 64  # frames decoded together; each call seeks, which costs up to twelve more
 
 
 def watch(
-    recognizer: Recognizer, machine: Machine, path: Path, windows: scan.Windows, prompt: str
+    recognizer: Recognizer, machine: Machine, path: Path, windows: segmentation.Windows, prompt: str
 ) -> tuple[Looked, NDArray[np.float32]]:
     """Rank every window of a prepared recording, and measure how much moves.
 
@@ -44,7 +44,7 @@ def watch(
     kept: dict[int, Tensor] = {}
     with machine.autocast():
         for span, pictures in _read(path, int(windows.ends.max())):
-            seen.append(scan.cells(pictures))
+            seen.append(segmentation.cells(pictures))
             wanted = np.intersect1d(span, windows.positions)
             kept |= zip(wanted.tolist(), _encode(recognizer, machine, pictures[wanted - span[0]]), strict=True)
             done = sum(len(look.state) for look in looks)
@@ -56,7 +56,7 @@ def watch(
                 done += len(batch)
             oldest = windows.positions[done, 0] if done < len(windows.positions) else span[-1] + 1
             kept = {position: features for position, features in kept.items() if position >= oldest}
-    return _together(looks), scan.motion(np.concatenate(seen))
+    return _together(looks), segmentation.motion(np.concatenate(seen))
 
 
 def look_at(recognizer: Recognizer, machine: Machine, path: Path, positions: NDArray[np.int64], prompt: str) -> Looked:
