@@ -78,9 +78,9 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
     folder, config, vocabulary = open_run(wish.run)
     if config.lora.scope != "none":
         folder.checkpoint(wish.checkpoint)  # costs nothing, and the network seconds
-    from slr import scoring
+    from slr.evaluation import evaluate as scoring
+    from slr.evaluation.results import write_evaluation
     from slr.predict import calibration, recognizer
-    from slr.report.evaluation import write_evaluation
     from slr.training import assemble
 
     clips = assemble.clips(config)
@@ -109,7 +109,7 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
         results = scoring.add_generated(results, ranker, chosen, wish.beams, wish.other)
     write_evaluation(place, results)
     if wish.report:
-        from slr.report.page import report
+        from slr.evaluation.report.page import report
 
         report(ranker, chosen, results, folder, place, wish.other)
     return results, place
@@ -162,7 +162,7 @@ def main() -> None:
     env.begin()
     results, place = evaluate(wish(argv.parse(sys.argv[1:], DEFAULTS, USAGE)))
 
-    from slr.report.evaluation import table
+    from slr.evaluation.results import table
 
     print(table(results))
     print(f"written: {', '.join(sorted(file.name for file in place.iterdir() if file.is_file()))} in {place}")

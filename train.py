@@ -173,11 +173,11 @@ def finish(
     The record learns `val`, the metrics that chose the checkpoint (without training, those of the model as it is), and
     `test`, the summary.
     """
-    from slr import scoring
+    from slr.evaluation import evaluate
+    from slr.evaluation.results import table, write_evaluation
     from slr.models import lora
     from slr.predict import calibration
     from slr.predict.predictor import Looker
-    from slr.report.evaluation import table, write_evaluation
 
     checkpoint = None if config.lora.scope == "none" else "best"
     val = {}
@@ -186,11 +186,11 @@ def finish(
         if config.lora.scope == "language":
             distributed.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
     ranker = Looker(recognizer, config, machine)
-    learned = scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
+    learned = evaluate.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
 
     def score(part: str) -> dict[str, Any]:
-        found = scoring.context(config, clips, split, part, checkpoint, learned)
-        return scoring.score(ranker, split.select(clips, part), found)
+        found = evaluate.context(config, clips, split, part, checkpoint, learned)
+        return evaluate.score(ranker, split.select(clips, part), found)
 
     results = score("test")
     test = results["summary"]

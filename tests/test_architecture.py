@@ -94,7 +94,7 @@ FORBIDDEN = {
         "slr.training.assemble",
     ],
     "slr.commands.validate": ["torch", "slr.training.module", "slr.report", "slr.training.loop"],
-    "slr.predict.predictor": ["slr.prepare", "slr.core.run_folder", "slr.report.page", "slr.training.loop"],
+    "slr.predict.predictor": ["slr.prepare", "slr.core.run_folder", "slr.evaluation.report.page", "slr.training.loop"],
     "slr.training.warm_start": [
         "torch",
         "slr.models",
@@ -196,8 +196,8 @@ OWNERS = {
     "bitsandbytes": ["slr.models", "slr.health"],
     "decord": ["slr.data.video", "slr.health"],
     "optuna": ["slr.sweeps.optuna_study"],
-    "matplotlib": ["slr.report.scatter", "slr.report.figures"],
-    "jinja2": ["slr.report.page"],
+    "matplotlib": ["slr.evaluation.compare.scatter", "slr.evaluation.report.figures"],
+    "jinja2": ["slr.evaluation.report.page"],
     "torchvision": ["slr.health"],
 }
 
@@ -234,8 +234,8 @@ def test_the_doctor_itself_needs_no_library():
         "slr.core.env",
         "slr.core.argv",
         "slr.core.errors",
-        "slr.health.finding",
-        "slr.health.children",
+        "slr.doctor.finding",
+        "slr.doctor.isolation",
     ]
     own = {name.partition(".")[0] for room in rooms for name in imported(MODULES[room])}
     assert own <= sys.stdlib_module_names | {"slr"}

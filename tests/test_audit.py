@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slr import audit as command
+from slr.commands import audit as command
 from slr.core.errors import UserError
 from slr.data.audit import FILES, NEAR, RECORDING, SEGMENTS, SIGNER, SIGNER_GLOSS, Entry, audit, describe_audit
 from slr.data.manifest import read_manifest

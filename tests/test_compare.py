@@ -14,12 +14,12 @@ from PIL import Image
 from runs import VOCABULARY, make_run, places_of
 from scipy.stats import binomtest
 
-from slr import compare
+from slr.commands import compare
 from slr.config import compose, jobs, schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, read_json, write_json
-from slr.report.comparison import comparable, differing
-from slr.report.runs import find_runs, flat, read_run, true_places
+from slr.evaluation.compare.runs import find_runs, flat, read_run, true_places
+from slr.evaluation.compare.settings import comparable, differing
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,10 +9,10 @@ import torch
 from entry import refused
 
 from slr.core import units
-from slr.health import children
-from slr.health.finding import Asked, looked, told
-from slr.health.machine import TOKENS, TOKENS_OF_A_FRAME, estimate, numbers, sizes
-from slr.health.models import INTERNVL3_5_2B, WEIGHTS_2B, of_option
+from slr.doctor import isolation
+from slr.doctor.finding import Asked, looked, told
+from slr.doctor.machine import TOKENS, TOKENS_OF_A_FRAME, estimate, numbers, sizes
+from slr.doctor.models import INTERNVL3_5_2B, WEIGHTS_2B, of_option
 
 
 def asked(folder: Path, **words) -> Asked:
@@ -22,7 +22,7 @@ def asked(folder: Path, **words) -> Asked:
 
 def last(name: str, wanted: Asked) -> tuple[str, str, str]:
     """What one check says, in this process; of several lines the last."""
-    *_, finding = looked(children.CHECKS[name], wanted)
+    *_, finding = looked(isolation.CHECKS[name], wanted)
     return finding.state, finding.found, finding.remedy
 
 
@@ -33,9 +33,9 @@ def offline(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # as the children of the doctor do
-@pytest.mark.parametrize("name", children.CHECKS)
+@pytest.mark.parametrize("name", isolation.CHECKS)
 def test_a_check_finds_no_fault_here_or_says_what_to_do(name, tmp_path):
-    findings = looked(children.CHECKS[name], asked(tmp_path))
+    findings = looked(isolation.CHECKS[name], asked(tmp_path))
     assert [one for one in findings if one.state == "fault"] == []
     assert [one for one in findings if one.check != name or (one.state != "ok" and not one.remedy)] == []
 
@@ -43,12 +43,12 @@ def test_a_check_finds_no_fault_here_or_says_what_to_do(name, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_faults_are_found_among_all_checks(tmp_path, monkeypatch):
     def in_this_process(names, wanted):
-        found = {name: [vars(one) for one in looked(children.CHECKS[name], wanted)] for name in names}
+        found = {name: [vars(one) for one in looked(isolation.CHECKS[name], wanted)] for name in names}
         lines = [json.dumps({"done": name, "found": findings}) for name, findings in found.items()]
         return "".join(f"\n\x1e{line}\n" for line in lines), "ended with 0"
 
-    monkeypatch.setattr(children, "run_child", in_this_process)
-    found = children.examine(asked(tmp_path, model="/no/such/folder", typed=("model",)))
+    monkeypatch.setattr(isolation, "run_child", in_this_process)
+    found = isolation.examine(asked(tmp_path, model="/no/such/folder", typed=("model",)))
     assert {one.check for one in found if one.state == "fault"} == {"model"}
     assert {one.check for one in found} >= {"torch", "PyAV", "decord", "disk", "hub"}
 

@@ -8,8 +8,8 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 from slr.data.coverage import Coverage
 from slr.data.manifest import Clip
+from slr.evaluation.results import Context, evaluation, table, write_evaluation
 from slr.predict.calibration import Looked, fit, fit_familiarity
-from slr.report.evaluation import Context, evaluation, table, write_evaluation
 
 VOCABULARY = [f"gloss {number}" for number in range(9)]
 CONFLICTS = [["gloss 1", "gloss 2"], ["gloss 5", "gloss 7", "gloss 8"]]

@@ -9,9 +9,9 @@ import torch
 from entry import ROOT, output_of
 
 import slr
-from slr import export
 from slr.core.errors import UserError
 from slr.core.run_folder import read_json, write_json
+from slr.export import export
 from slr.predict.bundle import read_exported
 
 CLIPS = 4

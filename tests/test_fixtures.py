@@ -15,14 +15,15 @@ from entry import ROOT, command, status
 from safetensors.torch import load_file
 
 import slr
-from slr import compare, export, ladder
-from slr.commands import validate
+from slr.commands import compare, validate
 from slr.config import compose, sweep_name
 from slr.config import jobs as commandline
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, find_run, read_json, write_json
 from slr.core.signals import Stopping
 from slr.data.manifest import read_manifest
+from slr.evaluation import baselines
+from slr.export import export
 from slr.models import hub
 from slr.sweeps.runner import Job, lay_out
 from slr.training import loop, start
@@ -136,7 +137,7 @@ def test_runs_of_different_bases_are_not_taken_for_alike(run, tmp_path, monkeypa
     compare.main()
     assert ("different versions of the base model's weights" in capsys.readouterr().out) != same
     with nullcontext() if same else pytest.raises(UserError, match="expected rungs of one version"):
-        ladder.refuse_mixed({"zero_shot": RunFolder(run), "lora": RunFolder(other)})
+        baselines.refuse_mixed({"zero_shot": RunFolder(run), "lora": RunFolder(other)})
 
 
 def test_the_same_command_finds_the_sweep_and_what_is_left_of_it(tmp_path):

@@ -9,13 +9,13 @@ from transformers import GenerationConfig
 
 from slr.core.errors import UserError
 from slr.data.collate import Sample, collate_ranking
+from slr.evaluation.free_text import exact_match
 from slr.models.generation import Decoding, beam_search, generate
 from slr.models.internvl import bare, encode_frames, load_vlm
 from slr.models.lora import add_lora
 from slr.models.processor import load_inputs
 from slr.models.ranking import look
 from slr.models.trie import build_trie
-from slr.report.generated import exact_match
 
 FRAMES = 2
 PROMPTS = ("Which sign?", "", "Look at the hands: which of all the signs is it?")

@@ -7,7 +7,7 @@ from entry import refused
 from slr.config import compose, jobs, schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, write_json
-from slr.ladder import refuse_mixed
+from slr.evaluation.baselines import refuse_mixed
 
 SMALL = ("experiment=demo", "dataset.signs=4", "dataset.signers=8")
 

@@ -9,14 +9,14 @@ import networkx
 import numpy as np
 import pytest
 
-from slr import scoring
 from slr.core.errors import UserError
 from slr.data.coverage import vocabulary
 from slr.data.manifest import Clip, Rejected, write_manifest, write_rejected
 from slr.data.split import make_split
+from slr.evaluation import evaluate
+from slr.evaluation import results as evaluating
 from slr.predict.calibration import Looked
 from slr.prepare.wlasl.index import read_index, select
-from slr.report import evaluation as evaluating
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 SUBSETS = ("100", "300", "1000", "2000", "core")
@@ -86,7 +86,7 @@ def check(folder, listed, subset, loss, rule):
     scores = scores.round(1).astype(np.float32)  # and ties
     ranker = SimpleNamespace(vocabulary=glosses, look_clips=lambda *_: Looked(scores, np.zeros((len(chosen), 1))))
     config = SimpleNamespace(data=folder, dataset=SimpleNamespace(place="wlasl"))
-    summary = scoring.score(ranker, chosen, scoring.context(config, clips, split, "test", "best", None))["summary"]
+    summary = evaluate.score(ranker, chosen, evaluate.context(config, clips, split, "test", "best", None))["summary"]
 
     # Python's sort is stable, also where it is reversed: what is equal stays in the vocabulary's order.
     rankings = [
@@ -147,7 +147,7 @@ def test_another_data_sets_groups_count_as_far_as_the_vocabulary_reaches(tmp_pat
     ranker = SimpleNamespace(vocabulary=glosses, look_clips=look_clips)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluating, "_calibration", lambda *_: None)
-        results, known = scoring.score_elsewhere(ranker, tmp_path, "best", answering)
+        results, known = evaluate.score_elsewhere(ranker, tmp_path, "best", answering)
     assert [clip.id for clip in known] == ["a", "c", "d"]
     summary = results["summary"]
     assert summary["grouped"]["groups"] == [["eat", "meal"]]
@@ -155,4 +155,4 @@ def test_another_data_sets_groups_count_as_far_as_the_vocabulary_reaches(tmp_pat
     assert summary["grouped"]["n_in_groups"] == 2
     ranker.vocabulary = ["no", "such"]
     with pytest.raises(UserError, match="found none of 5"):
-        scoring.score_elsewhere(ranker, tmp_path, "best", answering)
+        evaluate.score_elsewhere(ranker, tmp_path, "best", answering)

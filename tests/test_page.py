@@ -20,12 +20,12 @@ from slr.core import tensorboard
 from slr.core.run_folder import RunFolder, write_json
 from slr.data.coverage import Coverage
 from slr.data.manifest import Clip
+from slr.evaluation.free_text import exact_match
+from slr.evaluation.report import page as pages
+from slr.evaluation.report.clips import Seen, choose, pictures
+from slr.evaluation.report.page import About, confusion, page, report
+from slr.evaluation.results import TITLES, Context, evaluation
 from slr.predict import calibration
-from slr.report import page as pages
-from slr.report.evaluation import TITLES, Context, evaluation
-from slr.report.generated import exact_match
-from slr.report.page import About, confusion, page, report
-from slr.report.pictures import Seen, choose, pictures
 
 VOCABULARY = [
     '<script>document.title = "taken"</script>',

@@ -268,7 +268,7 @@ def test_a_model_writes_what_it_ranks_first(recognizer, tested):
 
 def test_beams_of_a_data_sets_clips_begin_as_rankings_do(recognizer, demo, tested):
     from slr.data.manifest import read_manifest
-    from slr.report.generated import exact_match
+    from slr.evaluation.free_text import exact_match
 
     predictions, clips = tested
     rows = {row.id: row for row in read_manifest(clips.parent / "manifest.jsonl")}

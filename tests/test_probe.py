@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from slr.probe import ABSENT, STRENGTHS, majority, probe
+from slr.evaluation.linear_probe import ABSENT, STRENGTHS, majority, probe
 
 
 @pytest.fixture(scope="module")

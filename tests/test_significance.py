@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from slr.report.significance import holm, of_two_networks, over_seeds_and_clips
+from slr.evaluation.compare.significance import holm, of_two_networks, over_seeds_and_clips
 
 CLIPS = 400
 

@@ -1,7 +1,7 @@
 import pytest
 from scipy import stats
 
-from slr.report.student import quantile, two_sided
+from slr.evaluation.compare.student import quantile, two_sided
 
 FREEDOM = (0.5, 1, 1.7, 2, 3.3, 4, 8, 17.5, 100, 399, 1e4, 1e6)
 

@@ -17,9 +17,9 @@ import shares
 import torch
 from entry import ROOT, only_run, scalars, started, status
 
-from slr import scoring
 from slr.core.run_folder import RunFolder, open_run, read_json, status_of
 from slr.data.split import read_split
+from slr.evaluation import evaluate
 from slr.models.metrics import METRICS
 from slr.predict import calibration
 from slr.prepare.encode import write_clip
@@ -138,7 +138,7 @@ def test_rankings_are_those_of_one_process(calm):
     for part, count in PARTS.items() - {("train", PARTS["train"])}:
         chosen = split.select(clips, part)
         assert result[part]["n"] == len(chosen) == count
-        alone = scoring.score(recognizer, chosen, scoring.context(config, clips, split, part, "best", learned))
+        alone = evaluate.score(recognizer, chosen, evaluate.context(config, clips, split, part, "best", learned))
         if part == "test":
             assert alone == written
             assert alone["summary"] == result["test"]

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from entry import command, only_run
 
-from slr import scoring
 from slr.core.run_folder import open_run, read_json
 from slr.data.split import read_split
+from slr.evaluation import evaluate
 from slr.models import lora
 from slr.predict import recognizer
 from slr.training import assemble
@@ -25,8 +25,8 @@ def elsewhere(run, quantization):
     split = read_split(folder.split, clips)
     with recognizer.assembled(folder, config, vocabulary) as ranker:
         numbers = {row.dtype for row in lora.census(ranker._recognizer.network) if row.part == "language"}
-        context = scoring.context(config, clips, split, "test", "best", None)
-        found = scoring.score(ranker, split.select(clips, "test"), context)
+        context = evaluate.context(config, clips, split, "test", "best", None)
+        found = evaluate.score(ranker, split.select(clips, "test"), context)
     return found["summary"]["top1"], numbers
 
 

@@ -1,6 +1,6 @@
 """Checks in child processes: one that aborts or hangs costs its own line, and the next begin in a new child.
 
-`python -m slr.health.children ASKED NAME …` is such a child.
+`python -m slr.doctor.isolation ASKED NAME …` is such a child.
 """
 
 import json
@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from slr.health import files, libraries, machine
-from slr.health.finding import FAULT, Asked, Check, Finding, tell, told
+from slr.doctor import files, libraries, machine
+from slr.doctor.finding import FAULT, Asked, Check, Finding, tell, told
 
 # Two at a time: what imports torch, which takes most of the time, and what does not.
 LANES = ([*libraries.CHECKS, *machine.CHECKS], files.CHECKS)
@@ -54,7 +54,7 @@ def run_lane(lane: Sequence[Check], asked: Asked) -> list[Finding]:
 
 def run_child(names: Sequence[str], asked: Asked) -> tuple[str, str]:
     """A child's standard output, whole or cut off, and how it ended."""
-    words = [sys.executable, "-W", "ignore", "-m", "slr.health.children", json.dumps(asdict(asked)), *names]
+    words = [sys.executable, "-W", "ignore", "-m", "slr.doctor.isolation", json.dumps(asdict(asked)), *names]
     environment = {name: value for name, value in os.environ.items() if name not in SECRET}
     # PyTorch's and FFmpeg's complaints are no news; what counts is printed.
     quiet = {"PYTHONUTF8": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}

@@ -76,9 +76,9 @@ def evaluation(clips: Sequence[Clip], vocabulary: Sequence[str], looked: Looked,
 
     Returns:
         `summary` (each metric with `<metric>_interval`, n, chance, coverage, mean mass), `per_gloss`, `per_signer`,
-        `calibration` (None without one), `generated` (None; see `slr.scoring.add_generated`), `missing` (ids that
-        are listed and not there), and `predictions`: whole
-        rankings, best first, and whether the clip is answered or called unknown.
+        `calibration` (None without one), `generated` (None; see `slr.evaluation.evaluate.add_generated`), `missing`
+        (ids that are listed and not there), and `predictions`: whole rankings, best first, and whether the clip is
+        answered or called unknown.
     """
     log_probability = looked.log_probability
     position = {gloss: number for number, gloss in enumerate(vocabulary)}

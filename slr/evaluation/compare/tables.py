@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slr.core.units import format_bytes
-from slr.report.comparison import ABSENT, Answer, Group, Setting, Spread, answers, differing, shown
-from slr.report.runs import METRICS, Run, Score
-from slr.report.significance import SEEDS, Difference, Pair
+from slr.evaluation.compare.runs import METRICS, Run, Score
+from slr.evaluation.compare.settings import ABSENT, Answer, Group, Setting, Spread, answers, differing, shown
+from slr.evaluation.compare.significance import SEEDS, Difference, Pair
 
 PARTS = {"val": "validation", "test": "test"}
 TITLES = {"top1": "top-1", "top5": "top-5", "mrr": "mrr"}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slr.report.comparison import Setting
-from slr.report.tables import PARTS, TITLES
+from slr.evaluation.compare.settings import Setting
+from slr.evaluation.compare.tables import PARTS, TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

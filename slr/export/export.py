@@ -2,17 +2,15 @@
 
 import dataclasses
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from slr.card import card
 from slr.config import schema
-from slr.core import argv, env
-from slr.core.errors import UserError, explained
+from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, open_run, read_json, status_of, write_json
-from slr.predict.bundle import KINDS, Exported, is_exported, without_paths, write_exported
+from slr.export.model_card import card
+from slr.predict.bundle import Exported, is_exported, without_paths, write_exported
 from slr.training import start
 
 if TYPE_CHECKING:
@@ -21,12 +19,6 @@ if TYPE_CHECKING:
 
     from slr.data.manifest import Clip
 
-USAGE = (
-    "python -m slr.export run=FOLDER [weights=adapter|merged] [to=FOLDER] [clips=N] [push=OWNER/NAME]\n"
-    "to: <run>/export/<weights> unless said; clips: of the test part, to compare forms of the weights by; push: to the "
-    "model hub, private until you say otherwise there, with the token in HF_TOKEN"
-)
-DEFAULTS = {"run": None, "weights": "adapter", "to": "beside", "clips": "64", "push": "no"}
 SIXTEEN = ("cpu", "cuda")  # where arithmetic in bf16 is to be had
 # Forms of the same recognizer: title -> quantization, precision, whether the adapter is merged into the weights.
 FORMS = {
@@ -190,31 +182,8 @@ def push(folder: Path, name: str) -> str:
 
 def shown(parity: dict[str, Any]) -> str:
     """The parity as a table."""
-    from slr.report.tables import aligned
+    from slr.evaluation.compare.tables import aligned
 
     rows = [("against the run's own ranking", "same first gloss", "largest change of a log-probability")]
     rows += [(row["form"], f"{row['agreement']:.1%}", f"{row['largest']:.3g}") for row in parity["rows"]]
     return f"{aligned(cast(Any, rows))}\n({parity['n']} clips of the {parity['part']} part)"
-
-
-def main() -> None:
-    """Read the words, export, print the parity."""
-    if any(word in ("-h", "--help") for word in sys.argv[1:]):
-        print(f"usage: {USAGE}")
-        return
-    env.begin()
-    words = argv.parse(sys.argv[1:], DEFAULTS, USAGE.splitlines()[0])
-    if words["weights"] not in KINDS:
-        raise UserError(f"weights={words['weights']}: expected {' or '.join(KINDS)}")
-    run = Path(words["run"]).expanduser()
-    to = run / "export" / words["weights"] if words["to"] == "beside" else Path(words["to"]).expanduser()
-    folder, parity = export(run, words["weights"], to, argv.whole_number("clips", words["clips"], 1))
-    print(shown(parity))
-    print(f"exported: {folder}")
-    if words["push"] != "no":
-        print(f"pushed: {push(folder, words['push'])}")
-    print(f'next: slr.load("{folder}"), or python -m slr.predict run={folder} video=clip.mp4')
-
-
-if __name__ == "__main__":
-    explained(main)

@@ -9,9 +9,9 @@ from typing import Any
 
 from slr.core import units
 from slr.core.errors import UserError
-from slr.health.finding import FAULT, OK, Asked, Check, Finding
-from slr.health.libraries import PROJECT, torch_itself
-from slr.health.models import INTERNVL3_5_2B, found, name_of, of_option
+from slr.doctor.finding import FAULT, OK, Asked, Check, Finding
+from slr.doctor.libraries import PROJECT, torch_itself
+from slr.doctor.models import INTERNVL3_5_2B, found, name_of, of_option
 from slr.models import memory_plan
 from slr.models.memory_plan import Shape, Work
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from slr.core.errors import UserError, one_line
 from slr.core.units import GB, format_bytes
-from slr.health.finding import FAULT, OK, WARNING, Asked, Check, Finding, NotLooked
-from slr.health.libraries import INSTALL
-from slr.health.models import WEIGHTS_2B, found, name_of, of_option
+from slr.doctor.finding import FAULT, OK, WARNING, Asked, Check, Finding, NotLooked
+from slr.doctor.libraries import INSTALL
+from slr.doctor.models import WEIGHTS_2B, found, name_of, of_option
 
 PATIENCE = 5.0  # seconds for the hub
 FRAMES, GREYS = 24, (10, 9)  # of the clip that is written: frame n is grey of the first + n x the second

@@ -10,8 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from slr.report.runs import Ground, Run
-from slr.report.significance import LEVEL, SEEDS, Difference, Pair, holm, of_two_networks, over_seeds_and_clips
+from slr.evaluation.compare.runs import Ground, Run
+from slr.evaluation.compare.significance import (
+    LEVEL,
+    SEEDS,
+    Difference,
+    Pair,
+    holm,
+    of_two_networks,
+    over_seeds_and_clips,
+)
 
 ABSENT = "–"
 

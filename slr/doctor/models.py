@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from slr.health.libraries import PROJECT
+from slr.doctor.libraries import PROJECT
 
 # OpenGVLab/InternVL3_5-2B-HF's config.json, as far as memory depends on it, for machines that do not have it yet.
 INTERNVL3_5_2B = {

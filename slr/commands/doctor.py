@@ -2,16 +2,14 @@
 
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from slr.core import argv
 from slr.core.env import PROJECT, begin
-from slr.core.errors import explained
-from slr.health.children import SECRET, examine
-from slr.health.finding import FAULT, WARNING, Asked, Finding
+from slr.doctor.finding import FAULT, WARNING, Asked, Finding
+from slr.doctor.isolation import SECRET, examine
 
 USAGE = (
     "python -m slr.doctor [hardware=auto] [model=internvl3_5_2b] [data=FOLDER] [outputs=FOLDER] [frames=8] [batch=16] "
@@ -71,7 +69,3 @@ def main(typed: Sequence[str]) -> int:
     else:
         print(report(findings, seconds))
     return 1 if any(finding.state == FAULT for finding in findings) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(explained(lambda: main(sys.argv[1:])))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slr.health.finding import FAULT, OK, WARNING, Asked, Check, Finding, NotLooked
+from slr.doctor.finding import FAULT, OK, WARNING, Asked, Check, Finding, NotLooked
 
 PROJECT = Path(__file__).resolve().parents[2]
 INSTALL = "docs/install.md says how to install this machine's set"

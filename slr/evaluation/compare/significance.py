@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from slr.report.student import quantile, two_sided
+from slr.evaluation.compare.student import quantile, two_sided
 
 LEVEL = 0.05
 SEEDS = 3  # of each setting, below which the spread over seeds cannot be told

@@ -23,10 +23,10 @@ from slr.core.errors import UserError
 from slr.core.files import write_whole
 from slr.core.run_folder import RunFolder, read_json
 from slr.data.manifest import Clip
-from slr.report import figures
-from slr.report.evaluation import GROUPED, TITLES, notes
-from slr.report.pictures import FRAMES, Pictures, Seen, choose, glosses_asked, pictures, worst_first
-from slr.report.runs import PLACES, flat
+from slr.evaluation.compare.runs import PLACES, flat
+from slr.evaluation.report import figures
+from slr.evaluation.report.clips import FRAMES, Pictures, Seen, choose, glosses_asked, pictures, worst_first
+from slr.evaluation.results import GROUPED, TITLES, notes
 
 HERE = Path(__file__).parent
 HEADLINES = ("top1", "top5", "mrr")

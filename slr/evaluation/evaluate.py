@@ -13,10 +13,10 @@ from slr.core.run_folder import RunFolder, digest, hashes_of
 from slr.data.coverage import conflicts, coverage, read_lost
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split
+from slr.evaluation.free_text import exact_match
+from slr.evaluation.results import Context, evaluation
 from slr.predict.calibration import Calibration, fit, fit_familiarity
 from slr.predict.predictor import Looker
-from slr.report.evaluation import Context, evaluation
-from slr.report.generated import exact_match
 from slr.training import assemble
 
 
