@@ -38,10 +38,10 @@ PROBE = """
 import json, os, runpy, sys, time
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
-from slr import training
+from slr.training import loop
 from slr.training.module import Recognizer
 deed, steps, spent = os.environ["PROBE"], [], []
-step, save = Recognizer.training_step, training.Keeper._save
+step, save = Recognizer.training_step, loop.Keeper._save
 def stepped(*given):
     steps.append(time.perf_counter())
     if deed == "leave at once":
@@ -56,7 +56,7 @@ def saved(*given, **words):
 def ended(*given):
     print("\\nPROBE", json.dumps([spent, time.perf_counter() - steps[0]]), flush=True)
     os._exit(0)
-Recognizer.training_step, training.Keeper._save, training.Keeper.on_train_end = stepped, saved, ended
+Recognizer.training_step, loop.Keeper._save, loop.Keeper.on_train_end = stepped, saved, ended
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
+from slr.commands import evaluate
 from slr.config.schema import Folder
 from slr.core.locks import exclusive
 from slr.core.run_folder import RunFolder, open_run, read_json, write_json

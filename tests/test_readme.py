@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
+from slr.commands import evaluate
 from slr.config import compose, jobs, overrides
 from slr.core import argv
 
