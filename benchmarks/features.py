@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from slr.config.saved_run import open_run
 from slr.core import argv
 from slr.core.errors import explained
-from slr.core.run_folder import open_run
 from slr.data.cache.features import ENCODINGS, decode, encode
 from slr.data.collate import Sample, collate_training
 from slr.data.datamodule import ClipData

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from slr.commands import evaluate
+from slr.config.saved_run import open_run
 from slr.config.schema import Folder
+from slr.core.files import read_json, write_json
 from slr.core.locks import exclusive
-from slr.core.run_folder import RunFolder, open_run, read_json, write_json
+from slr.core.run_folder import RunFolder
 from slr.data.manifest import PARTS, write_manifest, write_rejected
 from slr.data.split import Split, write_split
 from slr.data.split import _hash as split_hash

@@ -15,7 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from slr.core.env import QUIET
-from slr.core.run_folder import read_json
+from slr.core.files import read_json
 from slr.models.hub import PACKAGED
 
 ROOT = Path(__file__).resolve().parent.parent

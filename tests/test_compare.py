@@ -17,7 +17,8 @@ from scipy.stats import binomtest
 from slr.commands import compare
 from slr.config import compose, jobs, schema
 from slr.core.errors import UserError
-from slr.core.run_folder import RunFolder, read_json, write_json
+from slr.core.files import read_json, write_json
+from slr.core.run_folder import RunFolder
 from slr.evaluation.compare.runs import find_runs, flat, read_run, true_places
 from slr.evaluation.compare.settings import comparable, differing
 

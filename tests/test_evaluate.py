@@ -11,7 +11,8 @@ import torch
 from entry import output_of, refused
 from scipy.special import softmax
 
-from slr.core.run_folder import open_run, read_json, write_json
+from slr.config.saved_run import open_run
+from slr.core.files import read_json, write_json
 from slr.data.manifest import read_manifest, write_manifest
 from slr.data.split import make_split, read_split, write_split
 

@@ -10,7 +10,7 @@ from entry import ROOT, output_of
 
 import slr
 from slr.core.errors import UserError
-from slr.core.run_folder import read_json, write_json
+from slr.core.files import read_json, write_json
 from slr.export import export
 from slr.predict.bundle import read_exported
 

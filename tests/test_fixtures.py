@@ -18,8 +18,10 @@ import slr
 from slr.commands import compare, validate
 from slr.config import compose, sweep_name
 from slr.config import jobs as commandline
+from slr.config.saved_run import find_run
 from slr.core.errors import UserError
-from slr.core.run_folder import RunFolder, find_run, read_json, write_json
+from slr.core.files import read_json, write_json
+from slr.core.run_folder import RunFolder
 from slr.core.signals import Stopping
 from slr.data.manifest import read_manifest
 from slr.evaluation import baselines

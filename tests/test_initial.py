@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from slr.config import compose as composing
 from slr.config import jobs, overrides
+from slr.config.saved_run import open_run
 from slr.config.schema import to_plain
 from slr.core.errors import UserError
-from slr.core.run_folder import RunFolder, open_run, read_json, write_json
+from slr.core.files import read_json, write_json
+from slr.core.run_folder import RunFolder
 from slr.data.manifest import Clip, write_manifest
 from slr.data.split import make_split, read_split, write_split
 from slr.models import lora

@@ -6,7 +6,8 @@ from entry import refused
 
 from slr.config import compose, jobs, schema
 from slr.core.errors import UserError
-from slr.core.run_folder import RunFolder, write_json
+from slr.core.files import write_json
+from slr.core.run_folder import RunFolder
 from slr.evaluation.baselines import refuse_mixed
 
 SMALL = ("experiment=demo", "dataset.signs=4", "dataset.signers=8")

@@ -21,7 +21,8 @@ from test_sweeping import OPTUNA, axis
 
 from hydra_plugins import slr_optuna
 from slr.config import compose, jobs, overrides, search_space
-from slr.core.run_folder import RunFolder, read_json, write_json
+from slr.core.files import read_json, write_json
+from slr.core.run_folder import RunFolder
 from slr.sweeps import optuna_study as slr_study
 from slr.sweeps.optuna_study import Pruning, Report, Search
 from slr.sweeps.runner import lay_out

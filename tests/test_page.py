@@ -17,15 +17,17 @@ from sklearn.metrics import confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slr.core import tensorboard
-from slr.core.run_folder import RunFolder, write_json
+from slr.core.files import write_json
+from slr.core.run_folder import RunFolder
 from slr.data.coverage import Coverage
 from slr.data.manifest import Clip
 from slr.evaluation.free_text import exact_match
 from slr.evaluation.report import page as pages
-from slr.evaluation.report.clips import Seen, choose, pictures
+from slr.evaluation.report.clips import choose, pictures
 from slr.evaluation.report.page import About, confusion, page, report
 from slr.evaluation.results import TITLES, Context, evaluation
 from slr.predict import calibration
+from slr.predict.results import Seen
 
 VOCABULARY = [
     '<script>document.title = "taken"</script>',
@@ -456,7 +458,7 @@ def test_without_scripts_everything_is_there_but_the_controls(tab, written, made
 
 
 def test_the_demos_report_is_made_in_a_minute_and_opens(demo, tmp_path):
-    from slr.core.run_folder import open_run
+    from slr.config.saved_run import open_run
     from slr.data.split import read_split
     from slr.predict import recognizer as predict
     from slr.training import assemble

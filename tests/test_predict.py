@@ -16,8 +16,9 @@ from videos import numbered, write_video
 
 import slr
 from slr.commands import predict
+from slr.config.saved_run import open_run
 from slr.core.errors import UserError
-from slr.core.run_folder import open_run, read_json
+from slr.core.files import read_json
 from slr.models.generation import Decoding
 from slr.predict import sources
 from slr.predict.calibration import Calibration, Familiarity

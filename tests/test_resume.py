@@ -22,7 +22,8 @@ from torch.utils.tensorboard import SummaryWriter
 from slr.config import compose, jobs, schema
 from slr.core import checkpoints, tensorboard
 from slr.core.errors import UserError
-from slr.core.run_folder import RunFolder, read_json, recorded, write_json
+from slr.core.files import read_json, write_json
+from slr.core.run_folder import RunFolder, recorded
 from slr.core.signals import Stopping
 from slr.data.datamodule import EpochBatches
 from slr.training import assemble, loop, start

@@ -11,21 +11,12 @@ import pytest
 
 import slr
 from slr.config import compose, jobs, schema
+from slr.config.provenance import _code, provenance, refuse_other_base
+from slr.config.saved_run import open_run
 from slr.core.errors import UserError
+from slr.core.files import read_json, write_json
 from slr.core.locks import Busy, occupied
-from slr.core.run_folder import (
-    RunFolder,
-    _code,
-    digest,
-    hashes_of,
-    open_run,
-    provenance,
-    read_json,
-    recorded,
-    refuse_other_base,
-    status_of,
-    write_json,
-)
+from slr.core.run_folder import RunFolder, digest, hashes_of, recorded, status_of
 from slr.core.signals import Stopping, listening
 from slr.training import start
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from slr.config import compose, schema, sweep_name
 from slr.config import jobs as commandline
 from slr.core.errors import UserError
-from slr.core.run_folder import RunFolder, read_json, write_json
+from slr.core.files import read_json, write_json
+from slr.core.run_folder import RunFolder
 from slr.core.signals import Stopping
 from slr.sweeps import progress_table
 from slr.sweeps.runner import Job, Sweep, lay_out

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from slr.core.run_folder import RunFolder, write_json
+from slr.core.files import write_json
+from slr.core.run_folder import RunFolder
 from slr.sweeps.runner import Job
 
 ROOT = Path(__file__).resolve().parent.parent

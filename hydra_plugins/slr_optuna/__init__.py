@@ -26,8 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from slr.config import compose, overrides, schema, search_space, sweep_name
 from slr.core.errors import UserError, explained
-from slr.core.files import write_whole
-from slr.core.run_folder import RunFolder, read_json, status_of
+from slr.core.files import read_json, write_whole
+from slr.core.run_folder import RunFolder, status_of
 from slr.core.signals import listening
 
 if TYPE_CHECKING:

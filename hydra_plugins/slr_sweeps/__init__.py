@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from slr.config import compose, schema
 from slr.core.errors import explained
-from slr.core.run_folder import RunFolder, read_json
+from slr.core.files import read_json
+from slr.core.run_folder import RunFolder
 from slr.core.signals import Stopping, listening
 from slr.models.hub import locate
 from slr.models.memory_plan import adapter_numbers

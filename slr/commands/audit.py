@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slr.config.saved_run import open_run
 from slr.core import argv
 from slr.core.errors import UserError
-from slr.core.run_folder import open_run, write_json
+from slr.core.files import write_json
 from slr.data.audit import FILES, NEAR, SEGMENTS, Entry, audit, describe_audit
 from slr.data.duplicates.groups import Link, identical_files, identical_segments, sharing
 from slr.data.manifest import Clip, read_manifest

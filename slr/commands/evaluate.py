@@ -72,7 +72,7 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
         UserError: no such run; a part without clips, or with too few of those that are listed; clips, split or
             vocabulary other than the run's.
     """
-    from slr.core.run_folder import open_run
+    from slr.config.saved_run import open_run
     from slr.data.split import read_split
 
     folder, config, vocabulary = open_run(wish.run)

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from slr.commands import validate
 from slr.config import jobs, schema
+from slr.config.provenance import provenance
+from slr.config.saved_run import find_run
 from slr.core import checkpoints, distributed, tensorboard
 from slr.core.errors import UserError
+from slr.core.files import read_json, write_json
 from slr.core.locks import Busy, occupied
-from slr.core.run_folder import Record, RunFolder, find_run, provenance, read_json, recorded, write_json
+from slr.core.run_folder import Record, RunFolder, recorded
 from slr.core.signals import Stopping, listening
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, describe

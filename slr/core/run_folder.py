@@ -1,10 +1,7 @@
 """The folder of a run: what lies in it, how it is written, how it is found again. Knows no torch and no hydra."""
 
 import hashlib
-import importlib.metadata
 import json
-import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,21 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import slr
-from slr.config import schema
 from slr.core import checkpoints
 from slr.core.distributed import Lost, chief
 from slr.core.errors import UserError
-from slr.core.files import sha256, write_whole
+from slr.core.files import read_json, write_json
 from slr.core.locks import is_occupied
 from slr.core.signals import Stopping
-
-PACKAGES = (
-    *("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core"),
-    *("av", "decord2", "numpy"),
-)
-
-ENTRY_POINTS = ("train.py", "evaluate.py", "prepare_data.py")
 
 
 @dataclass(frozen=True)
@@ -101,52 +89,6 @@ class RunFolder:
                 "written; evaluate another one, or train anew"
             )
         return path
-
-
-def find_run(path: Path) -> tuple[RunFolder, schema.Config]:
-    """A folder of a run that has begun, or is laid out to begin, and its configuration.
-
-    Raises:
-        UserError: `path` is none.
-    """
-    folder = RunFolder(path.expanduser().absolute())
-    if not folder.config.is_file():
-        raise UserError(f"expected the folder of a run at {path}, found no config.json in it; runs lie under outputs/")
-    return folder, schema.from_plain(read_json(folder.config), folder.config)
-
-
-def open_run(path: Path) -> tuple[RunFolder, schema.Config, list[str]]:
-    """A run's folder, configuration and vocabulary.
-
-    Raises:
-        UserError: `path` is no folder of a run.
-    """
-    folder = RunFolder(path.expanduser().absolute())
-    for file in (folder.config, folder.vocabulary, folder.split):
-        if not file.is_file():
-            raise UserError(
-                f"run={path}: expected the folder of a run, found no {file.name} in it; runs lie under outputs/"
-            )
-    return folder, schema.from_plain(read_json(folder.config), folder.config), read_json(folder.vocabulary)
-
-
-def read_json(path: Path) -> Any:  # noqa: ANN401
-    """What the file holds.
-
-    Raises:
-        UserError: it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: expected JSON, found something else ({error})") from error
-
-
-def write_json(path: Path, value: object, indent: int | None = 1) -> None:
-    """Write JSON so that the file is whole or not there; its folder is made. `indent=None` is for what nobody reads."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
 
 
 class Record:
@@ -232,92 +174,6 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def provenance(
-    config: schema.Config, base: str, manifest: Path, split: str, vocabulary: Sequence[str]
-) -> dict[str, Any]:
-    """What a number depends on: versions, and hashes of code, base model, configuration, data, split and vocabulary.
-
-    Args:
-        config: of the run.
-        base: the base model's hash; see `slr.models.hub.base_hash`.
-        manifest: the file that lists the prepared clips.
-        split: the split's own hash.
-        vocabulary: the ordered glosses.
-    """
-    return {
-        "versions": {"python": platform.python_version()}
-        | {name: _version(name) for name in PACKAGES}
-        | ({"model": config.model.commit} if config.model.commit else {}),
-        "hashes": {
-            "code": _code(),
-            "base": base,
-            "config": digest(schema.to_plain(config)),
-            "data": sha256(manifest),
-            "split": split,
-            "vocabulary": digest(list(vocabulary)),
-        },
-    }
-
-
 def hashes_of(folder: RunFolder) -> dict[str, str]:
     """The hashes that a run has recorded; none where it has not come that far."""
     return read_json(folder.result).get("hashes", {}) if folder.result.is_file() else {}
-
-
-def known_base(checkpoint: str | None, weights: str | None, hashes: Mapping[str, str]) -> str | None:
-    """The hash of the base model that a run or an export stands on; None where it has recorded none that could be told.
-
-    Args:
-        checkpoint, weights: as in `schema.Model`.
-        hashes: that it has recorded.
-    """
-    return hashes.get("base", schema.TINY_BASE if (checkpoint, weights) == ("tiny", "pretrained") else None)
-
-
-def refuse_other_base(model: schema.Model, hashes: Mapping[str, str], found: str, whose: str) -> None:
-    """See that a base model is the one that a run or an export stands on; say so where nobody can tell.
-
-    Args:
-        model: of the run or export.
-        hashes: that it has recorded.
-        found: the hash of the base model that is here.
-        whose: how the run or export was named.
-
-    Raises:
-        UserError: it is another one; names both hashes.
-    """
-    expected = known_base(model.checkpoint, model.weights, hashes)
-    if expected is None and not model.commit:
-        print(
-            f"{whose}: made before base models were recorded, so nobody can tell whether {model.checkpoint}, SHA-256 "
-            f"{found[:12]}, is what it was trained on",
-            file=sys.stderr,
-        )
-    if expected not in (None, found):
-        raise UserError(
-            f"{whose}: expected the base model that it was trained on, {model.checkpoint} of SHA-256 {expected[:12]}, "
-            f"found one of {found[:12]}; put that model back, or train a new run"
-        )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _code() -> str:
-    """Hash of slr's own files, wherever the package lies, but for weights, which are the base model's."""
-    package = Path(slr.__file__).parent
-    beside = package.parent
-    files = [*package.rglob("*"), *beside.glob("hydra_plugins/slr_*/**/*")]  # where others have put plugins too
-    if (beside / "pyproject.toml").is_file():  # a checkout: among installed packages, such names may be anybody's
-        files += [beside / name for name in ENTRY_POINTS]
-    rows = [(file.relative_to(beside).as_posix(), file) for file in files if file.is_file() and not _is_made(file)]
-    return digest([[name, sha256(file)] for name, file in sorted(rows)])
-
-
-def _is_made(file: Path) -> bool:
-    """Whether a file is none of the code: compiled from it, weights, or what an editor or a system leaves."""
-    return "__pycache__" in file.parts or file.name.startswith(".") or file.suffix in (".pyc", ".safetensors")

@@ -14,18 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slr.config import compose, jobs, overrides, schema
+from slr.config.provenance import known_base
+from slr.config.saved_run import find_run, open_run
 from slr.core.errors import UserError
-from slr.core.run_folder import (
-    RunFolder,
-    digest,
-    find_run,
-    hashes_of,
-    known_base,
-    open_run,
-    read_json,
-    status_of,
-    write_json,
-)
+from slr.core.files import read_json, write_json
+from slr.core.run_folder import RunFolder, digest, hashes_of, status_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,7 +192,7 @@ def without_prior(ranker: "Looker", clips: "Sequence[Clip]") -> "NDArray[np.floa
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rungs as text, and what is to be said of them."""
-    from slr.evaluation.compare.tables import aligned
+    from slr.core.console import aligned
 
     cells = [["", "top-1", "95 % interval", "top-5", "95 % interval", "mean reciprocal rank", "n"]]
     for row in rows:

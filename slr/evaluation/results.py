@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from slr.core.files import write_whole
-from slr.core.run_folder import write_json
+from slr.core.files import write_json, write_whole
 from slr.data.coverage import Coverage, among
 from slr.data.manifest import Clip
 from slr.models.metrics import (

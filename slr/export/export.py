@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from slr.config import schema
+from slr.config.saved_run import open_run
 from slr.core.errors import UserError
-from slr.core.run_folder import RunFolder, open_run, read_json, status_of, write_json
+from slr.core.files import read_json, write_json
+from slr.core.run_folder import RunFolder, status_of
 from slr.export.model_card import card
 from slr.predict.bundle import Exported, is_exported, without_paths, write_exported
 from slr.training import start
@@ -182,7 +184,7 @@ def push(folder: Path, name: str) -> str:
 
 def shown(parity: dict[str, Any]) -> str:
     """The parity as a table."""
-    from slr.evaluation.compare.tables import aligned
+    from slr.core.console import aligned
 
     rows = [("against the run's own ranking", "same first gloss", "largest change of a log-probability")]
     rows += [(row["form"], f"{row['agreement']:.1%}", f"{row['largest']:.3g}") for row in parity["rows"]]

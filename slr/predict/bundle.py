@@ -10,7 +10,7 @@ from typing import Any
 
 from slr.config import schema
 from slr.core.errors import UserError
-from slr.core.run_folder import read_json, write_json
+from slr.core.files import read_json, write_json
 
 FORMAT = 1
 TOLD = "slr.json"

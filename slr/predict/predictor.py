@@ -20,9 +20,9 @@ from slr.core.hardware import Machine
 from slr.data import video
 from slr.data.collate import Batch, Sample, collate_ranking
 from slr.data.manifest import Clip
-from slr.evaluation.report.clips import Seen
 from slr.models import internvl, lora
 from slr.predict.calibration import Looked
+from slr.predict.results import Seen
 from slr.predict.saliency import occlusion
 from slr.training import assemble
 from slr.training.module import Recognizer

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from slr.config import schema
+from slr.config.provenance import refuse_other_base
+from slr.config.saved_run import open_run
 from slr.core import hardware
 from slr.core.errors import UserError
 from slr.core.hardware import Machine
-from slr.core.run_folder import RunFolder, hashes_of, open_run, refuse_other_base
+from slr.core.run_folder import RunFolder, hashes_of
 from slr.data import video
 from slr.data.manifest import Clip
 from slr.models import lora

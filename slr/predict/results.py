@@ -1,9 +1,12 @@
 """What a recognizer says of a file, for a person and for a program."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from slr.predict.segmentation import Segment
 
@@ -105,3 +108,18 @@ def _table(heads: Sequence[str], named: Ranking) -> list[str]:
     return [
         f"{head}  {gloss:<{width}}  {probability:.3f}" for head, (gloss, probability) in zip(heads, named, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model saw of a clip, and what decided.
+
+    Attributes:
+        frames: uint8 (T, H, W, 3), those that were sampled.
+        seconds: T moments from the clip's beginning.
+        weights: gloss -> by how much each of the T frames speaks for it, in nats; see `slr.predict.saliency`.
+    """
+
+    frames: NDArray[np.uint8]
+    seconds: Sequence[float]
+    weights: Mapping[str, Sequence[float]]

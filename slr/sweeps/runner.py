@@ -17,8 +17,9 @@ from typing import IO
 
 from slr.config import schema
 from slr.core.errors import UserError
+from slr.core.files import read_json, write_json
 from slr.core.locks import is_occupied
-from slr.core.run_folder import RunFolder, read_json, status_of, write_json
+from slr.core.run_folder import RunFolder, status_of
 from slr.core.signals import Stopping
 
 BUSY = 75  # exit code of a job whose folder another process works in: EX_TEMPFAIL of sysexits.h

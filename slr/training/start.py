@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from slr.config import schema
+from slr.config.provenance import refuse_other_base
 from slr.core.errors import UserError
-from slr.core.run_folder import RunFolder, hashes_of, read_json, refuse_other_base, write_json
+from slr.core.files import read_json, write_json
+from slr.core.run_folder import RunFolder, hashes_of
 from slr.data import coverage
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, make_split, read_split, write_split

@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slr.config import schema
-from slr.core import run_folder
+from slr.config import provenance, schema
+from slr.config.saved_run import find_run
 from slr.core.errors import UserError
-from slr.core.files import sha256
-from slr.core.run_folder import RunFolder, find_run, hashes_of, read_json, write_json
+from slr.core.files import read_json, sha256, write_json
+from slr.core.run_folder import RunFolder, hashes_of
 from slr.data.duplicates.groups import marks
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split, read_split
@@ -99,7 +99,7 @@ def refuse_other_base(config: schema.Config, found: str) -> None:
         UserError: it stands on another one, or `init` is no run.
     """
     folder, other = _earlier(config)
-    run_folder.refuse_other_base(other.model, hashes_of(folder), found, f"init={config.init}")
+    provenance.refuse_other_base(other.model, hashes_of(folder), found, f"init={config.init}")
 
 
 def _earlier(config: schema.Config) -> tuple[RunFolder, schema.Config]:

@@ -17,7 +17,9 @@ import shares
 import torch
 from entry import ROOT, only_run, scalars, started, status
 
-from slr.core.run_folder import RunFolder, open_run, read_json, status_of
+from slr.config.saved_run import open_run
+from slr.core.files import read_json
+from slr.core.run_folder import RunFolder, status_of
 from slr.data.split import read_split
 from slr.evaluation import evaluate
 from slr.models.metrics import METRICS

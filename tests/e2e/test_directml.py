@@ -11,7 +11,8 @@ import pytest
 import torch
 from entry import ROOT, SMALL, ended, only_run
 
-from slr.core.run_folder import open_run, read_json
+from slr.config.saved_run import open_run
+from slr.core.files import read_json
 from slr.predict import recognizer
 from slr.training import assemble
 

@@ -9,7 +9,7 @@ import pytest
 from entry import ROOT, SMALL, cached, command, only_run
 
 from slr.core import env
-from slr.core.run_folder import read_json
+from slr.core.files import read_json
 
 TOKEN = "hf_" + "NeverToBeSeen" * 3
 # Notes every look-up of a name and every connection that leaves the machine, in all processes.

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 from entry import command, only_run
 
-from slr.core.run_folder import open_run, read_json
+from slr.config.saved_run import open_run
+from slr.core.files import read_json
 from slr.data.split import read_split
 from slr.evaluation import evaluate
 from slr.models import lora

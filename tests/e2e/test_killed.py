@@ -14,8 +14,8 @@ import torch
 from entry import ONE_FRAME, SMALL, command, ended, only_run, scalars, started, status
 
 from slr.core import checkpoints
+from slr.core.files import read_json
 from slr.core.locks import exclusive, occupied
-from slr.core.run_folder import read_json
 from slr.training.module import place_of
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs kill -9 and groups of processes")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from slr.config import schema
+from slr.config.provenance import known_base
 from slr.core.errors import UserError
-from slr.core.run_folder import RunFolder, digest, known_base, status_of
+from slr.core.run_folder import RunFolder, digest, status_of
 
 METRICS = ("top1", "top5", "mrr")
 # Where things lie says nothing of a run (but what it began with does: a model, an earlier run), nor does how work was

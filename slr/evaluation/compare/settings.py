@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from slr.core.console import ABSENT
 from slr.evaluation.compare.runs import Ground, Run
 from slr.evaluation.compare.significance import (
     LEVEL,
@@ -20,8 +21,6 @@ from slr.evaluation.compare.significance import (
     of_two_networks,
     over_seeds_and_clips,
 )
-
-ABSENT = "–"
 
 
 class Spread(NamedTuple):

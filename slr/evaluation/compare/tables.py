@@ -8,35 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from slr.core.console import ABSENT, aligned
 from slr.core.units import format_bytes
 from slr.evaluation.compare.runs import METRICS, Run, Score
-from slr.evaluation.compare.settings import ABSENT, Answer, Group, Setting, Spread, answers, differing, shown
+from slr.evaluation.compare.settings import Answer, Group, Setting, Spread, answers, differing, shown
 from slr.evaluation.compare.significance import SEEDS, Difference, Pair
 
 PARTS = {"val": "validation", "test": "test"}
 TITLES = {"top1": "top-1", "top5": "top-5", "mrr": "mrr"}
-Row = Sequence[str]
-
-
-def aligned(rows: Sequence[Row]) -> str:
-    """Rows as text, each column as wide as its widest cell; numbers to the right, under a title of their own.
-
-    >>> print(aligned([["name", "n"], ["a", "10"], ["bc", "9"]]))
-    name   n
-    a     10
-    bc     9
-    """
-    columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    right = [all(cell[:1].isdigit() or cell == ABSENT for cell in column[1:]) for column in columns]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        )
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def group_paragraphs(group: Group, by: Sequence[str], metric: str) -> list[str]:

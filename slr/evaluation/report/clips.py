@@ -10,25 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from slr.predict.results import Seen
+
 FRAMES = 640  # on a page; of 26 real clips, each took 3.0 kB on average and 4.8 kB at most (2026-11-25)
 WRONG, RIGHT = 2, 1  # clips of a gloss
 SIDE = 192  # pixels of a picture's longer side
 QUALITY = 78  # of its JPEG
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a model saw of a clip, and what decided.
-
-    Attributes:
-        frames: uint8 (T, H, W, 3), those that were sampled.
-        seconds: T moments from the clip's beginning.
-        weights: gloss -> by how much each of the T frames speaks for it, in nats; see `slr.predict.saliency`.
-    """
-
-    frames: NDArray[np.uint8]
-    seconds: Sequence[float]
-    weights: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)

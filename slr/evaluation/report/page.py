@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from slr.core import tensorboard as events
 from slr.core.errors import UserError
-from slr.core.files import write_whole
-from slr.core.run_folder import RunFolder, read_json
+from slr.core.files import read_json, write_whole
+from slr.core.run_folder import RunFolder
 from slr.data.manifest import Clip
 from slr.evaluation.compare.runs import PLACES, flat
 from slr.evaluation.report import figures
-from slr.evaluation.report.clips import FRAMES, Pictures, Seen, choose, glosses_asked, pictures, worst_first
+from slr.evaluation.report.clips import FRAMES, Pictures, choose, glosses_asked, pictures, worst_first
 from slr.evaluation.results import GROUPED, TITLES, notes
+from slr.predict.results import Seen
 
 HERE = Path(__file__).parent
 HEADLINES = ("top1", "top5", "mrr")
