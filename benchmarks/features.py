@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from slr import factory
 from slr.config.saved_run import open_run
 from slr.core import argv
 from slr.core.errors import explained
@@ -50,12 +51,12 @@ def main() -> None:
 def opened(folder: Path, limit: int) -> Trained:
     """The run in `folder`, with `limit` of its val clips at most."""
     run, config, vocabulary = open_run(folder)
-    clips = assemble.clips(config)
-    machine, inputs = assemble.machine(config), assemble.inputs(config)
+    clips = factory.clips(config)
+    machine, inputs = factory.machine(config), factory.inputs(config)
     recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
     recognizer.restore(run.checkpoint("best"))
     recognizer.eval()
-    data = assemble.data(config, assemble.prepared(config), {}, vocabulary, machine, inputs)
+    data = factory.data(config, factory.prepared(config), {}, vocabulary, machine, inputs)
     return Trained(recognizer, data, read_split(run.split, clips).select(clips, "val")[:limit])
 
 

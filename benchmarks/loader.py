@@ -25,6 +25,7 @@ import torch
 from measure import Cost, Row
 from PIL import Image
 
+from slr import factory
 from slr.config import compose, jobs, overrides
 from slr.core import argv
 from slr.core.errors import explained
@@ -231,9 +232,9 @@ def waiting(folder: Path, cache: str, quick: bool) -> Row:
     compose.register()
     words = ["experiment=demo", "hardware=cpu", "hardware.workers=2", f"cache={cache}", f"data={folder}"]
     [config] = jobs.configurations(overrides.quote_paths(words))
-    machine, inputs, rows = assemble.machine(config), assemble.inputs(config), read_manifest(clips)
+    machine, inputs, rows = factory.machine(config), factory.inputs(config), read_manifest(clips)
     vocabulary, parts = sorted({clip.gloss for clip in rows}), {"train": rows, "val": rows[:1]}
-    data = assemble.data(config, clips.parent, parts, vocabulary, machine, inputs)
+    data = factory.data(config, clips.parent, parts, vocabulary, machine, inputs)
     recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
     recognizer.micro_batch = assemble.plan(config, machine, recognizer, rows).micro_batch
     with quietly():

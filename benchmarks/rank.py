@@ -23,6 +23,7 @@ from measure import MIB, Cost, Row
 from step import configuration, silence
 from torch import Tensor
 
+from slr import factory
 from slr.core import argv
 from slr.core.errors import explained
 
@@ -102,7 +103,7 @@ def prepare(words: dict[str, str]) -> tuple[Bench, torch.dtype]:
     from slr.prepare.synthetic.signs import Side, names
     from slr.training import assemble
 
-    machine, inputs = assemble.machine(config), assemble.inputs(config)
+    machine, inputs = factory.machine(config), factory.inputs(config)
     measure.progress("building the network …")
     network: Any = assemble.recognizer(config, names(Side.DATA_SET, 2), machine, inputs).to(device).network.eval()
     frames = argv.whole_number("frames", words["frames"], 1)

@@ -22,6 +22,7 @@ import measure
 import torch
 from measure import MIB, Cost, Row
 
+from slr import factory
 from slr.config import compose, jobs, overrides
 from slr.core import argv
 from slr.core.errors import UserError, explained
@@ -75,12 +76,11 @@ class Bench:
 
     def data(self, case: Case, count: int) -> "ClipData":
         """Our batches of `count` clips, the same few over and over."""
-        from slr.training import assemble
 
         repeated = [self.clips[number % len(self.clips)] for number in range(count)]
         config = dataclasses.replace(self.config, frames=case.frames, batch=case.batch)
         parts = {"train": repeated}
-        return assemble.data(
+        return factory.data(
             config, self.folder, parts, self.recognizer.vocabulary, self.machine, self.recognizer.inputs
         )
 
@@ -163,9 +163,9 @@ def prepare(words: dict[str, str], folder: Path) -> Bench:
     size = 160 if words["model"] == "tiny" else 256  # pixels; WLASL's clips are about 256
     manifest = prepare_synthetic(folder / "clips", signs=8, signers=2, takes=1, seed=0, size=size, workers=1)
     clips = read_manifest(manifest)
-    machine = assemble.machine(config)
+    machine = factory.machine(config)
     measure.progress("building the network …")
-    inputs = assemble.inputs(config)
+    inputs = factory.inputs(config)
     recognizer = assemble.recognizer(config, sorted({clip.gloss for clip in clips}), machine, inputs)
     recognizer.to(device)
     from plain import load_processor

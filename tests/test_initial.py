@@ -9,6 +9,7 @@ import torch
 from entry import only_run, output_of, refused, scalars
 from safetensors.torch import load_file, save_file
 
+from slr import factory
 from slr.config import compose as composing
 from slr.config import jobs, overrides
 from slr.config.saved_run import open_run
@@ -53,14 +54,14 @@ def test_the_run_says_what_it_began_with(earlier, later):
 def built(run):
     """A later run's network and batches as they are before it trains, in micro-batches of its own."""
     folder, config, vocabulary = open_run(run)
-    machine, inputs = assemble.machine(config), assemble.inputs(config)
+    machine, inputs = factory.machine(config), factory.inputs(config)
     recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
     recognizer.micro_batch = config.hardware.micro_batch
-    clips = assemble.clips(config)
+    clips = factory.clips(config)
     split = read_split(folder.split, clips)
     parts = {part: split.select(clips, part) for part in ("train", "val", "test")}
     machine = dataclasses.replace(machine, workers=0)
-    data = assemble.data(config, assemble.prepared(config), parts, vocabulary, machine, inputs)
+    data = factory.data(config, factory.prepared(config), parts, vocabulary, machine, inputs)
     return recognizer, next(iter(data.train_dataloader())), config
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from slr import factory
 from slr.core import tensorboard
 from slr.core.files import write_json
 from slr.core.run_folder import RunFolder
@@ -461,10 +462,9 @@ def test_the_demos_report_is_made_in_a_minute_and_opens(demo, tmp_path):
     from slr.config.saved_run import open_run
     from slr.data.split import read_split
     from slr.predict import recognizer as predict
-    from slr.training import assemble
 
     folder, config, _ = open_run(demo)
-    clips = assemble.clips(config)
+    clips = factory.clips(config)
     results = json.loads((folder.evaluation / "evaluation_results.json").read_text(encoding="utf-8"))
     recognizer = predict.load(demo)
     started = time.process_time()

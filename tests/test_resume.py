@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
+from slr import factory
 from slr.config import compose, jobs, schema
 from slr.core import checkpoints, tensorboard
 from slr.core.errors import UserError
@@ -26,7 +27,7 @@ from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder, recorded
 from slr.core.signals import Stopping
 from slr.data.datamodule import EpochBatches
-from slr.training import assemble, loop, start
+from slr.training import loop, start
 from slr.training.console_log import transcribed
 from slr.training.module import place_of, step_seed
 
@@ -555,7 +556,7 @@ def test_what_began_without_four_bits_goes_on_and_is_looked_at_without(begun, tm
     after, _ = jobs.changed(config, ["hardware=cpu"])
     asked, _ = jobs.changed(config, ["hardware=cpu", "hardware.four_bit=true"])
     again = start.as_begun(begun, written)
-    kinds = [assemble.machine(one).quantization for one in (begun, config, after, asked, again)]
+    kinds = [factory.machine(one).quantization for one in (begun, config, after, asked, again)]
     assert kinds == ["nf4", "none", "none", "nf4", "none"]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import slr
+from slr import factory
 from slr.config import compose, jobs, schema
 from slr.config.provenance import _code, provenance, refuse_other_base
 from slr.config.saved_run import open_run
@@ -18,7 +19,6 @@ from slr.core.files import read_json, write_json
 from slr.core.locks import Busy, occupied
 from slr.core.run_folder import RunFolder, digest, hashes_of, recorded, status_of
 from slr.core.signals import Stopping, listening
-from slr.training import start
 
 compose.register()
 ROOT = Path(__file__).resolve().parent.parent
@@ -245,4 +245,4 @@ def test_another_base_is_refused_and_an_unknown_one_told(config, hashes, changes
 
 
 def test_the_packaged_model_is_still_that_of_the_runs_from_before(config):
-    refuse_other_base(config.model, {}, start.base(config), "run=x")
+    refuse_other_base(config.model, {}, factory.base_of(config), "run=x")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slr import factory
 from slr.config import schema
 from slr.core import argv, env
 from slr.core.errors import UserError
@@ -81,9 +82,8 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
     from slr.evaluation import evaluate as scoring
     from slr.evaluation.results import write_evaluation
     from slr.predict import calibration, recognizer
-    from slr.training import assemble
 
-    clips = assemble.clips(config)
+    clips = factory.clips(config)
     split = read_split(folder.split, clips)
     scoring.refuse_strangers(folder, split, vocabulary)
     checkpoint = None if config.lora.scope == "none" else wish.checkpoint

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from slr import factory
 from slr.commands import validate
-from slr.config import jobs, schema
+from slr.config import jobs, schema, search_space
 from slr.config.provenance import provenance
 from slr.config.saved_run import find_run
 from slr.core import checkpoints, distributed, tensorboard
@@ -26,6 +27,7 @@ from slr.training.console_log import transcribed
 if TYPE_CHECKING:
     from slr.core.hardware import Machine
     from slr.data.datamodule import ClipData
+    from slr.training.loop import Pruner
     from slr.training.module import Recognizer
 
 
@@ -73,23 +75,23 @@ def train(config: schema.Config, folder: RunFolder, record: Record, stopping: St
     from slr.training import assemble
 
     automatic, config = config.hardware.device == "auto", validate.settle(config)
-    machine = assemble.machine(config)
+    machine = factory.machine(config)
     print(machine.describe(hardware.why(machine.kind) if automatic else ""))
     config = distributed.once(lambda: start.pinned(config, folder, machine.quantization))
-    clips = assemble.clips(config)
+    clips = factory.clips(config)
     split, vocabulary = distributed.once(lambda: start.divided(config, folder, clips))
     print(describe(clips, split))
     if config.init:
         began = warm_start.written_down(folder)
         print(began.describe())
         record.tell({"init": dataclasses.asdict(began)})
-    base = distributed.once(lambda: start.base(config))
-    record.tell(provenance(config, base, assemble.manifest(config), split.hash, vocabulary))
+    base = distributed.once(lambda: factory.base_of(config))
+    record.tell(provenance(config, base, factory.manifest(config), split.hash, vocabulary))
 
     parts = {part: split.select(clips, part) for part in PARTS}
-    with assemble.memory_told(config, machine):
-        inputs = assemble.inputs(config)
-        data = assemble.data(config, assemble.prepared(config), parts, vocabulary, machine, inputs)
+    with factory.memory_told(config, machine):
+        inputs = factory.inputs(config)
+        data = factory.data(config, factory.prepared(config), parts, vocabulary, machine, inputs)
         recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
         print(recognizer.describe())
         if config.lora.scope != "none":
@@ -139,7 +141,9 @@ def fit(
         print(f"going on behind step {place.step}")
     elif config.init:
         recognizer.begin_with(warm_start.the_same(config, folder))
-    trainer = assemble.trainer(config, folder, machine, stopping, lambda at: record.tell({"progress": at}), place)
+    trainer = assemble.trainer(
+        config, folder, machine, stopping, lambda at: record.tell({"progress": at}), place, pruner_of(folder)
+    )
     trainer.fit(recognizer, data, ckpt_path=saved, weights_only=True)
     stopping.heed()
     peak = memory_peak(machine.device)
@@ -148,6 +152,18 @@ def fit(
         peak = max(peak, record.content.get("memory", {}).get("measured") or 0)  # of all processes of this run
     record.tell({"memory": {"estimated": plan.peak, "measured": peak}})
     return not loop.was_pruned(trainer)
+
+
+def pruner_of(folder: RunFolder) -> "Pruner | None":
+    """Of a run that is a search's trial."""
+    number = search_space.trial_number(folder.root)
+    if number is None:
+        return None
+    search_space.require_optuna()
+    from slr.sweeps import optuna_study
+    from slr.training import loop
+
+    return loop.Pruner(optuna_study.Report(folder.root, number))
 
 
 def score(result: dict[str, Any]) -> float:

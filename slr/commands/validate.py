@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from slr import factory
 from slr.config import compose, schema
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
@@ -69,8 +70,8 @@ def check(config: schema.Config, here: bool) -> None:
 
     if here:
         config = settle(config)
-        assemble.preflight(config, assemble.machine(config))
-    assemble.spell(config, clips, vocabulary_of(config, clips))
+        assemble.preflight(config, factory.machine(config))
+    factory.spell(config, clips, vocabulary_of(config, clips))
 
 
 def require(device: str) -> None:

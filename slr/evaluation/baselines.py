@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from slr import factory
 from slr.config import compose, jobs, overrides, schema
 from slr.config.provenance import known_base
 from slr.config.saved_run import find_run, open_run
@@ -155,10 +156,9 @@ def measured(base: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]
     from slr.evaluation.results import evaluation
     from slr.predict import recognizer
     from slr.predict.calibration import Looked
-    from slr.training import assemble
 
     _, config, vocabulary = open_run(base.root)
-    split = read_split(base.split, clips := assemble.clips(config))
+    split = read_split(base.split, clips := factory.clips(config))
     parts = {part: split.select(clips, part) for part in PARTS}
     rows: dict[str, dict[str, Any]] = {}
     if "chance" in names:

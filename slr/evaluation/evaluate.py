@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slr import factory
 from slr.config import schema
 from slr.core.errors import UserError
 from slr.core.run_folder import RunFolder, digest, hashes_of
@@ -17,7 +18,6 @@ from slr.evaluation.free_text import exact_match
 from slr.evaluation.results import Context, evaluation
 from slr.predict.calibration import Calibration, fit, fit_familiarity
 from slr.predict.predictor import Looker
-from slr.training import assemble
 
 
 def calibrate(ranker: Looker, train: Sequence[Clip], val: Sequence[Clip]) -> Calibration:
@@ -58,7 +58,7 @@ def context(
         checkpoint: whose weights rank; None without an adapter.
         calibration: of that checkpoint.
     """
-    lost = read_lost(assemble.prepared(config))
+    lost = read_lost(factory.prepared(config))
     about = {"part": part, "checkpoint": checkpoint, "data": config.dataset.place, "split": split.rule}
     return Context(about, coverage(clips, lost, split.rule, part), conflicts([*clips, *lost]), calibration)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from slr import factory
 from slr.config import schema
 from slr.config.saved_run import open_run
 from slr.core.errors import UserError
@@ -13,7 +14,6 @@ from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder, status_of
 from slr.export.model_card import card
 from slr.predict.bundle import Exported, is_exported, without_paths, write_exported
-from slr.training import start
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,9 +45,8 @@ def export(run: Path, kind: str, to: Path, most: int) -> tuple[Path, dict[str, A
     folder, config, vocabulary = open_run(run)
     refuse(folder, config, to)
     from slr.data.split import read_split
-    from slr.training import assemble
 
-    clips = read_split(folder.split, all_clips := assemble.clips(config)).select(all_clips, "test")[:most]
+    clips = read_split(folder.split, all_clips := factory.clips(config)).select(all_clips, "test")[:most]
     beside = to.with_name(f".{to.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -84,7 +83,6 @@ def write(
 ) -> dict[str, Any]:
     """Fill the folder; returns the parity."""
     from slr.models import lora
-    from slr.training import assemble
 
     result = read_json(folder.result)
     plain = without_paths(config)
@@ -96,7 +94,7 @@ def write(
             model=dataclasses.replace(plain.model, quantization="none"),
             lora=dataclasses.replace(plain.lora, scope="none", targets=[]),
         )
-    hashes = result["hashes"] | {"base": start.base(config)}  # which a run from before it was recorded lacks
+    hashes = result["hashes"] | {"base": factory.base_of(config)}  # which a run from before it was recorded lacks
     exported = Exported(to, kind, plain, vocabulary, hashes)
     parity, merged = compare_forms(folder, config, clips)
     if kind == "adapter":
@@ -105,7 +103,7 @@ def write(
         exported.processor.mkdir()
     else:
         merged.save_pretrained(to)
-    for file in processor_files(assemble.inputs(config).folder, own_config=kind == "merged"):
+    for file in processor_files(factory.inputs(config).folder, own_config=kind == "merged"):
         shutil.copy2(file, exported.processor / file.name)
     shutil.copy2(folder.calibration, exported.calibration)
     write_json(to / "vocabulary.json", vocabulary)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from slr import factory
 from slr.config import schema
 from slr.core import distributed
 from slr.core.errors import UserError
@@ -24,7 +25,6 @@ from slr.models import internvl, lora
 from slr.predict.calibration import Looked
 from slr.predict.results import Seen
 from slr.predict.saliency import occlusion
-from slr.training import assemble
 from slr.training.module import Recognizer
 
 LogProbability = NDArray[np.float32]
@@ -87,7 +87,7 @@ class Looker:
         """
         known, any_gloss = set(self.vocabulary), self.vocabulary[0]  # a clip's own is not looked at
         clips = [clip if clip.gloss in known else dataclasses.replace(clip, gloss=any_gloss) for clip in clips]
-        return self.look(clips, folder or assemble.prepared(self._config), self._machine.workers, title)
+        return self.look(clips, folder or factory.prepared(self._config), self._machine.workers, title)
 
     def rank_nothing(self, grey: int) -> NDArray[np.float32]:
         """Log-probabilities (K,) of a clip whose every pixel is `grey`, 0 to 255: what is said where no sign is."""
@@ -115,7 +115,7 @@ class Looker:
             tokens = self._recognizer.features(batch).unflatten(1, (self._config.frames, -1))  # (B, T, V/T, D)
             return list(tokens.float().mean(dim=2).flatten(1).cpu().numpy())
 
-        return np.stack(self.shared(clips, assemble.prepared(self._config), do, self._machine.workers, title))
+        return np.stack(self.shared(clips, factory.prepared(self._config), do, self._machine.workers, title))
 
     def show(
         self, clips: Sequence[Clip], glosses: Sequence[Sequence[str]], title: str, folder: Path | None = None
@@ -128,8 +128,8 @@ class Looker:
             title: heads a progress bar.
             folder: of the data set; None is the run's own.
         """
-        place = folder or assemble.prepared(self._config)
-        data = assemble.data(self._config, place, {}, self.vocabulary, self._machine, self._recognizer.inputs)
+        place = folder or factory.prepared(self._config)
+        data = factory.data(self._config, place, {}, self.vocabulary, self._machine, self._recognizer.inputs)
         samples = data.ranking_set(clips)
         self._recognizer.to(self._machine.device).eval()
         for number, clip in enumerate(tqdm(clips, desc=title, unit="clip", dynamic_ncols=True)):
@@ -158,7 +158,7 @@ class Looker:
             folder: of the data set; None is the run's own.
             length: tokens of an answer, at most.
         """
-        place = folder or assemble.prepared(self._config)
+        place = folder or factory.prepared(self._config)
         clips = [dataclasses.replace(clip, gloss=self.vocabulary[0]) for clip in clips]  # a clip's own is not looked at
         return self.shared(
             clips, place, lambda batch: self._recognizer.beams(batch, beams, length), self._machine.workers, title
@@ -184,7 +184,7 @@ class Looker:
     ) -> list[Value]:
         """What `do` makes of each clip of a batch, for all clips, whichever process has had them."""
         machine = dataclasses.replace(self._machine, workers=workers)
-        data = assemble.data(self._config, folder, {}, self.vocabulary, machine, self._recognizer.inputs)
+        data = factory.data(self._config, folder, {}, self.vocabulary, machine, self._recognizer.inputs)
         own = each_batch(self._recognizer, data.ranking_dataloader(clips), machine, title, do)
         found: dict[int, Value] = {}
         for share, batches in zip(data.ranking_shares(len(clips)), distributed.gather(own), strict=True):

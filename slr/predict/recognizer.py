@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from slr import factory
 from slr.config import schema
 from slr.config.provenance import refuse_other_base
 from slr.config.saved_run import open_run
@@ -30,7 +31,6 @@ from slr.predict.results import Ranked, Ranking, Refusal, Scanned, Told
 from slr.predict.segmentation import Segment, cuts, lay, propose, stretches
 from slr.predict.stream import look_at, watch
 from slr.training import assemble
-from slr.training import start as beginning
 from slr.training.module import Recognizer
 
 LogProbability = NDArray[np.float32]
@@ -63,7 +63,7 @@ def load(
     if is_exported(place):
         return _from_export(read_exported(place), device, base)
     folder, config, vocabulary = open_run(place)
-    refuse_other_base(config.model, hashes_of(folder), beginning.base(config), str(path))
+    refuse_other_base(config.model, hashes_of(folder), factory.base_of(config), str(path))
     return assembled(folder, config, vocabulary, checkpoint, device)
 
 
@@ -75,8 +75,8 @@ def assembled(
     device: str | None = None,
 ) -> "SignRecognizer":
     """A run's recognizer as a configuration has it, which may differ from the run's own in machine and quantization."""
-    machine = assemble.machine(config, device)
-    recognizer = assemble.recognizer(config, vocabulary, machine, assemble.inputs(config))
+    machine = factory.machine(config, device)
+    recognizer = assemble.recognizer(config, vocabulary, machine, factory.inputs(config))
     if config.lora.scope != "none" and checkpoint != "base":  # an adapter that nobody trained changes nothing
         recognizer.restore(folder.checkpoint(checkpoint))
     learned = calibration.read(folder.calibration) if checkpoint == "best" else None
@@ -85,7 +85,7 @@ def assembled(
 
 def _from_export(exported: Exported, device: str | None, base: str | None) -> "SignRecognizer":
     config, merged = exported.config, exported.kind == "merged"
-    machine = assemble.machine(config, device or hardware.pick())
+    machine = factory.machine(config, device or hardware.pick())
     inputs = load_inputs(str(exported.processor), None)
     model = config.model
     if merged or base:  # whose commits, if it has any, are others
@@ -94,7 +94,7 @@ def _from_export(exported: Exported, device: str | None, base: str | None) -> "S
     pointed = dataclasses.replace(config, model=model)
     if not merged:
         own = dataclasses.replace(config.model, commit=model.commit)  # which says nothing of another place
-        refuse_other_base(own, exported.hashes, beginning.base(pointed), str(exported.root))
+        refuse_other_base(own, exported.hashes, factory.base_of(pointed), str(exported.root))
     recognizer = assemble.recognizer(pointed, exported.vocabulary, machine, inputs)
     if not merged:
         lora.load_exported(recognizer.network, exported.adapter)

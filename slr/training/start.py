@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from slr import factory
 from slr.config import schema
 from slr.config.provenance import refuse_other_base
 from slr.core.errors import UserError
@@ -31,7 +32,7 @@ def _refuse_other_base(folder: RunFolder) -> None:
     hashes = hashes_of(folder)
     if hashes or any(folder.checkpoints.glob("*.ckpt")):
         written = schema.from_plain(read_json(folder.config), folder.config)
-        refuse_other_base(written.model, hashes, base(written), str(folder.root))
+        refuse_other_base(written.model, hashes, factory.base_of(written), str(folder.root))
 
 
 def refuse_other(config: schema.Config, folder: RunFolder, goes_on: bool) -> bool:
@@ -93,7 +94,7 @@ def refuse_other_init(config: schema.Config) -> None:
         UserError: it was another one.
     """
     model = dataclasses.replace(config.model, commit=_known_commit(config))
-    warm_start.refuse_other_base(config, base(dataclasses.replace(config, model=model)))
+    warm_start.refuse_other_base(config, factory.base_of(dataclasses.replace(config, model=model)))
 
 
 def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
@@ -104,14 +105,6 @@ def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
     if written.hardware.four_bit is False:
         config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=False))
     return dataclasses.replace(config, model=dataclasses.replace(config.model, commit=written.model.commit))
-
-
-def base(config: schema.Config) -> str:
-    """The hash of the base model that a configuration means, as it is here; see `base_hash`."""
-    from slr.models.hub import base_hash
-
-    model = config.model
-    return base_hash(model.checkpoint, model.version, model.weights, config.seed)
 
 
 def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:

@@ -17,6 +17,7 @@ import shares
 import torch
 from entry import ROOT, only_run, scalars, started, status
 
+from slr import factory
 from slr.config.saved_run import open_run
 from slr.core.files import read_json
 from slr.core.run_folder import RunFolder, status_of
@@ -25,7 +26,6 @@ from slr.evaluation import evaluate
 from slr.models.metrics import METRICS
 from slr.predict import calibration
 from slr.prepare.encode import write_clip
-from slr.training import assemble
 
 PATIENCE = 240  # seconds for a command that takes twenty on an idle machine; nothing here may hang
 PARTS = {"train": 21, "val": 5, "test": 7}  # of batches of 5, the last one of training has one clip
@@ -133,7 +133,7 @@ def test_rankings_are_those_of_one_process(calm):
     import slr
 
     folder, config, _ = open_run(calm)
-    recognizer, clips = slr.load(calm), assemble.clips(config)
+    recognizer, clips = slr.load(calm), factory.clips(config)
     result, written = read_json(folder.result), read_json(folder.evaluation / "evaluation_results.json")
     split = read_split(folder.split, clips)
     learned = calibration.read(folder.calibration)

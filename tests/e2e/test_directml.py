@@ -11,10 +11,10 @@ import pytest
 import torch
 from entry import ROOT, SMALL, ended, only_run
 
+from slr import factory
 from slr.config.saved_run import open_run
 from slr.core.files import read_json
 from slr.predict import recognizer
-from slr.training import assemble
 
 STANDIN = ROOT / "tests" / "standin"
 # What tensors of the processor's may meet: being made, looked at otherwise, and sent; nothing that computes.
@@ -77,7 +77,7 @@ def test_a_demo_on_the_standin_computes_there_and_as_the_cpu_does(there, workpla
 
     folder, config, vocabulary = open_run(run)
     assert config.model.quantization == "auto"  # what that was there holds here, where NF4 could be had
-    clips = [clip for clip in assemble.clips(config) if clip.id in {one["clip"] for one in ours["predictions"]}]
+    clips = [clip for clip in factory.clips(config) if clip.id in {one["clip"] for one in ours["predictions"]}]
     with recognizer.assembled(folder, config, vocabulary, device="cpu") as ranker:  # whose state is read anywhere
         looked = ranker.look_clips(clips, "ranking")
     for clip, row in zip(clips, looked.log_probability, strict=True):

@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 from entry import command, only_run
 
+from slr import factory
 from slr.config.saved_run import open_run
 from slr.core.files import read_json
 from slr.data.split import read_split
 from slr.evaluation import evaluate
 from slr.models import lora
 from slr.predict import recognizer
-from slr.training import assemble
 
 
 def score(run):
@@ -22,7 +22,7 @@ def elsewhere(run, quantization):
     """The test top-1 of a run's adapter on a model in other numbers, and the language layers' numbers."""
     folder, config, vocabulary = open_run(run)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, quantization=quantization))
-    clips = assemble.clips(config)
+    clips = factory.clips(config)
     split = read_split(folder.split, clips)
     with recognizer.assembled(folder, config, vocabulary) as ranker:
         numbers = {row.dtype for row in lora.census(ranker._recognizer.network) if row.part == "language"}

@@ -3,6 +3,7 @@
 import itertools
 import json
 
+from slr import factory
 from slr.commands import validate
 from slr.config import compose, jobs
 from slr.core.errors import UserError
@@ -23,7 +24,7 @@ def tried(words: list[str]) -> dict:
     """What a combination gives, read from the tensors after the step."""
     try:
         config = validate.settle(jobs.configurations(["experiment=demo", *words])[0])
-        machine = assemble.machine(config)
+        machine = factory.machine(config)
         made = assemble.recognizer(config, assemble.TRIED, machine, load_inputs("tiny", None)).to(machine.device)
         found = steps(made, lora.adapter_state(made.network))
     except UserError as error:
