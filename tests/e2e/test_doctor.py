@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from entry import ROOT
+from examined import asked
 from servers import Server
-from test_doctor import asked
 
 from slr.doctor import isolation
 from slr.doctor.finding import Asked

@@ -18,7 +18,7 @@ from slr.prepare.wlasl.download import Manners
 from slr.prepare.wlasl.index import hashes
 from slr.prepare.wlasl.prepare import STAGES, Wish, prepare_wlasl
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def picture(number, size=(48, 64)):

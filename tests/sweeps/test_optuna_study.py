@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from test_sweeping import OPTUNA, axis
+from searches import OPTUNA, axis
 
 from hydra_plugins import slr_optuna
 from slr.config import compose, jobs, overrides, search_space
@@ -28,7 +28,7 @@ from slr.sweeps.optuna_study import Pruning, Report, Search
 from slr.sweeps.runner import lay_out
 
 compose.register()
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 SPACE = ("x=interval(0,1)", "n=range(1,6)", "c=a,b")
 

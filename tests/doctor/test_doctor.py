@@ -2,22 +2,17 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
 from entry import refused
+from examined import asked
 
 from slr.core import units
 from slr.doctor import isolation
 from slr.doctor.finding import Asked, looked, told
 from slr.doctor.machine import TOKENS, TOKENS_OF_A_FRAME, estimate, numbers, sizes
 from slr.doctor.models import INTERNVL3_5_2B, WEIGHTS_2B, of_option
-
-
-def asked(folder: Path, **words) -> Asked:
-    defaults = {"data": str(folder), "outputs": str(folder), "model": "tiny", "hardware": "auto", "frames": 8}
-    return Asked(**defaults | {"batch": 16, "typed": (), "offline": True, "token": False} | words)
 
 
 def last(name: str, wanted: Asked) -> tuple[str, str, str]:

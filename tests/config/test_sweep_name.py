@@ -8,19 +8,13 @@ import optuna
 import pytest
 from entry import called
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from searches import OPTUNA, axis
 
 from slr.config import compose, jobs, overrides, schema, search_space, sweep_name
 from slr.core.errors import UserError
 from slr.sweeps.optuna_study import distribution
 
 compose.register()
-OPTUNA = "hydra/sweeper=optuna"
-
-
-def axis(word: str, composed: dict | None = None) -> search_space.Axis:
-    [found], _ = sweep_name.axes([word], OmegaConf.create(composed or {}))
-    return found
 
 
 def corners(*words: str) -> list[schema.Config]:

@@ -26,7 +26,7 @@ from slr.predict.results import Ranked, Refusal
 from slr.prepare.decode.image import MOST_PIXELS, is_picture, read_pictures
 from slr.prepare.decode.video import Unfit
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_what_is_no_run_is_refused(tmp_path):

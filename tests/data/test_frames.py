@@ -30,13 +30,14 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
 FILL = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
-from slr.data import pack, video
+from slr.data import video
+from slr.data.cache import store
 from slr.data.cache.frames import FrameCache, fill
-from test_cache import Decoding, numbered
+from test_frames import Decoding, numbered
 from slr.models.processor import load_inputs
 if __name__ == "__main__":
     folder, root, count, workers = pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]), *map(int, sys.argv[4:6])
-    pack.COMMIT_SECONDS = 0  # readers find every record at once
+    store.COMMIT_SECONDS = 0  # readers find every record at once
     inputs = load_inputs("tiny", None)
     decoding = Decoding(folder, inputs)
     fill(FrameCache(root, inputs, "raw"), decoding, numbered(count), workers)

@@ -21,7 +21,7 @@ from slr.sweeps import progress_table
 from slr.sweeps.runner import Job, Sweep, lay_out
 
 compose.register()
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
 # A job that does as its `deed` file says at its first start, and is done at its second; each start leaves a line.

@@ -22,7 +22,7 @@ from slr.core.run_folder import RunFolder
 from slr.evaluation.compare.runs import find_runs, flat, read_run, true_places
 from slr.evaluation.compare.settings import comparable, differing
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def told(monkeypatch, capsys, *words):

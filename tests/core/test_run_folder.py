@@ -21,7 +21,7 @@ from slr.core.run_folder import RunFolder, digest, hashes_of, recorded, status_o
 from slr.core.signals import Stopping, listening
 
 compose.register()
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

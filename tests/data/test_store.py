@@ -21,7 +21,7 @@ WRITE = """
 import itertools, pathlib, sys
 from slr.data.cache.store import writing
 sys.path.insert(0, sys.argv[1])
-from test_pack import record
+from test_store import record
 folder, first, step, last = pathlib.Path(sys.argv[2]), *map(int, sys.argv[3:6])
 with writing(folder) as writer:
     for number in range(first, last, step):

@@ -214,4 +214,4 @@ def test_our_way_through_the_model_is_transformers_own(processor, model):
 
 
 def test_the_checkpoint_folder_is_packaged():
-    assert (Path(__file__).parent.parent / "slr" / "models" / "tiny" / "checkpoint").samefile(CHECKPOINT)
+    assert (Path(__file__).parents[2] / "slr" / "models" / "tiny" / "checkpoint").samefile(CHECKPOINT)
