@@ -26,7 +26,7 @@ from slr.data.split import read_split
 from slr.models.internvl import answer_loss, hidden_states
 from slr.models.ranking import look
 from slr.training import assemble
-from slr.training.module import Recognizer
+from slr.training.module import SignModule
 
 USAGE = "python benchmarks/features.py run=FOLDER [limit=N]"
 
@@ -35,7 +35,7 @@ USAGE = "python benchmarks/features.py run=FOLDER [limit=N]"
 class Trained:
     """A run's best network and its val clips."""
 
-    recognizer: Recognizer
+    recognizer: SignModule
     data: ClipData
     clips: list[Clip]
 
@@ -79,7 +79,7 @@ def stray(run: Trained, clip: Clip, dtype: str) -> Mapping[str, float]:
     return compared(run, sample, features, kept)
 
 
-def seen(recognizer: Recognizer, sample: Sample) -> Tensor:
+def seen(recognizer: SignModule, sample: Sample) -> Tensor:
     """Features (1, V, D) of a sample's frames."""
     return recognizer.encode(torch.stack([sample.frames]))  # pyright: ignore[reportArgumentType]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from slr.core import argv
 from slr.core.errors import UserError, explained
-from slr.prepare.verify import Job, Prepared, prepare_clips, verify_clips
+from slr.prepare.verify import ClipJob, Prepared, prepare_clips, verify_clips
 
 USAGE = "python benchmarks/preparation.py clips=FOLDER_OF_MP4 [count=40] [rounds=2]"
 
@@ -44,7 +44,7 @@ def main() -> None:
 def measure(sources: Sequence[Path], workers: int) -> tuple[float, float]:
     """Seconds to cut and to verify all, children's start included."""
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [Job(source, Path(folder) / source.name) for source in sources]
+        jobs = [ClipJob(source, Path(folder) / source.name) for source in sources]
         begun = time.monotonic()
         outcomes = dict(prepare_clips(jobs, workers))
         middle = time.monotonic()

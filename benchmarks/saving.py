@@ -25,7 +25,7 @@ from measure import Cost, Row
 from slr.config.compose import PROJECT
 from slr.core import argv, checkpoints
 from slr.core.errors import explained
-from slr.training.loop import Straight
+from slr.training.loop import PlainCheckpointIO
 
 USAGE = "python benchmarks/saving.py [rounds=N] [--quick] [--json FILE]"
 SMALL = ["dataset.signs=4", "dataset.signers=8", "batch=4"]
@@ -39,9 +39,9 @@ import json, os, runpy, sys, time
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 from slr.training import loop
-from slr.training.module import Recognizer
+from slr.training.module import SignModule
 deed, steps, spent = os.environ["PROBE"], [], []
-step, save = Recognizer.training_step, loop.Keeper._save
+step, save = SignModule.training_step, loop.CheckpointCallback._save
 def stepped(*given):
     steps.append(time.perf_counter())
     if deed == "leave at once":
@@ -56,7 +56,7 @@ def saved(*given, **words):
 def ended(*given):
     print("\\nPROBE", json.dumps([spent, time.perf_counter() - steps[0]]), flush=True)
     os._exit(0)
-Recognizer.training_step, loop.Keeper._save, loop.Keeper.on_train_end = stepped, saved, ended
+SignModule.training_step, loop.CheckpointCallback._save, loop.CheckpointCallback.on_train_end = stepped, saved, ended
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -107,7 +107,7 @@ def large(folder: Path, rounds: int) -> list[Row]:
     state = {name: torch.randn(ADAPTER) for name in ("weights", "first", "second")}
 
     def ours() -> None:
-        Straight().save_checkpoint(state, folder / checkpoints.PART)
+        PlainCheckpointIO().save_checkpoint(state, folder / checkpoints.PART)
         checkpoints.install(folder, best=False)
 
     content = bytes(12 * ADAPTER)

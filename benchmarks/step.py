@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from slr.core.hardware import Machine
     from slr.data.datamodule import ClipData
     from slr.data.manifest import Clip
-    from slr.training.module import Recognizer
+    from slr.training.module import SignModule
 
 USAGE = (
     "python benchmarks/step.py [model=tiny|2b] [config=FOLDER] [device=cpu|cuda] [quantization=none|nf4] [batch=N] "
@@ -71,7 +71,7 @@ class Bench:
     device: torch.device
     folder: Path
     clips: list["Clip"]
-    recognizer: "Recognizer"
+    recognizer: "SignModule"
     processor: Any
 
     def data(self, case: Case, count: int) -> "ClipData":

@@ -14,7 +14,7 @@ from slr.data.collate import Sample, collate_ranking, collate_training
 from slr.models import internvl, lora
 from slr.models.metrics import RankingMetrics
 from slr.models.processor import load_inputs
-from slr.training.module import Recognizer
+from slr.training.module import SignModule
 
 GLOSSES = ["a", "mokitu", "ÄÖ", "don't want", "tuka", "pelisa", "no", "Zz"]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
@@ -41,7 +41,7 @@ def gradient(inputs, objective: str, clips: int, micro_batch: int) -> dict[str, 
     network = internvl.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
     torch.manual_seed(0)
     network = lora.add_lora(network, "language", 4, 8, 0.0, TARGETS)
-    recognizer = Recognizer(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, objective, 0.1, micro_batch, 0)
+    recognizer = SignModule(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, objective, 0.1, micro_batch, 0)
     recognizer.manual_backward = lambda loss: loss.backward()
     generator = torch.Generator().manual_seed(1)
     for name, parameter in network.named_parameters():

@@ -27,7 +27,7 @@ from slr.data.manifest import read_manifest
 from slr.evaluation import baselines
 from slr.export import export
 from slr.models import hub
-from slr.sweeps.runner import Job, lay_out
+from slr.sweeps.runner import SweepJob, lay_out
 from slr.training import loop, start
 
 compose.register()
@@ -102,7 +102,7 @@ def test_the_callbacks_states_are_found_in_the_checkpoint(tmp_path):
     states = torch.load(MADE / "killed/checkpoints/last.ckpt", weights_only=True)["callbacks"]
     config = find_run(MADE / "run")[1].early_stopping
 
-    class Renamed(loop.Keeper):
+    class Renamed(loop.CheckpointCallback):
         pass
 
     class RenamedToo(loop.Pruner):
@@ -146,7 +146,7 @@ def test_the_same_command_finds_the_sweep_and_what_is_left_of_it(tmp_path):
     folder = copied("sweep", tmp_path)
     typed = ["-m", *HOW["sweep"], f"lora.r={','.join(HOW['ranks'])}"]
     [name] = [word.partition("=")[2] for word in sweep_name.named(typed) if word.startswith("sweep=")]
-    jobs = [Job(RunFolder(folder / name / f"lora.r-{rank}"), rank) for rank in HOW["ranks"]]
+    jobs = [SweepJob(RunFolder(folder / name / f"lora.r-{rank}"), rank) for rank in HOW["ranks"]]
     for job, config in zip(jobs, commandline.configurations(typed), strict=True):
         lay_out(job.folder, config, [])  # refuses other settings
         job.look()

@@ -22,7 +22,7 @@ from slr.core.signals import Stopping, listening
 from slr.models.hub import locate
 from slr.models.memory_plan import adapter_numbers
 from slr.sweeps.progress_table import Board, announce
-from slr.sweeps.runner import ENDED, Job, Sweep, lay_out
+from slr.sweeps.runner import ENDED, Sweep, SweepJob, lay_out
 
 PROGRAM = compose.PROJECT / "train.py"
 
@@ -91,14 +91,14 @@ class Folders(Launcher):
         return [self._ended(job, list(words)) for job, words in zip(jobs, job_overrides, strict=True)]
 
     @abstractmethod
-    def work(self, jobs: Sequence[Job], board: Board, stopping: Stopping) -> None:
+    def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """Have jobs done that are not, telling the board whenever something may have changed.
 
         Raises:
             SystemExit: 130 or 143 where a signal asked for the end.
         """
 
-    def _job(self, words: list[str], number: int) -> Job:
+    def _job(self, words: list[str], number: int) -> SweepJob:
         """Lay a job's folder out."""
         assert self.hydra_context is not None
         assert self.config is not None
@@ -120,9 +120,9 @@ class Folders(Launcher):
         _keep(folder.root / ".hydra", own, told)
         aside = set(composed.hydra.job.config.override_dirname.exclude_keys)
         name = " ".join(word for word in told if word.partition("=")[0].lstrip("+") not in aside)
-        return Job(folder, name or folder.root.name)
+        return SweepJob(folder, name or folder.root.name)
 
-    def _ended(self, job: Job, words: list[str]) -> JobReturn:
+    def _ended(self, job: SweepJob, words: list[str]) -> JobReturn:
         val = cast(dict, job.facts.get("val", {}))
         status = JobStatus.COMPLETED if job.status in ENDED else JobStatus.FAILED
         ended = Ended(overrides=words, working_dir=str(job.folder.root), status=status)
@@ -138,7 +138,7 @@ class Processes(Folders):
         super().__init__(at_once)
         self.keep_going = keep_going
 
-    def work(self, jobs: Sequence[Job], board: Board, stopping: Stopping) -> None:
+    def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """See `Folders`."""
         Sweep(jobs, PROGRAM, self.at_once, self.keep_going, board).run(stopping)
 

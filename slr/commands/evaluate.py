@@ -40,7 +40,7 @@ ALLOWED = {
 
 
 @dataclass(frozen=True)
-class Wish:
+class EvaluateArgs:
     """What is to be evaluated.
 
     Attributes:
@@ -66,7 +66,7 @@ class Wish:
     report: bool
 
 
-def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
+def evaluate(wish: EvaluateArgs) -> tuple[dict[str, Any], Path]:
     """Rank a part of the run's clips and write what that gave; returns the results and the folder they lie in.
 
     Raises:
@@ -115,7 +115,7 @@ def evaluate(wish: Wish) -> tuple[dict[str, Any], Path]:
     return results, place
 
 
-def refuse_few(wish: Wish, place: Path, coverage: "Coverage") -> None:
+def refuse_few(wish: EvaluateArgs, place: Path, coverage: "Coverage") -> None:
     """See that the part has enough of the clips that its data set lists for a number that bears its name.
 
     Raises:
@@ -132,7 +132,7 @@ def refuse_few(wish: Wish, place: Path, coverage: "Coverage") -> None:
     )
 
 
-def wish(words: dict[str, str]) -> Wish:
+def wish(words: dict[str, str]) -> EvaluateArgs:
     """What the words of the command line ask for.
 
     Raises:
@@ -141,7 +141,7 @@ def wish(words: dict[str, str]) -> Wish:
     for key, allowed in ALLOWED.items():
         if words[key] not in (DEFAULTS[key], *allowed):
             raise UserError(f"{key}={words[key]}: expected {', '.join(allowed[:-1])} or {allowed[-1]}")
-    return Wish(
+    return EvaluateArgs(
         run=Path(words["run"]),
         part=words["part"],
         limit=None if words["limit"] == "all" else argv.whole_number("limit", words["limit"], 1),

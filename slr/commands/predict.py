@@ -13,7 +13,7 @@ from slr.core import argv, env
 from slr.core.errors import UserError
 from slr.models.generation_config import Decoding
 from slr.predict import sources
-from slr.predict.results import Ranked, Refusal, Scanned, Told
+from slr.predict.results import GeneratedText, Ranked, Refusal, Scanned
 
 if TYPE_CHECKING:
     from slr.predict.recognizer import SignRecognizer
@@ -36,7 +36,7 @@ LONG = 3.0  # times as long as the run's clips: probably more than one sign
 
 
 @dataclass(frozen=True)
-class Wish:
+class PredictArgs:
     """What was typed, checked."""
 
     words: dict[str, str]
@@ -53,7 +53,7 @@ class Wish:
         return self.words["json"] == "yes"
 
 
-def understand(typed: list[str]) -> Wish:
+def understand(typed: list[str]) -> PredictArgs:
     """What was typed, without importing torch.
 
     Raises:
@@ -76,7 +76,7 @@ def understand(typed: list[str]) -> Wish:
     decoding(words)
     if not Path(words["run"]).expanduser().is_dir():
         raise UserError(f"run={words['run']}: expected the folder of a run, found none; runs lie under outputs/")
-    return Wish(words, sources.find(words["video"]))
+    return PredictArgs(words, sources.find(words["video"]))
 
 
 def _number(key: str, value: str) -> float:
@@ -95,7 +95,7 @@ def _seconds(key: str, value: str) -> float | None:
     return _number(key, value) if value else None
 
 
-def answers(recognizer: "SignRecognizer", wish: Wish) -> Iterator[Ranked | Scanned | Told | Refusal]:
+def answers(recognizer: "SignRecognizer", wish: PredictArgs) -> Iterator[Ranked | Scanned | GeneratedText | Refusal]:
     """What is said of each file, as the files were found."""
     words = wish.words
     if wish.mode == "rank":
@@ -120,7 +120,7 @@ def decoding(words: Mapping[str, str]) -> Decoding:
     )
 
 
-def say(wish: Wish, one: Ranked | Scanned | Told | Refusal) -> None:
+def say(wish: PredictArgs, one: Ranked | Scanned | GeneratedText | Refusal) -> None:
     """Print an answer, or why there is none."""
     if wish.json:
         print(json.dumps(one.row(), ensure_ascii=False), flush=True)
@@ -134,7 +134,7 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def warn(recognizer: "SignRecognizer", wish: Wish, one: Ranked | Scanned | Told | Refusal) -> None:
+def warn(recognizer: "SignRecognizer", wish: PredictArgs, one: Ranked | Scanned | GeneratedText | Refusal) -> None:
     """Say what makes an answer doubtful."""
     if isinstance(one, Refusal):
         return
@@ -171,7 +171,7 @@ def main(typed: list[str]) -> int:
     return 0 if answered else 1
 
 
-def hint(wish: Wish) -> str:
+def hint(wish: PredictArgs) -> str:
     """What one might do next."""
     if wish.mode == "scan":
         return "next: mode=scan json=yes for a program; window= nearer to what a sign lasts, stride= for finer times"

@@ -16,7 +16,7 @@ from slr.core import checkpoints, distributed, tensorboard
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
 from slr.core.locks import Busy, occupied
-from slr.core.run_folder import Record, RunFolder, recorded
+from slr.core.run_folder import RunFolder, RunRecord, recorded
 from slr.core.signals import Stopping, listening
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, describe
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from slr.core.hardware import Machine
     from slr.data.datamodule import ClipData
     from slr.training.loop import Pruner
-    from slr.training.module import Recognizer
+    from slr.training.module import SignModule
 
 
 def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes_on: bool = False) -> float:
@@ -69,7 +69,7 @@ def held(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def train(config: schema.Config, folder: RunFolder, record: Record, stopping: Stopping) -> None:
+def train(config: schema.Config, folder: RunFolder, record: RunRecord, stopping: Stopping) -> None:
     """One run, from its configuration to its evaluation."""
     from slr.core import hardware
     from slr.training import assemble
@@ -107,9 +107,9 @@ def fit(
     config: schema.Config,
     folder: RunFolder,
     machine: "Machine",
-    recognizer: "Recognizer",
+    recognizer: "SignModule",
     data: "ClipData",
-    record: Record,
+    record: RunRecord,
     stopping: Stopping,
 ) -> bool:
     """Train, in as large micro-batches as memory allows, from the newest checkpoint if there is one.
@@ -174,11 +174,11 @@ def score(result: dict[str, Any]) -> float:
 def finish(
     config: schema.Config,
     folder: RunFolder,
-    recognizer: "Recognizer",
+    recognizer: "SignModule",
     machine: "Machine",
     clips: Sequence[Clip],
     split: Split,
-    record: Record,
+    record: RunRecord,
 ) -> None:
     """Put the best checkpoint back, export its adapter, calibrate, rank the test part, write and print what that gave.
 
@@ -189,7 +189,7 @@ def finish(
     from slr.evaluation.results import table, write_evaluation
     from slr.models import lora
     from slr.predict import calibration
-    from slr.predict.predictor import Looker
+    from slr.predict.predictor import ClipPredictor
 
     checkpoint = None if config.lora.scope == "none" else "best"
     val = {}
@@ -197,7 +197,7 @@ def finish(
         val = recognizer.restore(folder.checkpoint(checkpoint))
         if config.lora.scope == "language":
             distributed.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
-    ranker = Looker(recognizer, config, machine)
+    ranker = ClipPredictor(recognizer, config, machine)
     learned = evaluate.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
 
     def score(part: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """From the words of `train.py` and `prepare_data.py` to checked configurations, before Hydra starts a job.
 
 A mistake costs one line and leaves no folder. `overrides` reads the words, `compose` makes configurations of them,
-`sweeping` knows what the runs of a sweep have in common. These four, the plugins and the entry points know Hydra.
+`sweep_name` knows what the runs of a sweep have in common. These four, the plugins and the entry points know Hydra.
 """
 
 import dataclasses

@@ -37,7 +37,7 @@ REASON = "reason"  # the key under which the first process that fails leaves why
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """Which one of the processes this is.
 
     Attributes:
@@ -53,14 +53,14 @@ class Place:
     index: int = 0
 
 
-ALONE = Place()
+ALONE = Rank()
 _place = ALONE
 _store: "Store | None" = None
 _cards: Any = None  # by which GPUs add up
 _moment = datetime.now()
 
 
-def place() -> Place:
+def place() -> Rank:
     """Which one of the processes this is; of one, until `join`."""
     return _place
 
@@ -200,9 +200,9 @@ def join(device: str) -> None:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         why = str(error).strip().splitlines()[0]
         raise UserError(f"expected {world} processes to meet at {address}, found that they cannot: {why}") from error
-    _place = Place(rank, world)
+    _place = Rank(rank, world)
     names = gather(socket.gethostname())
-    _place = Place(rank, world, names.count(names[rank]), names[:rank].count(names[rank]))
+    _place = Rank(rank, world, names.count(names[rank]), names[:rank].count(names[rank]))
     if device == "cuda":
         _cards = dist.new_group(backend="nccl")
     _moment = gather(_moment)[0]

@@ -91,7 +91,7 @@ class RunFolder:
         return path
 
 
-class Record:
+class RunRecord:
     """`result.json` of a run, true while it goes on; written by the chief alone where processes are several.
 
     Attributes:
@@ -116,7 +116,7 @@ class Record:
 
 
 @contextmanager
-def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) -> Iterator[Record]:
+def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) -> Iterator[RunRecord]:
     """Keep `result.json` true from a run's beginning to its end, however it ends.
 
     Its `status` becomes done unless the block says otherwise, failed (with the error's last line), or stopped, by
@@ -131,7 +131,7 @@ def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) ->
     Raises:
         SystemExit: 130 after Ctrl-C, 143 after SIGTERM, as a shell knows them.
     """
-    record = Record(folder, overrides)
+    record = RunRecord(folder, overrides)
     try:
         yield record
         if record.content["status"] == "running":

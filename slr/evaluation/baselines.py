@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slr.data.manifest import Clip
-    from slr.predict.predictor import Looker
+    from slr.predict.predictor import ClipPredictor
 
 GREY = 128  # of a clip that shows nothing
 
@@ -155,7 +155,7 @@ def measured(base: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]
     from slr.evaluation.linear_probe import majority, probe
     from slr.evaluation.results import evaluation
     from slr.predict import recognizer
-    from slr.predict.calibration import Looked
+    from slr.predict.calibration import Predictions
 
     _, config, vocabulary = open_run(base.root)
     split = read_split(base.split, clips := factory.clips(config))
@@ -180,12 +180,12 @@ def measured(base: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]
         found = context(config, clips, split, "test", None, None)
         for name in names:
             if name in ways:
-                looked = Looked(ways[name](), np.zeros((len(parts["test"]), 0), np.float32))
+                looked = Predictions(ways[name](), np.zeros((len(parts["test"]), 0), np.float32))
                 rows[name] = evaluation(parts["test"], vocabulary, looked, found)["summary"]
     return rows
 
 
-def without_prior(ranker: "Looker", clips: "Sequence[Clip]") -> "NDArray[np.float32]":
+def without_prior(ranker: "ClipPredictor", clips: "Sequence[Clip]") -> "NDArray[np.float32]":
     """Log-probabilities (n, K) less those of a clip that shows nothing (contextual calibration, Zhao et al. 2021)."""
     return ranker.rank_clips(clips, "ranking test") - ranker.rank_nothing(GREY)
 

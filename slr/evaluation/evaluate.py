@@ -17,10 +17,10 @@ from slr.data.split import Split
 from slr.evaluation.free_text import exact_match
 from slr.evaluation.results import Context, evaluation
 from slr.predict.calibration import Calibration, fit, fit_familiarity
-from slr.predict.predictor import Looker
+from slr.predict.predictor import ClipPredictor
 
 
-def calibrate(ranker: Looker, train: Sequence[Clip], val: Sequence[Clip]) -> Calibration:
+def calibrate(ranker: ClipPredictor, train: Sequence[Clip], val: Sequence[Clip]) -> Calibration:
     """What the run's own clips teach about its answers.
 
     Args:
@@ -34,7 +34,7 @@ def calibrate(ranker: Looker, train: Sequence[Clip], val: Sequence[Clip]) -> Cal
     return fit(looked.log_probability, looked.state, glosses(ranker, val), familiar, seconds)
 
 
-def glosses(ranker: Looker, clips: Sequence[Clip]) -> NDArray[np.int64]:
+def glosses(ranker: ClipPredictor, clips: Sequence[Clip]) -> NDArray[np.int64]:
     """The places of the clips' glosses in the vocabulary: (n,)."""
     position = {gloss: number for number, gloss in enumerate(ranker.vocabulary)}
     return np.array([position[clip.gloss] for clip in clips])
@@ -63,13 +63,13 @@ def context(
     return Context(about, coverage(clips, lost, split.rule, part), conflicts([*clips, *lost]), calibration)
 
 
-def score(ranker: Looker, clips: Sequence[Clip], found: Context) -> dict[str, Any]:
+def score(ranker: ClipPredictor, clips: Sequence[Clip], found: Context) -> dict[str, Any]:
     """Rank clips of the run's own data; the content of `evaluation_results.json`."""
     return evaluation(clips, ranker.vocabulary, ranker.look_clips(clips, f"ranking {found.about['part']}"), found)
 
 
 def score_elsewhere(
-    ranker: Looker, folder: Path, checkpoint: str | None, calibration: Calibration
+    ranker: ClipPredictor, folder: Path, checkpoint: str | None, calibration: Calibration
 ) -> tuple[dict[str, Any], list[Clip]]:
     """Rank a prepared data set that the run does not know; its content as of `score`, and the clips that it counts.
 
@@ -98,7 +98,7 @@ def score_elsewhere(
 
 
 def add_generated(
-    results: dict[str, Any], ranker: Looker, clips: Sequence[Clip], beams: int, folder: Path | None
+    results: dict[str, Any], ranker: ClipPredictor, clips: Sequence[Clip], beams: int, folder: Path | None
 ) -> dict[str, Any]:
     """The results with `generated`: what free text by a beam search gives on the same clips; see `exact_match`."""
     texts = ranker.generated(clips, beams, f"writing, {beams} beams", folder)

@@ -31,7 +31,7 @@ from slr.models.metrics import (
     wilson,
 )
 from slr.predict import calibration as calibrating
-from slr.predict.calibration import Calibration, Looked
+from slr.predict.calibration import Calibration, Predictions
 
 TITLES = {
     "top1": "top-1",
@@ -64,7 +64,9 @@ class Context:
     calibration: Calibration | None
 
 
-def evaluation(clips: Sequence[Clip], vocabulary: Sequence[str], looked: Looked, context: Context) -> dict[str, Any]:
+def evaluation(
+    clips: Sequence[Clip], vocabulary: Sequence[str], looked: Predictions, context: Context
+) -> dict[str, Any]:
     """The content of `evaluation_results.json`.
 
     Args:
@@ -194,7 +196,7 @@ def _per_signer(clips: Sequence[Clip], ranks: Glosses) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["top1"], -row["n"], row["signer"]))
 
 
-def _calibration(looked: Looked, glosses: Glosses, calibration: Calibration | None) -> dict[str, Any] | None:
+def _calibration(looked: Predictions, glosses: Glosses, calibration: Calibration | None) -> dict[str, Any] | None:
     """How far the answers can be believed here, by what the run's own clips have taught."""
     if calibration is None:
         return None

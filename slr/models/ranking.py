@@ -32,7 +32,7 @@ LEAST_STRETCH = 64  # nodes; many short stretches cost more than what they spare
 WORDS_AT_ONCE = 2**14  # whose weights are made float32 together
 
 
-class Look(NamedTuple):
+class RankOutput(NamedTuple):
     """What a model makes of some clips.
 
     Attributes:
@@ -54,7 +54,7 @@ def look(
     trie: Trie,
     logit_bytes: int = LOGIT_BYTES,
     rows_at_once: int = ROWS_AT_ONCE,
-) -> Look:
+) -> RankOutput:
     """Rank every gloss for each clip.
 
     Args:
@@ -74,7 +74,9 @@ def look(
         raise ValueError("expected a model in evaluation mode; do call model.eval() before ranking")
     _demand_left_padding(attention_mask)
     hidden = _cached_states(model, features, prompt_ids, attention_mask, trie, rows_at_once)
-    return Look(_along_paths(_edge_log_probabilities(model, hidden, trie, logit_bytes), trie), hidden[:, 0].float())
+    return RankOutput(
+        _along_paths(_edge_log_probabilities(model, hidden, trie, logit_bytes), trie), hidden[:, 0].float()
+    )
 
 
 def sequence_log_probabilities(

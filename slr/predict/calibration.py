@@ -18,7 +18,7 @@ from scipy.special import logsumexp, softmax
 from slr.core.errors import UserError
 
 LogProbability = NDArray[np.float32]  # (n, K), natural logs, not renormalised
-States = NDArray[np.float32]  # (n, D), what rankings came from: slr.models.ranking.Look
+States = NDArray[np.float32]  # (n, D), what rankings came from: slr.models.ranking.RankOutput
 BINS = 15
 ANSWERED = 0.95  # share of validation clips that are answered; leaves room for people unlike them
 RANGE = (0.05, 20.0)  # of temperatures
@@ -31,7 +31,7 @@ NUMBERS = {
 }  # in a file's header
 
 
-class Looked(NamedTuple):
+class Predictions(NamedTuple):
     """What a recognizer makes of n clips.
 
     Attributes:

@@ -22,31 +22,31 @@ from slr.data import video
 from slr.data.collate import Batch, Sample, collate_ranking
 from slr.data.manifest import Clip
 from slr.models import internvl, lora
-from slr.predict.calibration import Looked
+from slr.predict.calibration import Predictions
 from slr.predict.results import Seen
 from slr.predict.saliency import occlusion
-from slr.training.module import Recognizer
+from slr.training.module import SignModule
 
 LogProbability = NDArray[np.float32]
 Value = TypeVar("Value")
 
 
-class Looker:
+class ClipPredictor:
     """What training's end, evaluation, ladder and export ask of a recognizer. As a context, it frees its memory.
 
     Attributes:
         vocabulary: the K ordered glosses that it ranks.
     """
 
-    def __init__(self, recognizer: Recognizer, config: schema.Config, machine: Machine) -> None:
+    def __init__(self, recognizer: SignModule, config: schema.Config, machine: Machine) -> None:
         """Of a run."""
         self.vocabulary = recognizer.vocabulary
-        self._open: Recognizer | None = recognizer
+        self._open: SignModule | None = recognizer
         self._config = config
         self._machine = machine
 
     @property
-    def _recognizer(self) -> Recognizer:
+    def _recognizer(self) -> SignModule:
         if self._open is None:
             raise UserError("expected a recognizer that is open, found one that was closed; use slr.load again")
         return self._open
@@ -75,7 +75,7 @@ class Looker:
         """Log-probabilities of every gloss for clips of a prepared data set: float32 (n, K); see `look_clips`."""
         return self.look_clips(clips, title, folder).log_probability
 
-    def look_clips(self, clips: Sequence[Clip], title: str, folder: Path | None = None) -> Looked:
+    def look_clips(self, clips: Sequence[Clip], title: str, folder: Path | None = None) -> Predictions:
         """The ranking of every gloss for clips of a prepared data set, and the state that each came from.
 
         Several processes share the work, and each gets the whole.
@@ -164,7 +164,7 @@ class Looker:
             clips, place, lambda batch: self._recognizer.beams(batch, beams, length), self._machine.workers, title
         )
 
-    def look(self, clips: Sequence[Clip], folder: Path, workers: int = 0, title: str | None = None) -> Looked:
+    def look(self, clips: Sequence[Clip], folder: Path, workers: int = 0, title: str | None = None) -> Predictions:
         """As `look_clips`, for clips of any folder whose glosses are in the vocabulary."""
 
         def do(batch: Batch) -> list[tuple[NDArray[np.float32], ...]]:
@@ -172,7 +172,7 @@ class Looker:
             return list(zip(found.log_probability.cpu().numpy(), found.state.cpu().numpy(), strict=True))
 
         rows = self.shared(clips, folder, do, workers, title)
-        return Looked(*(np.stack(part) for part in zip(*rows, strict=True)))
+        return Predictions(*(np.stack(part) for part in zip(*rows, strict=True)))
 
     def shared(
         self,
@@ -194,7 +194,7 @@ class Looker:
 
 
 def each_batch(
-    recognizer: Recognizer, loader: DataLoader, machine: Machine, title: str | None, do: Callable[[Batch], Value]
+    recognizer: SignModule, loader: DataLoader, machine: Machine, title: str | None, do: Callable[[Batch], Value]
 ) -> list[Value]:
     """What `do` makes of every batch of `loader`, on the machine's device; `title` heads a progress bar."""
     recognizer.to(machine.device).eval()

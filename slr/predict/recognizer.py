@@ -25,20 +25,20 @@ from slr.models.generation import Decoding
 from slr.models.processor import load_inputs
 from slr.predict import calibration, sources
 from slr.predict.bundle import Exported, is_exported, read_exported
-from slr.predict.calibration import Calibration, Looked
-from slr.predict.predictor import Looker
-from slr.predict.results import Ranked, Ranking, Refusal, Scanned, Told
+from slr.predict.calibration import Calibration, Predictions
+from slr.predict.predictor import ClipPredictor
+from slr.predict.results import GeneratedText, Ranked, Ranking, Refusal, Scanned
 from slr.predict.segmentation import Segment, cuts, lay, propose, stretches
 from slr.predict.stream import look_at, watch
 from slr.training import assemble
-from slr.training.module import Recognizer
+from slr.training.module import SignModule
 
 LogProbability = NDArray[np.float32]
 Files = str | PathLike[str] | Sequence[str | PathLike[str]]
 GREEDY = Decoding()
 LENIENCY = 1.25  # what is cut out of a recording may be this much stranger than a clip that is answered
 Value = TypeVar("Value")
-Answer = TypeVar("Answer", Ranked, Scanned, Told)
+Answer = TypeVar("Answer", Ranked, Scanned, GeneratedText)
 
 
 def load(
@@ -101,7 +101,7 @@ def _from_export(exported: Exported, device: str | None, base: str | None) -> "S
     return SignRecognizer(recognizer, config, machine, calibration.read(exported.calibration))
 
 
-class SignRecognizer(Looker):
+class SignRecognizer(ClipPredictor):
     """Names the sign in a clip, finds the signs of a recording, and writes what the model would say.
 
     Files may be anything that PyAV or PIL can read; they are prepared first, as training's were, in processes that can
@@ -113,7 +113,7 @@ class SignRecognizer(Looker):
     """
 
     def __init__(
-        self, recognizer: Recognizer, config: schema.Config, machine: Machine, calibration: Calibration | None = None
+        self, recognizer: SignModule, config: schema.Config, machine: Machine, calibration: Calibration | None = None
     ) -> None:
         """Made by `load`."""
         super().__init__(recognizer, config, machine)
@@ -236,15 +236,17 @@ class SignRecognizer(Looker):
 
     def texts(
         self, files: Sequence[Path], prompt: str | None = None, decoding: Decoding = GREEDY
-    ) -> Iterator[Told | Refusal]:
+    ) -> Iterator[GeneratedText | Refusal]:
         """As `generate`, one after the other; an unfit file is told and passed over."""
         for folder, made in sources.clips(files, self.vocabulary[0]):
             clips = [dataclasses.replace(one, prompt=prompt) for one in made if isinstance(one, Clip)]
             found = iter(self.shared(clips, folder, lambda batch: self._recognizer.generate(batch, decoding)))
             for one in made:
-                yield one if isinstance(one, Refusal) else Told(*_watched(one), next(found))
+                yield one if isinstance(one, Refusal) else GeneratedText(*_watched(one), next(found))
 
-    def _probabilities(self, looked: Looked, leniency: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def _probabilities(
+        self, looked: Predictions, leniency: float = 1.0
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Calibrated probabilities (n, K), and whether each clip is answered (n,)."""
         if self.calibration is None:
             return softmax(looked.log_probability.astype(np.float64), axis=1), np.ones(len(looked.state), bool)

@@ -89,7 +89,7 @@ class Scanned(Watched):
 
 
 @dataclass(frozen=True)
-class Told(Watched):
+class GeneratedText(Watched):
     """What a model writes about a clip."""
 
     text: str

@@ -11,7 +11,7 @@ from slr.models.ranking import look
 from slr.models.trie import build_trie
 
 if TYPE_CHECKING:
-    from slr.training.module import Recognizer
+    from slr.training.module import SignModule
 
 
 def neutral(frames: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def neutral(frames: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def occlusion(recognizer: "Recognizer", batch: Batch, glosses: Sequence[str], at_once: int) -> Tensor:
+def occlusion(recognizer: "SignModule", batch: Batch, glosses: Sequence[str], at_once: int) -> Tensor:
     """By how much each frame speaks for each gloss: float32 (T, G), in nats, the same at every call.
 
     It is the gloss's log-probability given the whole clip, less the one given the clip with that frame replaced by

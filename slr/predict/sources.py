@@ -14,7 +14,7 @@ from slr.data.manifest import Clip, read_manifest
 from slr.predict.results import Refusal
 from slr.prepare.decode.sandbox import Limits
 from slr.prepare.decode.video import LONGEST
-from slr.prepare.verify import Job, Prepared, prepare_clips
+from slr.prepare.verify import ClipJob, Prepared, prepare_clips
 
 AT_ONCE = 64  # files whose clips lie in a temporary folder together
 HOURS = 2 * 3600.0  # seconds; the longest recording that is scanned
@@ -65,7 +65,7 @@ def clips(
 
 def _make(sources: Sequence[Path], folder: Path, gloss: str, longest: float) -> list[Clip | Refusal]:
     made: dict[int, Clip | Refusal] = {}
-    jobs: dict[int, Job] = {}
+    jobs: dict[int, ClipJob] = {}
     for number, source in enumerate(sources):
         target, path = folder / f"{number}.mp4", source.expanduser().absolute()
         known = _prepared(path)
@@ -75,7 +75,7 @@ def _make(sources: Sequence[Path], folder: Path, gloss: str, longest: float) -> 
         elif path.is_file() and not os.access(path, os.R_OK):
             made[number] = Refusal(source, "unreadable", "this user may not read it")
         else:
-            jobs[number] = Job(path, target, pictures=True, longest=longest)
+            jobs[number] = ClipJob(path, target, pictures=True, longest=longest)
     limits = PATIENCE if longest > LONGEST else None
     workers = min(len(jobs), os.cpu_count() or 1)
     numbers = list(jobs)

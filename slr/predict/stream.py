@@ -11,17 +11,17 @@ from torch import Tensor
 from slr.core.hardware import Machine
 from slr.data import video
 from slr.data.collate import Batch, Sample, collate_ranking
-from slr.models.ranking import Look
+from slr.models.ranking import RankOutput
 from slr.predict import segmentation
-from slr.predict.calibration import Looked
-from slr.training.module import Recognizer
+from slr.predict.calibration import Predictions
+from slr.training.module import SignModule
 
 AT_ONCE = 64  # frames decoded together; each call seeks, which costs up to twelve more
 
 
 def watch(
-    recognizer: Recognizer, machine: Machine, path: Path, windows: segmentation.Windows, prompt: str
-) -> tuple[Looked, NDArray[np.float32]]:
+    recognizer: SignModule, machine: Machine, path: Path, windows: segmentation.Windows, prompt: str
+) -> tuple[Predictions, NDArray[np.float32]]:
     """Rank every window of a prepared recording, and measure how much moves.
 
     Memory grows with the length by `scan.cells` of each frame (half a kilobyte) and a row of each window: frames and
@@ -38,7 +38,7 @@ def watch(
         What it makes of the n windows, and `scan.motion` of the frames (F,).
     """
     seen: list[NDArray[np.float32]] = []
-    looks: list[Look] = []
+    looks: list[RankOutput] = []
     count, clips = windows.positions.shape[1], max(1, machine.frames_at_once // windows.positions.shape[1])
     words = recognizer.inputs.prompt_ids(prompt, count)
     kept: dict[int, Tensor] = {}
@@ -59,7 +59,9 @@ def watch(
     return _together(looks), segmentation.motion(np.concatenate(seen))
 
 
-def look_at(recognizer: Recognizer, machine: Machine, path: Path, positions: NDArray[np.int64], prompt: str) -> Looked:
+def look_at(
+    recognizer: SignModule, machine: Machine, path: Path, positions: NDArray[np.int64], prompt: str
+) -> Predictions:
     """What a recognizer makes of some parts of a prepared recording.
 
     Args:
@@ -68,7 +70,7 @@ def look_at(recognizer: Recognizer, machine: Machine, path: Path, positions: NDA
     """
     inputs, clips = recognizer.inputs, max(1, machine.frames_at_once // positions.shape[1])
     words = inputs.prompt_ids(prompt, positions.shape[1])
-    looks: list[Look] = []
+    looks: list[RankOutput] = []
     with machine.autocast():
         for first in range(0, len(positions), clips):
             parts = [inputs.resize(video.read(path, row)) for row in positions[first : first + clips]]
@@ -77,8 +79,8 @@ def look_at(recognizer: Recognizer, machine: Machine, path: Path, positions: NDA
     return _together(looks)
 
 
-def _together(looks: Sequence[Look]) -> Looked:
-    return Looked(*(torch.cat(parts).cpu().numpy() for parts in zip(*looks, strict=True)))
+def _together(looks: Sequence[RankOutput]) -> Predictions:
+    return Predictions(*(torch.cat(parts).cpu().numpy() for parts in zip(*looks, strict=True)))
 
 
 def _read(path: Path, frames: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
@@ -88,7 +90,7 @@ def _read(path: Path, frames: int) -> Iterator[tuple[NDArray[np.int64], NDArray[
         yield span, video.read(path, span)
 
 
-def _encode(recognizer: Recognizer, machine: Machine, pictures: NDArray[np.uint8]) -> Iterator[Tensor]:
+def _encode(recognizer: SignModule, machine: Machine, pictures: NDArray[np.uint8]) -> Iterator[Tensor]:
     """The features (V of one frame, D) of each picture (n, H, W, 3)."""
     for first in range(0, len(pictures), machine.frames_at_once):
         resized = recognizer.inputs.resize(pictures[first : first + machine.frames_at_once])
@@ -96,7 +98,7 @@ def _encode(recognizer: Recognizer, machine: Machine, pictures: NDArray[np.uint8
 
 
 def _batch(
-    recognizer: Recognizer, positions: NDArray[np.int64], kept: dict[int, Tensor], words: Sequence[int]
+    recognizer: SignModule, positions: NDArray[np.int64], kept: dict[int, Tensor], words: Sequence[int]
 ) -> Batch:
     """Windows (n, T) as a batch of clips with features."""
     samples = [

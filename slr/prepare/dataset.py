@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from slr.config import schema
 
 if TYPE_CHECKING:
-    from slr.prepare.wlasl.prepare import Wish
+    from slr.prepare.wlasl.prepare import WlaslOptions
 
 
 def prepare(dataset: schema.Dataset, data: Path, stages: Sequence[str] | None = None) -> Path:
@@ -38,11 +38,11 @@ def prepare(dataset: schema.Dataset, data: Path, stages: Sequence[str] | None = 
             return prepare_wlasl(_wish(dataset), data / "wlasl" / "downloads", out, workers, stages or STAGES)
 
 
-def _wish(dataset: schema.Wlasl) -> Wish:
-    from slr.prepare.wlasl.download import Manners
-    from slr.prepare.wlasl.prepare import Wish
+def _wish(dataset: schema.Wlasl) -> WlaslOptions:
+    from slr.prepare.wlasl.download import FetchPolicy
+    from slr.prepare.wlasl.prepare import WlaslOptions
 
-    return Wish(
+    return WlaslOptions(
         index=dataset.index,
         index_hash=dataset.index_hash,
         clips=Path(dataset.clips) if dataset.clips else None,
@@ -50,7 +50,7 @@ def _wish(dataset: schema.Wlasl) -> Wish:
         local=dataset.local,
         crop=dataset.crop,
         fetch=dataset.fetch,
-        manners=Manners(
+        manners=FetchPolicy(
             pause=dataset.pause,
             per_host=dataset.per_host,
             largest=dataset.largest * 1024**2,

@@ -34,7 +34,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ClipJob:
     """One untrusted file and the clip that is to be made of it."""
 
     source: Path
@@ -66,7 +66,7 @@ def checked(path: Path) -> Facts:
 
 
 def prepare_clips(
-    jobs: Sequence[Job], workers: int, limits: Limits | None = None
+    jobs: Sequence[ClipJob], workers: int, limits: Limits | None = None
 ) -> Iterator[tuple[int, Prepared | Unfit]]:
     """Make clips of untrusted files in guarded children; yields (position of the job, what became of it) when done.
 
@@ -87,7 +87,7 @@ def prepare_clips(
                 yield number, Prepared(**(outcome | {"facts": Facts(**outcome["facts"])}))
 
 
-def _call(job: Job) -> tuple[str, str, int, int, dict[str, Any], bool, float]:
+def _call(job: ClipJob) -> tuple[str, str, int, int, dict[str, Any], bool, float]:
     """A job as `prepare_clip` takes it, fit for JSON."""
     cut = asdict(job.cut)
     return str(job.source), str(job.target), job.longest_side, job.least_frames, cut, job.pictures, job.longest

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slr.core.units import format_bytes, format_duration
-from slr.sweeps.runner import ENDED, Job
+from slr.sweeps.runner import ENDED, SweepJob
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +35,7 @@ class Board:
         self._told: dict[str, str] = {}
         self._painted = 0.0
 
-    def __call__(self, jobs: Sequence[Job]) -> None:
+    def __call__(self, jobs: Sequence[SweepJob]) -> None:
         """Show what has changed."""
         changed = [job for job in jobs if self._told.get(job.name) != job.status]
         if self._live is None:
@@ -48,7 +48,7 @@ class Board:
             self._painted = time.monotonic()
         self._told = {job.name: job.status for job in jobs}
 
-    def close(self, jobs: Sequence[Job]) -> None:
+    def close(self, jobs: Sequence[SweepJob]) -> None:
         """Leave the whole table behind."""
         if self._live is not None and self._live.is_started:
             self._live.update(table(jobs, self.at_once), refresh=True)
@@ -57,7 +57,7 @@ class Board:
             self._console.print(table(jobs, self.at_once))
 
 
-def announce(place: Path, jobs: Sequence[Job], each: int) -> str:
+def announce(place: Path, jobs: Sequence[SweepJob], each: int) -> str:
     """What a sweep is going to do, before it starts: jobs, where they stand, and their disk.
 
     Args:
@@ -76,14 +76,14 @@ def announce(place: Path, jobs: Sequence[Job], each: int) -> str:
     return f"sweep: {len(jobs)} jobs ({stand}) in {place}; {room}{short}"
 
 
-def line(job: Job) -> str:
+def line(job: SweepJob) -> str:
     """A job in a line."""
     name, status, steps, top1, seconds, reason = cells(job)
     figures = [f"step {steps}" if steps else "", f"val top-1 {top1}" if top1 else "", seconds, reason]
     return f"{name}: {', '.join([status, *filter(None, figures)])}"
 
 
-def cells(job: Job) -> tuple[str, ...]:
+def cells(job: SweepJob) -> tuple[str, ...]:
     """What the table says of a job, by `COLUMNS`."""
     facts = job.facts
     progress = facts.get("progress", {})
@@ -93,7 +93,7 @@ def cells(job: Job) -> tuple[str, ...]:
     return job.name, job.status, steps, "" if best is None else f"{best:.3f}", seconds, job.reason
 
 
-def table(jobs: Sequence[Job], at_once: int) -> "Table":
+def table(jobs: Sequence[SweepJob], at_once: int) -> "Table":
     """All jobs, in their order."""
     from rich.table import Table
     from rich.text import Text
@@ -106,7 +106,7 @@ def table(jobs: Sequence[Job], at_once: int) -> "Table":
     return shown
 
 
-def left(jobs: Sequence[Job], at_once: int) -> str:
+def left(jobs: Sequence[SweepJob], at_once: int) -> str:
     """How long the rest may take, once a job has been done."""
     done = [job.facts.get("seconds", 0.0) for job in jobs if job.status == "done"]
     rest = sum(job.status not in ENDED and not (job.tried and job.status not in ("running", "waiting")) for job in jobs)
@@ -115,5 +115,5 @@ def left(jobs: Sequence[Job], at_once: int) -> str:
     return f", about {format_duration(-(-rest // at_once) * sum(done) / len(done))} left"
 
 
-def _ended(jobs: Sequence[Job]) -> int:
+def _ended(jobs: Sequence[SweepJob]) -> int:
     return sum(job.status in ENDED for job in jobs)

@@ -12,7 +12,7 @@ from typing import Any
 from slr.core import distributed
 from slr.core.run_folder import RunFolder
 from slr.core.signals import CODES, Stopping
-from slr.sweeps.runner import ENDED, GRACE, POLL, Job, Sweep, start
+from slr.sweeps.runner import ENDED, GRACE, POLL, Sweep, SweepJob, start
 
 
 def attend(program: str, folder: str) -> None:
@@ -29,7 +29,7 @@ def attend(program: str, folder: str) -> None:
         RuntimeError: the job is not done; says why, so that the scheduler's records are true.
         SystemExit: it was asked to end.
     """
-    job = Job(RunFolder(Path(folder)), Path(folder).name)
+    job = SweepJob(RunFolder(Path(folder)), Path(folder).name)
     rank, _ = distributed.given(os.environ) or (0, 1)
     with _asked_to_end() as stopping:
         if rank:
@@ -39,7 +39,7 @@ def attend(program: str, folder: str) -> None:
         raise RuntimeError(job.reason or job.status)
 
 
-def _follow(program: Path, job: Job, stopping: Stopping) -> None:
+def _follow(program: Path, job: SweepJob, stopping: Stopping) -> None:
     """Start one process of a run that another task looks after, and wait for its end."""
     process = start(program, job.folder.root, None)
     while process.poll() is None and stopping.code is None:

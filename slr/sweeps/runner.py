@@ -31,7 +31,7 @@ GRACE = 120.0  # seconds that jobs have for saving themselves when a sweep is st
 
 
 @dataclass
-class Job:
+class SweepJob:
     """One run of a sweep.
 
     Attributes:
@@ -114,12 +114,12 @@ class Sweep:
         show: called with the jobs whenever something has changed, and every few seconds.
     """
 
-    jobs: Sequence[Job]
+    jobs: Sequence[SweepJob]
     program: Path
     at_once: int
     keep_going: bool
-    show: Callable[[Sequence[Job]], None]
-    _processes: dict[int, tuple[Job, subprocess.Popen, IO[bytes]]] = field(default_factory=dict)
+    show: Callable[[Sequence[SweepJob]], None]
+    _processes: dict[int, tuple[SweepJob, subprocess.Popen, IO[bytes]]] = field(default_factory=dict)
 
     def run(self, stopping: Stopping) -> None:
         """Start what is missing, wait for it and for what other processes are at.

@@ -19,15 +19,15 @@ from slr.data.datamodule import ClipData
 from slr.data.manifest import Clip
 from slr.models import internvl, memory_plan
 from slr.models.processor import Inputs, load_inputs
-from slr.training.module import Place, Recognizer
+from slr.training.module import SignModule, TrainingPosition
 
 if TYPE_CHECKING:
     from slr.training.loop import Pruner, TensorBoardLogger, Trainer
 
 
-def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machine, inputs: Inputs) -> Recognizer:
+def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machine, inputs: Inputs) -> SignModule:
     """The network with a fresh adapter, as a training's module."""
-    return Recognizer(
+    return SignModule(
         network=factory.network(config, machine),
         inputs=inputs,
         vocabulary=vocabulary,
@@ -59,7 +59,7 @@ def preflight(config: schema.Config, machine: Machine) -> None:
     tried = dataclasses.replace(config, model=small, lora=dataclasses.replace(config.lora, dropout=0.0))
     words = load_inputs("tiny", None)
 
-    def build(device: str) -> Recognizer:
+    def build(device: str) -> SignModule:
         return recognizer(tried, TRIED, dataclasses.replace(machine, device=device), words).to(device)
 
     exact = machine.precision == "32-true" and machine.quantization == "none"
@@ -70,7 +70,7 @@ def preflight(config: schema.Config, machine: Machine) -> None:
         refuse_other_dropout(machine.kind, machine.device)
 
 
-def plan(config: schema.Config, machine: Machine, recognizer: Recognizer, clips: Sequence[Clip]) -> memory_plan.Plan:
+def plan(config: schema.Config, machine: Machine, recognizer: SignModule, clips: Sequence[Clip]) -> memory_plan.Plan:
     """How many clips a training step computes at once, from the memory that there is now that the weights are in it.
 
     Of several processes, each computes its share of the step, all in the same way, by the one that has the least room.
@@ -117,7 +117,7 @@ def _room(machine: Machine) -> tuple[int, int]:
     return hardware.memory_free(machine.device) // beside, taken
 
 
-def fill_cache(config: schema.Config, machine: Machine, recognizer: Recognizer, data: ClipData) -> None:
+def fill_cache(config: schema.Config, machine: Machine, recognizer: SignModule, data: ClipData) -> None:
     """Have `data` take from a cache what `cache` asks for; the chief computes what is not there yet."""
     if config.cache.name == "frames":
         kept = frame_cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
@@ -132,7 +132,7 @@ def fill_cache(config: schema.Config, machine: Machine, recognizer: Recognizer, 
         recognizer.train()  # Lightning warns of a tower that was left in evaluation mode
 
 
-def _feature_cache(config: schema.Config, machine: Machine, recognizer: Recognizer) -> features.FeatureCache:
+def _feature_cache(config: schema.Config, machine: Machine, recognizer: SignModule) -> features.FeatureCache:
     inputs, core = recognizer.inputs, internvl.bare(recognizer.network).model
     settings = [inputs.image_size, inputs.mean, inputs.std, machine.device, machine.precision, config.cache.dtype]
     weights = [*core.vision_tower.state_dict().values(), *core.multi_modal_projector.state_dict().values()]
@@ -147,7 +147,7 @@ def trainer(
     machine: Machine,
     stopping: Stopping,
     tell: Callable[[Mapping[str, Any]], None],
-    place: Place,
+    place: TrainingPosition,
     pruner: "Pruner | None" = None,
 ) -> "Trainer":
     """Lightning's loop with what it keeps in the run's folder, whose curves are cut back to where it begins.
@@ -162,12 +162,14 @@ def trainer(
     from slr.training import loop
 
     logger = _logger(config, folder, place) if distributed.chief() else None
-    keeper = loop.Keeper(folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell)
+    keeper = loop.CheckpointCallback(
+        folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell
+    )
     patience = loop.early_stopping(config.early_stopping.monitor, config.early_stopping.patience)
     return loop.build_trainer(machine, config.epochs, logger, keeper, patience, pruner)
 
 
-def _logger(config: schema.Config, folder: RunFolder, place: Place) -> "TensorBoardLogger":
+def _logger(config: schema.Config, folder: RunFolder, place: TrainingPosition) -> "TensorBoardLogger":
     from slr.training import loop
 
     tensorboard.cut_back(folder.root, place.step, place.validated)

@@ -32,7 +32,7 @@ LOSS = "val/loss"  # the one monitor that is better when it is smaller
 SCORE = "val/top1"  # what sweeps and searches rank by
 
 
-class Straight(TorchCheckpointIO):
+class PlainCheckpointIO(TorchCheckpointIO):
     """Writes a state where it is told to, whose wholeness `slr.core.checkpoints` sees to.
 
     Lightning's own way holds it in memory twice, and writes it into the system's temporary folder first, which may be
@@ -46,7 +46,7 @@ class Straight(TorchCheckpointIO):
         torch.save(move_data_to_device(checkpoint, torch.device("cpu")), path)
 
 
-class Keeper(Checkpoint):
+class CheckpointCallback(Checkpoint):
     """Saves a training's state so that it can end at any moment, and ends it where somebody asks.
 
     States are saved when `every` minutes have gone by, around each validation, and when the process is asked to end.
@@ -189,7 +189,7 @@ class Pruner(Callback):
 
     @property
     def state_key(self) -> str:
-        """As `Keeper.state_key`."""
+        """As `CheckpointCallback.state_key`."""
         return "Pruner"
 
     def __init__(self, report: Callable[[int, float], bool]) -> None:
@@ -197,7 +197,7 @@ class Pruner(Callback):
         self.pruned = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report, before `Keeper` saves; a training that ends here anyway is not given up."""
+        """Report, before `CheckpointCallback` saves; a training that ends here anyway is not given up."""
         epoch, score = trainer.current_epoch + 1, float(trainer.callback_metrics[SCORE])
         hopeless = distributed.once(lambda: self.report(epoch, score))
         if hopeless and not trainer.should_stop and epoch != trainer.max_epochs:
@@ -262,7 +262,7 @@ def build_trainer(
     machine: "Machine",
     epochs: int,
     logger: TensorBoardLogger | None,
-    keeper: Keeper,
+    keeper: CheckpointCallback,
     patience: EarlyStopping,
     pruner: Pruner | None = None,
 ) -> Trainer:
@@ -286,7 +286,7 @@ def build_trainer(
         max_epochs=epochs,
         logger=logger or False,
         callbacks=[patience, *([pruner] if pruner else []), keeper, TQDMProgressBar(leave=False)],
-        plugins=[Straight(), LightningEnvironment()],
+        plugins=[PlainCheckpointIO(), LightningEnvironment()],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         enable_model_summary=False,  # the census says more
@@ -308,7 +308,7 @@ def _place(machine: "Machine") -> dict[str, Any]:
 def early_stopping(monitor: str, patience: int) -> EarlyStopping:
     """Give up after `patience` epochs in which `monitor` did not get better.
 
-    It counts when a validation ends, before `Keeper` saves; at the epoch's end, Lightning's own choice, would be behind
+    It counts when a validation ends, before `CheckpointCallback` saves; at the epoch's end, Lightning's own choice, would be behind
     the state from which a killed training goes on.
     """
     return EarlyStopping(monitor, mode=mode(monitor), patience=patience, check_on_train_epoch_end=False)

@@ -27,7 +27,7 @@ from slr.models import internvl, lora
 from slr.models.generation import Decoding, beam_search, generate
 from slr.models.metrics import SHARED, RankingMetrics
 from slr.models.processor import Inputs
-from slr.models.ranking import LOGIT_BYTES, Look, look, sequence_log_probabilities
+from slr.models.ranking import LOGIT_BYTES, RankOutput, look, sequence_log_probabilities
 from slr.models.trie import build_trie
 
 SHOWN = 90  # characters of the prompt's end in TensorBoard's picture; what is before them are the frames' places
@@ -37,7 +37,7 @@ ALL = slice(None)
 SKIPPED = 16
 
 
-class Recognizer(L.LightningModule):
+class SignModule(L.LightningModule):
     """A vision-language model that names signs.
 
     One training batch is one optimiser step. It is computed in micro-batches whose losses are divided by the clips of
@@ -114,11 +114,13 @@ class Recognizer(L.LightningModule):
         """Exact log-probability of every gloss for every clip: float32 (B, K)."""
         return self.look(batch).log_probability
 
-    def look(self, batch: Batch) -> Look:
+    def look(self, batch: Batch) -> RankOutput:
         """As `rank`, with the state (B, D) that each ranking came from."""
         if not batch["clip"]:
             width = internvl.shape(self.network).hidden
-            return Look(*(torch.zeros(0, columns, device=self.device) for columns in (len(self.vocabulary), width)))
+            return RankOutput(
+                *(torch.zeros(0, columns, device=self.device) for columns in (len(self.vocabulary), width))
+            )
         with torch.no_grad():
             features = self.features(batch)
             return look(self.network, features, batch["input_ids"], batch["attention_mask"], self.trie)
@@ -373,7 +375,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str], dict[str
 
 
 @dataclass(frozen=True)
-class Place:
+class TrainingPosition:
     """A place in a training.
 
     Attributes:
@@ -385,12 +387,12 @@ class Place:
     validated: bool = True
 
 
-def place_of(checkpoint: Path | None) -> Place:
+def place_of(checkpoint: Path | None) -> TrainingPosition:
     """Where a checkpoint was saved; the beginning where there is none."""
     if checkpoint is None:
-        return Place()
+        return TrainingPosition()
     content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return Place(content["global_step"], content["validated"])
+    return TrainingPosition(content["global_step"], content["validated"])
 
 
 def _overflow(what: str) -> UserError:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from slr.core.errors import UserError
 from slr.data.collate import Batch, Sample, collate_ranking, collate_training
 from slr.models import lora
-from slr.training.module import Recognizer
+from slr.training.module import SignModule
 
 FRAMES = 2
 STEPS = 2  # the adapter's A moves in the second only
@@ -26,7 +26,7 @@ STEPS = 2  # the adapter's A moves in the second only
 NEAR, COARSE = 1e-3, 5e-2
 
 
-def preflight(build: Callable[[str], Recognizer], kind: str, device: str, exact: bool) -> list[str]:
+def preflight(build: Callable[[str], SignModule], kind: str, device: str, exact: bool) -> list[str]:
     """Take the steps on a device and on the CPU; returns the operators that the device left to the CPU.
 
     Args:
@@ -81,7 +81,7 @@ def operator_in(text: str) -> str:
     return found[1] if found else ""
 
 
-def steps(recognizer: Recognizer, start: dict[str, Tensor]) -> dict[str, Tensor]:
+def steps(recognizer: SignModule, start: dict[str, Tensor]) -> dict[str, Tensor]:
     """Losses (STEPS,), gradients (STEPS, n), and log-probabilities (B, K) after the last step, float32 on the CPU.
 
     Args:
@@ -99,7 +99,7 @@ def steps(recognizer: Recognizer, start: dict[str, Tensor]) -> dict[str, Tensor]
     }
 
 
-def _trained(recognizer: Recognizer, batch: Batch) -> dict[str, Tensor]:
+def _trained(recognizer: SignModule, batch: Batch) -> dict[str, Tensor]:
     optimizer = recognizer.optimizer(fused=False)
     losses, gradients = [], []
     for _ in range(STEPS):
@@ -113,7 +113,7 @@ def _trained(recognizer: Recognizer, batch: Batch) -> dict[str, Tensor]:
     return {"losses": torch.stack(losses), "gradients": torch.stack(gradients)}
 
 
-def _batches(recognizer: Recognizer) -> tuple[Batch, Batch]:
+def _batches(recognizer: SignModule) -> tuple[Batch, Batch]:
     """A clip of noise for each gloss: to rank, and to train on."""
     inputs, noise = recognizer.inputs, torch.Generator().manual_seed(0)
     samples = [

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from slr.core import distributed
 from slr.core.signals import Stopping, listening
-from slr.training.loop import Keeper
+from slr.training.loop import CheckpointCallback
 
 
 def test_all_end_at_the_same_place(monkeypatch):
     """What one is asked while it waits for the others' answers, who were not asked, is for the next time."""
     stopping = Stopping()
-    keeper = Keeper(Path(), "val/top1", 0, stopping, lambda at: None)
+    keeper = CheckpointCallback(Path(), "val/top1", 0, stopping, lambda at: None)
 
     def ask_meanwhile(code):
         stopping.code = 143
@@ -25,7 +25,7 @@ def test_all_end_at_the_same_place(monkeypatch):
 def test_ones_own_signal_that_comes_behind_anothers_stops_nothing_twice(monkeypatch):
     """A scheduler signals all; where another's answer came first, one's own signal must not cut the saving short."""
     with listening() as stopping:
-        keeper = Keeper(Path(), "val/top1", 0, stopping, lambda at: None)
+        keeper = CheckpointCallback(Path(), "val/top1", 0, stopping, lambda at: None)
         stopping.deferred = True
         monkeypatch.setattr(distributed, "gather", lambda code: [code, 143])
         assert keeper.asked() == 143

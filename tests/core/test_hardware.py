@@ -169,7 +169,7 @@ def test_other_cards_compute_in_32_or_true_16_bits(kind, device):
 @pytest.mark.usefixtures("anything")
 @pytest.mark.parametrize("kind", ["directml", "mps"])
 def test_other_cards_work_with_one_process(kind, monkeypatch):
-    monkeypatch.setattr(distributed, "place", lambda: distributed.Place(0, 2, 2, 0))
+    monkeypatch.setattr(distributed, "place", lambda: distributed.Rank(0, 2, 2, 0))
     with pytest.raises(UserError, match=f"trainer=ddp: hardware={kind} works with one process"):
         decided(kind)
 

@@ -21,7 +21,7 @@ from slr.data.manifest import Clip
 from slr.models import internvl, lora
 from slr.models.processor import load_inputs
 from slr.prepare.encode import write_clip
-from slr.training.module import Recognizer
+from slr.training.module import SignModule
 
 GLOSSES = ["one", "other", "third"]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
@@ -57,7 +57,7 @@ def network(quantization="none"):
 
 
 def recognizer(inputs, quantization="none"):
-    return Recognizer(network(quantization), inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, "token", 0.1, 4, 0)
+    return SignModule(network(quantization), inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, "token", 0.1, 4, 0)
 
 
 def data(clips, inputs, views=None, jitter=None, sampling="uniform", workers=0):

@@ -148,7 +148,7 @@ def test_rankings_are_those_of_one_process(calm):
             assert result[part][name] == pytest.approx(alone["summary"][name], abs=1e-7)
 
 
-STEP = "slr.training.module:Recognizer.training_step"
+STEP = "slr.training.module:SignModule.training_step"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from slr.core.locks import exclusive, occupied
 from slr.training.module import place_of
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs kill -9 and groups of processes")
-STEP, VALIDATION = (f"slr.training.module:Recognizer.{name}_step" for name in ("training", "validation"))
+STEP, VALIDATION = (f"slr.training.module:SignModule.{name}_step" for name in ("training", "validation"))
 KILLED = -signal.SIGKILL
 # 24 clips train in 6 steps an epoch, each one saved; 4 are for validation, ranked two by two.
 SHORT = (*SMALL, "epochs=4", "batch=4", "checkpoint.every=0", "hardware.frames_at_once=16")
@@ -89,7 +89,7 @@ def fault(kind: str, rng: np.random.Generator) -> str:
     if kind == "while validating":
         return f"{VALIDATION}:{rng.integers(1, 9)}:kill"
     if kind == "between epochs":
-        return "slr.training.loop:Keeper.on_train_epoch_end:1:kill"
+        return "slr.training.loop:CheckpointCallback.on_train_epoch_end:1:kill"
     return str(
         rng.choice(
             [
@@ -172,7 +172,7 @@ def test_a_run_that_is_stopped_saves_itself_and_goes_on(calm, workplace):
     """By SIGTERM to all its processes, by Ctrl-C while it validates, before its first state, and after its last one."""
     outputs = workplace / "stopped"
     words = [*SHORT, "hardware.workers=2", f"outputs={outputs}", f"data={workplace / 'data'}"]
-    code, _, err = ended("train.py", *words, fault="slr.training.module:Recognizer.configure_optimizers:1:kill")
+    code, _, err = ended("train.py", *words, fault="slr.training.module:SignModule.configure_optimizers:1:kill")
     assert code == KILLED, err
     run = only_run(outputs)
     assert not (run / "checkpoints" / "last.ckpt").exists()
@@ -193,7 +193,7 @@ def test_a_run_that_is_stopped_saves_itself_and_goes_on(calm, workplace):
     assert code == 130
     assert status(run) == "stopped"
     assert left(run) == (6, False)
-    code, _, err = go_on("slr.training.loop:Keeper.on_train_end:1:term")
+    code, _, err = go_on("slr.training.loop:CheckpointCallback.on_train_end:1:term")
     assert code == 143
     assert status(run) == "stopped"
     assert left(run) == (24, True)
@@ -295,7 +295,7 @@ def test_an_evaluation_that_was_cut_is_made_again_and_its_results_shown_once(wor
     outputs = workplace / "cut evaluation"
     words = [*SMALL, "lora=none", f"outputs={outputs}", f"data={workplace / 'data'}"]
     code, _, err = ended(
-        "train.py", *words, fault="slr.core.run_folder:Record.tell:4:kill"
+        "train.py", *words, fault="slr.core.run_folder:RunRecord.tell:4:kill"
     )  # the one that would say done
     assert code == KILLED, err
     run = only_run(outputs)

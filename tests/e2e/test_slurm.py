@@ -168,7 +168,7 @@ def adapter(run: Path) -> bytes:
 
 
 TINY = (*SMALL, "epochs=2", "batch=8", "frames=2", "hardware.workers=0")
-AT_THE_THIRD_STEP = f"{ROOT / 'tests' / 'faults'} FAULT=slr.training.loop:Keeper.on_train_batch_start:3:"
+AT_THE_THIRD_STEP = f"{ROOT / 'tests' / 'faults'} FAULT=slr.training.loop:CheckpointCallback.on_train_batch_start:3:"
 
 
 def trained(*words: str, timeout: float = 1200) -> tuple[int, str, str]:

@@ -15,7 +15,7 @@ from slr.data.manifest import Clip, Rejected, write_manifest, write_rejected
 from slr.data.split import make_split
 from slr.evaluation import evaluate
 from slr.evaluation import results as evaluating
-from slr.predict.calibration import Looked
+from slr.predict.calibration import Predictions
 from slr.prepare.wlasl.index import read_index, select
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -84,7 +84,7 @@ def check(folder, listed, subset, loss, rule):
     for row, clip in zip(scores, chosen, strict=True):
         row[glosses.index(clip.gloss)] += 3  # some skill
     scores = scores.round(1).astype(np.float32)  # and ties
-    ranker = SimpleNamespace(vocabulary=glosses, look_clips=lambda *_: Looked(scores, np.zeros((len(chosen), 1))))
+    ranker = SimpleNamespace(vocabulary=glosses, look_clips=lambda *_: Predictions(scores, np.zeros((len(chosen), 1))))
     config = SimpleNamespace(data=folder, dataset=SimpleNamespace(place="wlasl"))
     summary = evaluate.score(ranker, chosen, evaluate.context(config, clips, split, "test", "best", None))["summary"]
 
@@ -141,7 +141,7 @@ def test_another_data_sets_groups_count_as_far_as_the_vocabulary_reaches(tmp_pat
 
     def look_clips(chosen, *_):
         rows = [[-1.0 if gloss == named.get(clip.id) else -2.0 for gloss in glosses] for clip in chosen]
-        return Looked(np.array(rows, dtype=np.float32), np.zeros((len(chosen), 1), dtype=np.float32))
+        return Predictions(np.array(rows, dtype=np.float32), np.zeros((len(chosen), 1), dtype=np.float32))
 
     answering = SimpleNamespace(answers=lambda state: np.ones(len(state), dtype=bool))
     ranker = SimpleNamespace(vocabulary=glosses, look_clips=look_clips)

@@ -81,7 +81,7 @@ def evaluated(count=70, seed=0, certain=4.0, calibrated=True, signers=25):
     groups = [VOCABULARY[:2]] if calibrated else []
     about = {"part": "test", "checkpoint": "best", "data": "d", "split": "signer"}
     context = Context(about, Coverage("data set", count, count + 3, ["a", "b", "c"]), groups, learned)
-    return clips, evaluation(clips, VOCABULARY, calibration.Looked(log_probability, states), context)
+    return clips, evaluation(clips, VOCABULARY, calibration.Predictions(log_probability, states), context)
 
 
 def seen(number, glosses):

@@ -9,7 +9,7 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 from slr.data.coverage import Coverage
 from slr.data.manifest import Clip
 from slr.evaluation.results import Context, evaluation, table, write_evaluation
-from slr.predict.calibration import Looked, fit, fit_familiarity
+from slr.predict.calibration import Predictions, fit, fit_familiarity
 
 VOCABULARY = [f"gloss {number}" for number in range(9)]
 CONFLICTS = [["gloss 1", "gloss 2"], ["gloss 5", "gloss 7", "gloss 8"]]
@@ -22,7 +22,7 @@ def drawn(seed):
     scores = rng.normal(size=(90, 9)) + 1.5 * np.eye(9)[glosses]
     log_probability = (scores - np.log(np.exp(scores).sum(1, keepdims=True) + 1)).astype(np.float32)
     states = (3 * np.eye(9, 6)[glosses] + rng.normal(size=(90, 6))).astype(np.float32)
-    return glosses, Looked(log_probability, states)
+    return glosses, Predictions(log_probability, states)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_of_the_first_clips_alone_no_number_is_told_for_all_that_are_listed(made
     clips = [Clip(str(n), f"{n}.mp4", VOCABULARY[g], *facts) for n, g in enumerate(glosses)]
     told = {}
     for limit in (40, 90):
-        looked = Looked(log_probability[:limit], np.zeros((limit, 6), dtype=np.float32))
+        looked = Predictions(log_probability[:limit], np.zeros((limit, 6), dtype=np.float32))
         context = Context({"part": "test"}, Coverage("official test part", 90, 120, ["x"] * 30), [], None)
         results = evaluation(clips[:limit], VOCABULARY, looked, context)
         told[limit] = results["summary"]["coverage"], "if every missing clip were wrong" in table(results)

@@ -8,7 +8,7 @@ from slr.data.collate import Sample, collate_ranking
 from slr.models import internvl, lora
 from slr.models.processor import load_inputs
 from slr.predict.saliency import occlusion
-from slr.training.module import Recognizer
+from slr.training.module import SignModule
 
 GLOSSES = ["a", "mokitu", "ÄÖ", "don't want", "tuka"]
 ASKED = ["don't want", "a"]
@@ -23,7 +23,7 @@ def recognizer():
     for name, parameter in network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
-    return Recognizer(network, load_inputs("tiny", None), GLOSSES, 1e-3, 0.01, 2, 1.0, "token", 0.0, 1, 0).eval()
+    return SignModule(network, load_inputs("tiny", None), GLOSSES, 1e-3, 0.01, 2, 1.0, "token", 0.0, 1, 0).eval()
 
 
 def batch_of(recognizer, *clips):

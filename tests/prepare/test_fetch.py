@@ -15,11 +15,11 @@ from servers import Server
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
 from slr.prepare.ledger import Ledger
-from slr.prepare.wlasl.download import Failure, Manners, download
+from slr.prepare.wlasl.download import Failure, FetchPolicy, download
 from slr.prepare.wlasl.fetch import _Round, describe_fetched, fetch, fetched, file_name
-from slr.prepare.wlasl.prepare import Wish, prepare_wlasl
+from slr.prepare.wlasl.prepare import WlaslOptions, prepare_wlasl
 
-QUICK = Manners(
+QUICK = FetchPolicy(
     pause=0, backoff=0.01, attempts=4, park_after=3, timeout=0.5, window=0.3, largest=2 * 1024**2, allow_private=True
 )
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -149,7 +149,7 @@ def test_a_redirect_is_followed(tmp_path):
 
 
 def test_private_addresses_are_not_asked_unless_allowed(tmp_path):
-    careful = Manners(timeout=1)
+    careful = FetchPolicy(timeout=1)
     with Server("plain", {"/a.mp4": CONTENT}) as server:
         assert get(server, tmp_path, manners=careful).reason == "private_address"
         assert server.asked == []
@@ -204,7 +204,7 @@ def test_few_at_a_time_and_not_too_fast(tmp_path):
         with lock:
             now[0] -= 1
 
-    polite = Manners(pause=0.02, per_host=2)
+    polite = FetchPolicy(pause=0.02, per_host=2)
     began = time.monotonic()
     fetch({f"http://a.example/{n}": str(n) for n in range(8)}, tmp_path, polite, slow)
     assert most[0] == 2
@@ -218,7 +218,7 @@ def test_hosts_do_not_wait_for_one_another(tmp_path):
         together.wait()
         target.write_bytes(b"x")
 
-    fetch({f"http://{n}.example/": str(n) for n in range(6)}, tmp_path, Manners(pause=0, per_host=1), meet)
+    fetch({f"http://{n}.example/": str(n) for n in range(6)}, tmp_path, FetchPolicy(pause=0, per_host=1), meet)
     assert len(list((tmp_path / "files").iterdir())) == 6
 
 
@@ -333,7 +333,7 @@ def test_every_instance_ends_as_a_clip_or_with_the_right_reason(shared, tmp_path
         }
         index = [{"gloss": listed[name]["gloss"], "instances": [rows[name]]} for name in names]
         (tmp_path / "index.json").write_text(json.dumps(index))
-        wish = Wish(index=str(tmp_path / "index.json"), manners=QUICK)
+        wish = WlaslOptions(index=str(tmp_path / "index.json"), manners=QUICK)
         manifest = prepare_wlasl(wish, tmp_path / "downloads", tmp_path / "out", 2)
     clips = {clip.id: clip for clip in read_manifest(manifest)}
     reasons = {row.id: row.reason for row in read_rejected(tmp_path / "out" / "rejected.jsonl")}

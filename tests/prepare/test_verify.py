@@ -13,7 +13,7 @@ from slr.data import video
 from slr.prepare.decode.sandbox import Limits
 from slr.prepare.decode.video import Unfit
 from slr.prepare.encode import write_clip
-from slr.prepare.verify import Job, Prepared, checked, prepare_clips, verify_clip, verify_clips
+from slr.prepare.verify import ClipJob, Prepared, checked, prepare_clips, verify_clip, verify_clips
 
 
 def noise(count, height=64, width=64):
@@ -52,7 +52,7 @@ def test_clips_are_made_and_others_told(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     names = ["page", "a", "short", "absent"]
-    jobs = [Job(tmp_path / f"{name}.mp4", out / f"{name}.mp4", least_frames=8) for name in names]
+    jobs = [ClipJob(tmp_path / f"{name}.mp4", out / f"{name}.mp4", least_frames=8) for name in names]
     outcomes = dict(prepare_clips(jobs, workers=2))
     assert [getattr(outcomes[number], "reason", "") for number in range(4)] == ["page", "", "too_short", "missing"]
     assert isinstance(outcomes[1], Prepared)
@@ -72,7 +72,7 @@ def test_the_number_of_workers_changes_no_byte(tmp_path):
         out.mkdir()
         assert all(
             isinstance(outcome, Prepared)
-            for _, outcome in prepare_clips([Job(source, out / name) for source, name in jobs], workers)
+            for _, outcome in prepare_clips([ClipJob(source, out / name) for source, name in jobs], workers)
         )
         contents.append([(out / name).read_bytes() for _, name in jobs])
     assert contents[0] == contents[1]
@@ -85,7 +85,7 @@ def test_an_ended_child_leaves_nothing_half_written(tmp_path):
     out.mkdir()
     (out / ".long.mp4.123.part").write_bytes(b"what a killed child was writing")
     (out / ".other.mp4.123.part").write_bytes(b"what another is writing")
-    outcomes = dict(prepare_clips([Job(tmp_path / "long.mp4", out / "long.mp4")], 1, Limits(wall=0.2)))
+    outcomes = dict(prepare_clips([ClipJob(tmp_path / "long.mp4", out / "long.mp4")], 1, Limits(wall=0.2)))
     assert isinstance(outcomes[0], Unfit)
     assert outcomes[0].reason == "timeout"
     assert [path.name for path in out.iterdir()] == [".other.mp4.123.part"]
@@ -94,7 +94,7 @@ def test_an_ended_child_leaves_nothing_half_written(tmp_path):
 def test_a_place_that_cannot_be_written_stops_the_run(tmp_path):
     write_clip(tmp_path / "a.mp4", noise(3))
     with pytest.raises(UserError, match="No such file") as refusal:
-        list(prepare_clips([Job(tmp_path / "a.mp4", tmp_path / "absent" / "a.mp4")], 1))
+        list(prepare_clips([ClipJob(tmp_path / "a.mp4", tmp_path / "absent" / "a.mp4")], 1))
     assert "a.mp4" in str(refusal.value)
 
 
@@ -145,7 +145,7 @@ def odd(shared, tmp_path_factory):
     """Every odd video with what became of it and where its clip would be."""
     sources = sorted(path for path in (shared / "odd_videos").iterdir() if path.suffix != ".json")
     out = tmp_path_factory.mktemp("odd")
-    jobs = [Job(source, out / f"{source.name}.mp4", least_frames=8) for source in sources]
+    jobs = [ClipJob(source, out / f"{source.name}.mp4", least_frames=8) for source in sources]
     outcomes = dict(prepare_clips(jobs, workers=2))
     assert sorted(outcomes) == list(range(66))
     return [(job.source, outcomes[number], job.target) for number, job in enumerate(jobs)]

@@ -14,9 +14,9 @@ from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
 from slr.prepare.encode import write_clip
 from slr.prepare.verify import checked
-from slr.prepare.wlasl.download import Manners
+from slr.prepare.wlasl.download import FetchPolicy
 from slr.prepare.wlasl.index import hashes
-from slr.prepare.wlasl.prepare import STAGES, Wish, prepare_wlasl
+from slr.prepare.wlasl.prepare import STAGES, WlaslOptions, prepare_wlasl
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +47,7 @@ def prepare(world, rows, stages=STAGES, **wish):
         glosses.setdefault(gloss, []).append(row)
     index = world / "index.json"
     index.write_text(json.dumps([{"gloss": gloss, "instances": group} for gloss, group in glosses.items()]))
-    wish = Wish(**{"index": str(index), "clips": world / "videos", **wish})
+    wish = WlaslOptions(**{"index": str(index), "clips": world / "videos", **wish})
     return prepare_wlasl(wish, world / "downloads", world / "out", 1, stages)
 
 
@@ -184,19 +184,21 @@ def test_refusals(world):
 def test_an_index_from_an_address_is_checked_by_hash_and_fetched_once(world):
     prepare(world, [("x", instance("1")), ("y", instance("2"))])
     content = (world / "index.json").read_bytes()
-    polite = Manners(pause=0, attempts=1, allow_private=True)
+    polite = FetchPolicy(pause=0, attempts=1, allow_private=True)
     with Server("plain", {"/index.json": content}) as server:
         words = {"index": f"{server.address}/index.json", "clips": world / "videos", "manners": polite}
         for wanted in (None, "0" * 40):  # neither what is published nor what is asked for
             with pytest.raises(UserError, match="expected an index with the hash"):
-                prepare_wlasl(Wish(**words, index_hash=wanted), world / "downloads", world / "out", 1)
+                prepare_wlasl(WlaslOptions(**words, index_hash=wanted), world / "downloads", world / "out", 1)
         asked = len(server.asked)
         for _ in range(2):
-            wish = Wish(**words, index_hash=hashes(content)[1])
+            wish = WlaslOptions(**words, index_hash=hashes(content)[1])
             assert len(read_manifest(prepare_wlasl(wish, world / "downloads", world / "out", 1))) == 2
         assert len(server.asked) == asked + 1
     with pytest.raises(UserError, match=r"set dataset\.index to a copy"):
-        prepare_wlasl(Wish(**words | {"index": f"{server.address}/other"}), world / "downloads", world / "out", 1)
+        prepare_wlasl(
+            WlaslOptions(**words | {"index": f"{server.address}/other"}), world / "downloads", world / "out", 1
+        )
 
 
 def test_what_the_folder_lacks_comes_from_the_network(world):
@@ -215,7 +217,7 @@ def test_what_the_folder_lacks_comes_from_the_network(world):
             ("y", instance("9", address)),
             ("x", instance("7", "file:///etc/passwd")),
         ]
-        polite = Manners(pause=0, attempts=1, allow_private=True)
+        polite = FetchPolicy(pause=0, attempts=1, allow_private=True)
         clips = read_manifest(prepare(world, rows, fetch=True, manners=polite))
         assert [(clip.id, clip.frames, clip.source) for clip in clips] == [
             ("1", 40, "1.mp4"),

@@ -13,7 +13,7 @@ from yt_dlp.utils import ExtractorError
 import slr.prepare.wlasl.youtube as youtube
 from slr.prepare.encode import write_clip
 from slr.prepare.verify import checked
-from slr.prepare.wlasl.download import Failure, Manners
+from slr.prepare.wlasl.download import Failure, FetchPolicy
 from slr.prepare.wlasl.fetch import fetch, fetched
 from slr.prepare.wlasl.index import Instance
 from slr.prepare.wlasl.prepare import _wanted
@@ -23,7 +23,7 @@ ADDRESS = "https://www.youtube.com/watch?v=0UsjUE-TXns"
 # yt-dlp leaves an answer that it gives up half-way for the garbage collector to close.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
-QUICK = Manners(pause=0, backoff=0.01, attempts=3, timeout=0.5, largest=1024**2, allow_private=True)
+QUICK = FetchPolicy(pause=0, backoff=0.01, attempts=3, timeout=0.5, largest=1024**2, allow_private=True)
 
 
 @pytest.fixture(autouse=True)

@@ -415,7 +415,7 @@ def test_a_run_that_the_search_gives_up_stays_so_when_it_is_killed_before_it_can
     from slr.prepare.dataset import prepare
 
     prepare(config.dataset, Path(config.data))
-    code, out, _ = ended("train.py", f"resume={run}", fault="slr.training.module:Recognizer.restore:1:kill")
+    code, out, _ = ended("train.py", f"resume={run}", fault="slr.training.module:SignModule.restore:1:kill")
     assert code == -signal.SIGKILL
     assert "pruned: val/top1" in out
     assert status(run) == "running"
@@ -439,7 +439,7 @@ def test_the_real_search_goes_on_where_a_job_was_killed(workplace, tmp_path):
     words = [OPTUNA, "hydra.sweeper.n_trials=3", *SMALL, "epochs=1", "frames=1,2", "hardware=cpu", "sweep=found"]
     words += ["optimizer.lr=tag(log,interval(1e-4,1e-2))", f"outputs={outputs}", f"data={workplace / 'data'}"]
     folder = outputs / "synthetic-tiny" / "sweeps" / "found"
-    killed = f"slr.training.loop:Keeper._write:1:kill:resume={folder / 'trial-1'}"
+    killed = f"slr.training.loop:CheckpointCallback._write:1:kill:resume={folder / 'trial-1'}"
     code, out, err = ended("train.py", "-m", *words, fault=killed)
     assert code == 1, err[-3000:]
     assert "trial 1: cut" in out

@@ -18,7 +18,7 @@ from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder
 from slr.core.signals import Stopping
 from slr.sweeps import progress_table
-from slr.sweeps.runner import Job, Sweep, lay_out
+from slr.sweeps.runner import Sweep, SweepJob, lay_out
 
 compose.register()
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,12 +72,12 @@ def program(tmp_path) -> Path:
     return path
 
 
-def jobs_in(folder: Path, names: list[str], **deeds: str) -> list[Job]:
+def jobs_in(folder: Path, names: list[str], **deeds: str) -> list[SweepJob]:
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
         if name in deeds:
             (folder / name / "deed").write_text(deeds[name])
-    return [Job(RunFolder(folder / name), name) for name in names]
+    return [SweepJob(RunFolder(folder / name), name) for name in names]
 
 
 def starts(folder: Path) -> list[str]:
@@ -131,9 +131,9 @@ import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
 from slr.core.run_folder import RunFolder
 from slr.core.signals import listening
-from slr.sweeps.runner import Job, Sweep
+from slr.sweeps.runner import SweepJob, Sweep
 folder, names = Path(sys.argv[1]), sys.argv[2:]
-jobs = [Job(RunFolder(folder / name), name) for name in names]
+jobs = [SweepJob(RunFolder(folder / name), name) for name in names]
 with listening() as stopping:
     stopping.deferred = True
     Sweep(jobs, Path({program!r}), 1, True, lambda jobs: None).run(stopping)
@@ -248,11 +248,11 @@ def test_a_sweep_is_named_after_what_its_jobs_share():
     assert sweep_name.named(["frames=8"]) == ["frames=8"]
 
 
-def row(status: str, **facts: object) -> Job:
-    job = Job(
+def row(status: str, **facts: object) -> SweepJob:
+    job = SweepJob(
         RunFolder(Path(f"/nowhere/{status}")), f"job {status}", tried=status in ("failed", "killed"), status=status
     )
-    return type("Told", (Job,), {"facts": property(lambda self: facts)})(**vars(job))
+    return type("Told", (SweepJob,), {"facts": property(lambda self: facts)})(**vars(job))
 
 
 def test_the_table_has_a_row_for_every_job_and_says_what_is_left():
@@ -306,7 +306,7 @@ def sweep(workplace: Path, place: Path, fault: str = "") -> subprocess.Popen:
 def test_a_grid_survives_whatever_happens_to_its_jobs_and_to_itself(workplace, tmp_path):
     """Nine jobs: one raises, one exits, one is killed; then the sweep itself is killed. The same command ends it."""
     place = tmp_path / "grid"  # a name without what separates faults
-    step = "slr.training.module:Recognizer.training_step:2"
+    step = "slr.training.module:SignModule.training_step:2"
     at = lambda frames, rank: f"resume={place}/synthetic-tiny/sweeps/NAME/frames-{frames}_lora.r-{rank}"  # noqa: E731
     name = name_of("-m", *SMALL, "lora.r=2,4,8", "frames=1,2,3")
     faults = [f"{step}:raise", f"{step}:exit", f"{step}:kill"]
@@ -323,7 +323,7 @@ def test_a_grid_survives_whatever_happens_to_its_jobs_and_to_itself(workplace, t
             assert first.poll() is None, first.communicate()[0][-3000:]
             time.sleep(0.1)
         first.kill()
-    found = [Job(RunFolder(one), one.name) for one in folders]
+    found = [SweepJob(RunFolder(one), one.name) for one in folders]
 
     def look() -> list[str]:
         for job in found:
@@ -360,7 +360,7 @@ def test_a_grid_survives_whatever_happens_to_its_jobs_and_to_itself(workplace, t
 def test_a_sweep_with_a_job_that_fails_ends_with_1_and_a_true_table(workplace):
     place = workplace / "failing"
     words = [*SMALL, f"data={workplace / 'data'}", f"outputs={place}", "lora.r=2,4", "sweep=two"]
-    fault = "slr.training.module:Recognizer.training_step:2:raise"
+    fault = "slr.training.module:SignModule.training_step:2:raise"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "faults"), "FAULT": fault, "HF_HUB_OFFLINE": "1"}
     run = [sys.executable, "train.py", "-m", *words, "hydra.launcher.keep_going=false"]
     result = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)

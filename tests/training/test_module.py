@@ -20,7 +20,7 @@ from slr.data.manifest import Clip
 from slr.models import internvl, lora
 from slr.models.processor import load_inputs
 from slr.prepare.encode import write_clip
-from slr.training.module import SKIPPED, Recognizer, schedule
+from slr.training.module import SKIPPED, SignModule, schedule
 
 GLOSSES = ["a", "mokitu", "ÄÖ", "don't want", "tuka", "pelisa", "no", "Zz"]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
@@ -35,7 +35,7 @@ def make(inputs, micro_batch=8, quantization="none", dropout=0.0, objective="tok
     network = internvl.load_vlm("tiny", None, "pretrained", quantization, torch.float32, "cpu", 0)
     torch.manual_seed(0)
     network = lora.add_lora(network, "language", 4, 8, dropout, TARGETS)
-    return Recognizer(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, objective, 0.1, micro_batch, 0)
+    return SignModule(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, objective, 0.1, micro_batch, 0)
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_order_and_frames_change_from_epoch_to_epoch_under_lightning(inputs, tmp
     )
     seen = []
 
-    class Watching(Recognizer):
+    class Watching(SignModule):
         def training_step(self, batch, index):
             seen.append((self.current_epoch, dict(zip(batch["clip"], batch["frames"], strict=True))))
 
@@ -360,7 +360,7 @@ def test_skipped_steps_are_counted_across_processes(inputs):
 def test_two_glosses_with_one_spelling_are_refused(inputs):
     network = internvl.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
     with pytest.raises(UserError, match="same tokens"):
-        Recognizer(network, inputs, ["a", "b", "a"], 1e-3, 0.01, 2, 1.0, "token", 0.1, 1, 0)
+        SignModule(network, inputs, ["a", "b", "a"], 1e-3, 0.01, 2, 1.0, "token", 0.1, 1, 0)
 
 
 def test_the_schedule_equals_transformers_cosine_but_for_its_first_step():

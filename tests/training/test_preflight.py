@@ -9,7 +9,7 @@ from torch.nn import functional
 from slr.core.errors import UserError
 from slr.models import internvl, lora
 from slr.models.processor import load_inputs
-from slr.training.module import Recognizer
+from slr.training.module import SignModule
 from slr.training.preflight import COARSE, preflight, refuse_other_dropout, steps
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
@@ -24,7 +24,7 @@ def builder(fault=None, scope="language", objective="token", dtype=torch.float32
             internvl.load_vlm("tiny", None, "pretrained", "none", dtype, device, 0), scope, 4, 8, 0.0, TARGETS
         )
         words = load_inputs("tiny", None)
-        one = Recognizer(network, words, ["a", "book"], 1e-3, 0.01, 2, 1.0, objective, 0.1, 1, 0)
+        one = SignModule(network, words, ["a", "book"], 1e-3, 0.01, 2, 1.0, objective, 0.1, 1, 0)
         if fault and not made:
             fault(internvl.bare(network).model.language_model.layers[1].mlp)
         made.append(one)

@@ -294,7 +294,7 @@ class Undisturbed:
         words = {"num_workers": self.workers, "persistent_workers": self.workers > 0, "generator": torch.Generator()}
         train = DataLoader(Keys(), batch_sampler=batches, **words)
         val = DataLoader(Keys(), batch_sampler=[[(0, 1)], [(0, 2)]], **words)
-        keeper = loop.Keeper(keeper_folder, "val/top1", 0, Stopping(), lambda _: saved())
+        keeper = loop.CheckpointCallback(keeper_folder, "val/top1", 0, Stopping(), lambda _: saved())
         learner = Learner(self.scores)
         trainer = loop.build_trainer(
             SimpleNamespace(kind="cpu", device="cpu", precision="32-true", mixed=False),
@@ -332,7 +332,7 @@ def best_of(keeper, validations):
 
 
 def keeper(monitor="val/top1"):
-    return loop.Keeper(Path(), monitor, 0, Stopping(), lambda at: None)
+    return loop.CheckpointCallback(Path(), monitor, 0, Stopping(), lambda at: None)
 
 
 def test_ties_for_the_best_state_are_broken_by_mrr_then_by_loss():

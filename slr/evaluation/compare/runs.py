@@ -30,7 +30,7 @@ class Score(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ground:
+class ComparisonKey:
     """What two runs must share for their numbers to be held against each other.
 
     Attributes:
@@ -56,7 +56,7 @@ class Ground:
             f"data {self.data[:8]}"
         )
 
-    def against(self, other: "Ground") -> str:
+    def against(self, other: "ComparisonKey") -> str:
         """What differs, with both hashes."""
         words = {
             "data": "hash of the data",
@@ -96,7 +96,7 @@ class Run:
     test: dict[str, Score]
     made_with: dict[str, str]
     error: str
-    ground: Ground | None
+    ground: ComparisonKey | None
     places: dict[str, int]
     unread: str
 
@@ -204,9 +204,9 @@ def _made_with(result: dict[str, Any], settings: dict[str, Any]) -> dict[str, st
     return {"code": str(result["hashes"]["code"])[:8]} | ({"base": base[:8]} if base else {}) | versions
 
 
-def _ground(place: RunFolder, result: dict[str, Any]) -> Ground:
+def _ground(place: RunFolder, result: dict[str, Any]) -> ComparisonKey:
     parts, glosses = _parts(_bytes(place.split)), _vocabulary(_bytes(place.vocabulary))
-    return Ground(
+    return ComparisonKey(
         data=str(result["hashes"]["data"]),
         test=digest(sorted(parts["test"])),
         val=digest(sorted(parts["val"])),
@@ -233,7 +233,7 @@ def _vocabulary(content: bytes) -> list[str]:
     return glosses
 
 
-def _places(place: RunFolder, test: dict[str, Any], ground: Ground) -> tuple[dict[str, int], str]:
+def _places(place: RunFolder, test: dict[str, Any], ground: ComparisonKey) -> tuple[dict[str, int], str]:
     """The places of the run's own test ranking, or why there are none: `evaluate.py` writes to the same file."""
     path = place.evaluation / "evaluation_results.json"
     remedy = f"python evaluate.py run={place.root} part=test ranks them again"

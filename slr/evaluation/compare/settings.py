@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slr.core.console import ABSENT
-from slr.evaluation.compare.runs import Ground, Run
+from slr.evaluation.compare.runs import ComparisonKey, Run
 from slr.evaluation.compare.significance import (
     LEVEL,
     SEEDS,
@@ -82,7 +82,7 @@ class Group:
         settings: best first.
     """
 
-    ground: Ground
+    ground: ComparisonKey
     settings: list[Setting]
 
     @property
@@ -99,7 +99,7 @@ def comparable(runs: Sequence[Run], by: Sequence[str], metric: str) -> list[Grou
         by: keys over which runs repeat each other.
         metric: top1, top5 or mrr.
     """
-    groups: dict[Ground, list[Run]] = defaultdict(list)
+    groups: dict[ComparisonKey, list[Run]] = defaultdict(list)
     for run in runs:
         if run.ground is not None:
             groups[run.ground].append(run)

@@ -24,7 +24,7 @@ CHUNK = 1 << 16  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class FetchPolicy:
     """How the network is asked, and when an answer is given up."""
 
     pause: float = 1.0  # seconds between two requests to one host
@@ -84,7 +84,7 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
 
-def download(address: str, target: Path, manners: Manners, stop: threading.Event) -> None:
+def download(address: str, target: Path, manners: FetchPolicy, stop: threading.Event) -> None:
     """Fetch `address` into `target` by one attempt; what has come stays beside it for the next.
 
     Raises:
@@ -119,7 +119,9 @@ class _FullDisk(Exception):
     """Writing failed, as opposed to the network."""
 
 
-def _attempt(address: str, origin: str, part: _Part, manners: Manners, stop: threading.Event, redirects: int) -> None:
+def _attempt(
+    address: str, origin: str, part: _Part, manners: FetchPolicy, stop: threading.Event, redirects: int
+) -> None:
     scheme, name, port, target = web(address)
     connection = (_Secure if scheme == "https" else _Plain)(name, port, manners)
     with closing(connection), closing(_head(connection, target, _headers(address, part), manners)) as answer:
@@ -136,7 +138,7 @@ def _attempt(address: str, origin: str, part: _Part, manners: Manners, stop: thr
 
 
 def _head(
-    connection: http.client.HTTPConnection, target: str, headers: dict[str, str], manners: Manners
+    connection: http.client.HTTPConnection, target: str, headers: dict[str, str], manners: FetchPolicy
 ) -> http.client.HTTPResponse:
     """Ask, and read the answer's head, which may come a byte at a time but not for ever."""
     late = threading.Event()
@@ -177,7 +179,9 @@ def _headers(address: str, part: _Part) -> dict[str, str]:
     return headers
 
 
-def _take(answer: http.client.HTTPResponse, origin: str, part: _Part, manners: Manners, stop: threading.Event) -> None:
+def _take(
+    answer: http.client.HTTPResponse, origin: str, part: _Part, manners: FetchPolicy, stop: threading.Event
+) -> None:
     if answer.status == 416 and part.size and part.size == part.total:
         return  # an earlier attempt got everything but the end of the connection
     if answer.status not in (200, 206):
@@ -220,7 +224,7 @@ def _write_note(part: _Part, origin: str, answer: http.client.HTTPResponse, tota
         raise _FullDisk(str(error)) from None
 
 
-def _copy(answer: http.client.HTTPResponse, file: BinaryIO, manners: Manners, stop: threading.Event) -> None:
+def _copy(answer: http.client.HTTPResponse, file: BinaryIO, manners: FetchPolicy, stop: threading.Event) -> None:
     since, came = time.monotonic(), 0
     while chunk := answer.read1(CHUNK):
         try:
@@ -240,7 +244,7 @@ def _copy(answer: http.client.HTTPResponse, file: BinaryIO, manners: Manners, st
             since, came = time.monotonic(), 0
 
 
-def _refusal(answer: http.client.HTTPResponse, manners: Manners) -> Failure:
+def _refusal(answer: http.client.HTTPResponse, manners: FetchPolicy) -> Failure:
     status, said = answer.status, f"{answer.status} {answer.reason}"
     if status in (404, 410):
         return Failure("gone", said, passing=False)
@@ -275,7 +279,7 @@ def _number(text: str | None) -> int | None:
 class _Plain(http.client.HTTPConnection):
     """A connection to the network address that was checked."""
 
-    def __init__(self, name: str, port: int, manners: Manners) -> None:
+    def __init__(self, name: str, port: int, manners: FetchPolicy) -> None:
         super().__init__(name, port, timeout=manners.timeout)
         self._manners = manners
 

@@ -17,11 +17,11 @@ from slr.core.signals import next_of
 from slr.prepare.ledger import Ledger, Outcome, read_ledger
 from slr.prepare.progress import shown
 from slr.prepare.wlasl import urls as addresses
-from slr.prepare.wlasl.download import Failure, Manners, download
+from slr.prepare.wlasl.download import Failure, FetchPolicy, download
 
 HEAD: dict[str, Any] = {"dataset": "downloads", "version": 1}
 MOST_THREADS = 32
-Get = Callable[[str, Path, Manners, threading.Event], None]
+Get = Callable[[str, Path, FetchPolicy, threading.Event], None]
 
 
 def file_name(first_id: str, address: str) -> str:
@@ -33,7 +33,7 @@ def file_name(first_id: str, address: str) -> str:
     return f"{first_id}-{hashlib.sha256(addresses.distinct(address).encode()).hexdigest()[:8]}"
 
 
-def fetch(wanted: Mapping[str, str], folder: Path, manners: Manners, get: Get | None = None) -> None:
+def fetch(wanted: Mapping[str, str], folder: Path, manners: FetchPolicy, get: Get | None = None) -> None:
     """Bring the files of distinct addresses into a folder, as far as they can be had; `fetched` tells what came.
 
     What is there is not asked for again, nor what cannot pass (gone, forbidden …); what can is tried again by the next
@@ -65,7 +65,7 @@ def fetch(wanted: Mapping[str, str], folder: Path, manners: Manners, get: Get | 
         raise UserError(f"expected to write downloads to {folder}, found: {error}; make room and go on") from None
 
 
-def _fetch_all(asked: dict[str, Path], folder: Path, known: dict[str, Outcome], manners: Manners, get: Get) -> None:
+def _fetch_all(asked: dict[str, Path], folder: Path, known: dict[str, Outcome], manners: FetchPolicy, get: Get) -> None:
     with Ledger(folder / "fetched.json", HEAD, known) as ledger, closing(_Round(asked, manners, get).run()) as came:
         for address, outcome in shown(came, len(asked), "fetch", "file", lambda pair: "reason" in pair[1]):
             if outcome.get("reason") != "stopped":
@@ -124,7 +124,7 @@ class _Host:
 class _Round:
     """One pass over addresses."""
 
-    def __init__(self, asked: dict[str, Path], manners: Manners, get: Get) -> None:
+    def __init__(self, asked: dict[str, Path], manners: FetchPolicy, get: Get) -> None:
         self._asked, self._manners, self._get = asked, manners, get
         self._hosts: dict[str, _Host] = {}
         self._stop = threading.Event()
@@ -187,7 +187,7 @@ class _Round:
         return {"reason": failure.reason, "detail": failure.detail, "passing": failure.passing}
 
 
-def _get(address: str, target: Path, manners: Manners, stop: threading.Event) -> None:
+def _get(address: str, target: Path, manners: FetchPolicy, stop: threading.Event) -> None:
     if addresses.youtube_id(address) is None:
         download(address, target, manners, stop)
     else:

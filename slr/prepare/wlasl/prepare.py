@@ -12,12 +12,12 @@ from slr.core.errors import UserError
 from slr.data.manifest import Rejected
 from slr.prepare.decode.crop import Crop
 from slr.prepare.decode.video import Cut
-from slr.prepare.labels import Record
+from slr.prepare.labels import ClipRecord
 from slr.prepare.records import LEAST_FRAMES, prepare_records
 from slr.prepare.verify import Limits
 from slr.prepare.wlasl import index as wlasl_index
 from slr.prepare.wlasl import report, urls
-from slr.prepare.wlasl.download import Failure, Manners, download
+from slr.prepare.wlasl.download import Failure, FetchPolicy, download
 from slr.prepare.wlasl.fetch import describe_fetched, fetch, fetched, file_name
 from slr.prepare.wlasl.index import Instance
 
@@ -25,7 +25,7 @@ STAGES = ("index", "select", "fetch", "cut", "verify", "manifest", "report")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class WlaslOptions:
     """What is to be prepared of WLASL, and from where."""
 
     index: str | None = None  # path or address of WLASL_v0.3.json; None: where its authors publish it
@@ -35,7 +35,7 @@ class Wish:
     local: str = "cut"  # cut: files of the folder are cut already; source: the index's ranges are still to be applied
     crop: float | None = None  # keep the signer's box with this margin on each side, as a share of the box
     fetch: bool | None = None  # ask the network for what the folder lacks; None: only where there is no folder
-    manners: Manners = field(default_factory=Manners)
+    manners: FetchPolicy = field(default_factory=FetchPolicy)
 
     @property
     def asks_network(self) -> bool:
@@ -44,7 +44,7 @@ class Wish:
 
 
 def prepare_wlasl(
-    wish: Wish,
+    wish: WlaslOptions,
     downloads: Path,
     out: Path,
     workers: int,
@@ -84,7 +84,7 @@ def prepare_wlasl(
     return out / "manifest.jsonl"
 
 
-def _index(wish: Wish, downloads: Path) -> list[Instance]:
+def _index(wish: WlaslOptions, downloads: Path) -> list[Instance]:
     """The index, fetched first where it is an address."""
     place = wish.index or wlasl_index.PUBLISHED_AT
     if not place.startswith(("http://", "https://")):
@@ -107,7 +107,7 @@ def _index(wish: Wish, downloads: Path) -> list[Instance]:
         raise
 
 
-def _local_files(wish: Wish) -> dict[str, os.DirEntry[str]]:
+def _local_files(wish: WlaslOptions) -> dict[str, os.DirEntry[str]]:
     """The folder's files by the id that they are named after."""
     if wish.clips is None:
         return {}
@@ -127,13 +127,13 @@ def _wanted(listed: Sequence[Instance], chosen: Sequence[Instance], local: Mappi
 
 
 def _records(
-    wish: Wish,
+    wish: WlaslOptions,
     listed: Sequence[Instance],
     chosen: Sequence[Instance],
     local: Mapping[str, os.DirEntry[str]],
     names: Mapping[str, str],
     downloads: Path,
-) -> tuple[list[Record], list[Rejected]]:
+) -> tuple[list[ClipRecord], list[Rejected]]:
     """What there is a file for, and what there is none for, with the reason."""
     records, lost = [], []
     known, heights = fetched(downloads) if names else {}, _heights(listed)
@@ -158,8 +158,8 @@ def _records(
     return records, lost
 
 
-def _record(instance: Instance, file: Path, given: str, cut: Cut) -> Record:
-    return Record(
+def _record(instance: Instance, file: Path, given: str, cut: Cut) -> ClipRecord:
+    return ClipRecord(
         id=instance.id,
         file=file.absolute(),
         given=given,
@@ -184,7 +184,7 @@ def _heights(listed: Sequence[Instance]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _refuse_nothing(wish: Wish, chosen: Sequence[Instance], records: Sequence[Record]) -> None:
+def _refuse_nothing(wish: WlaslOptions, chosen: Sequence[Instance], records: Sequence[ClipRecord]) -> None:
     """A folder with none of the clips is a wrong folder; one that lacks some is told."""
     if wish.clips is None or wish.asks_network:
         return

@@ -12,7 +12,7 @@ from yt_dlp.networking.exceptions import HTTPError, RequestError
 from yt_dlp.utils import DownloadError
 
 from slr.core.errors import UserError
-from slr.prepare.wlasl.download import Failure, Manners
+from slr.prepare.wlasl.download import Failure, FetchPolicy
 
 # One file, since joining two takes an ffmpeg; no larger than clips become; plain http, which can be continued.
 FORMAT = "bv*[height<=720][protocol~='^https?$']/bv*[protocol~='^https?$']"
@@ -51,7 +51,7 @@ class _Listener:
 def download_youtube(
     address: str,
     target: Path,
-    manners: Manners,
+    manners: FetchPolicy,
     stop: threading.Event,
     extractors: Sequence[InfoExtractor] | None = None,
 ) -> None:
@@ -83,7 +83,7 @@ def download_youtube(
         raise Failure("too_large", f"it has more than {manners.largest} bytes", passing=False)
 
 
-def _settings(target: Path, manners: Manners, listener: _Listener, stop: threading.Event) -> dict[str, Any]:
+def _settings(target: Path, manners: FetchPolicy, listener: _Listener, stop: threading.Event) -> dict[str, Any]:
     def watch(state: dict[str, Any]) -> None:
         if stop.is_set():
             raise Failure("stopped", "preparation was stopped", passing=True)
