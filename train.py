@@ -47,9 +47,9 @@ def main() -> None:
         else:
             enlist(configs[0])
             with distributed.together():
-                distributed.once(lambda: validate.check_all(configs))
+                distributed.on_main(lambda: validate.check_all(configs))
     # What was composed is written by one.
-    sys.argv[1:] = words if distributed.chief() else [*words, "hydra.output_subdir=null"]
+    sys.argv[1:] = words if distributed.is_main() else [*words, "hydra.output_subdir=null"]
     job()
     distributed.leave()
 

@@ -46,8 +46,8 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
     if config.trainer.devices > 1 and not distributed.given(os.environ):
         raise UserError("trainer=ddp: expected processes of this job's own; in a sweep, use hydra/launcher=processes")
     with distributed.together(), held(folder), listening() as stopping:
-        found, longer = distributed.once(lambda: start.earlier(config, folder, goes_on))
-        config = config if goes_on else distributed.once(lambda: start.as_begun(config, folder))
+        found, longer = distributed.on_main(lambda: start.earlier(config, folder, goes_on))
+        config = config if goes_on else distributed.on_main(lambda: start.as_begun(config, folder))
         if found.get("status") in ("done", "pruned") and not longer:
             print(f"{found['status']} already: {folder.root}")
         else:
@@ -55,14 +55,14 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
                 train(config, folder, record, stopping)
             found = record.content
             print(f"run: {folder.root}")
-        distributed.once(lambda: checkpoints.tidy(folder.checkpoints, config.checkpoint.keep))
+        distributed.on_main(lambda: checkpoints.tidy(folder.checkpoints, config.checkpoint.keep))
         return score(found)
 
 
 @contextmanager
 def held(folder: RunFolder) -> Iterator[None]:
     """Be the one at work in a run's folder, and write down what is said; of several processes, the chief does."""
-    if not distributed.chief():
+    if not distributed.is_main():
         yield
         return
     with occupied(folder.root), transcribed(folder.transcript):
@@ -77,15 +77,15 @@ def train(config: schema.Config, folder: RunFolder, record: RunRecord, stopping:
     automatic, config = config.hardware.device == "auto", validate.settle(config)
     machine = factory.machine(config)
     print(machine.describe(hardware.why(machine.kind) if automatic else ""))
-    config = distributed.once(lambda: start.pinned(config, folder, machine.quantization))
+    config = distributed.on_main(lambda: start.pinned(config, folder, machine.quantization))
     clips = factory.clips(config)
-    split, vocabulary = distributed.once(lambda: start.divided(config, folder, clips))
+    split, vocabulary = distributed.on_main(lambda: start.divided(config, folder, clips))
     print(describe(clips, split))
     if config.init:
         began = warm_start.written_down(folder)
         print(began.describe())
         record.tell({"init": dataclasses.asdict(began)})
-    base = distributed.once(lambda: factory.base_of(config))
+    base = distributed.on_main(lambda: factory.base_of(config))
     record.tell(provenance(config, base, factory.manifest(config), split.hash, vocabulary))
 
     parts = {part: split.select(clips, part) for part in PARTS}
@@ -129,12 +129,12 @@ def fit(
     hardware = dataclasses.replace(config.hardware, micro_batch=plan.micro_batch)
     shared = dataclasses.replace(config.trainer, devices=distributed.place().world)
     config = dataclasses.replace(config, hardware=hardware, trainer=shared)
-    saved = distributed.once(lambda: checkpoints.newest(folder.checkpoints))
+    saved = distributed.on_main(lambda: checkpoints.newest(folder.checkpoints))
     place = place_of(saved)
     behind = place.step // -(-len(data.parts["train"]) // config.batch)
     if behind > config.epochs:
         raise UserError(f"epochs={config.epochs}: expected at least {behind}, which lie behind this run already")
-    distributed.once(lambda: write_json(folder.config, schema.to_plain(config)))
+    distributed.on_main(lambda: write_json(folder.config, schema.to_plain(config)))
     assemble.fill_cache(config, machine, recognizer, data)
     data.steps_behind = place.step
     if saved:
@@ -196,7 +196,7 @@ def finish(
     if checkpoint:
         val = recognizer.restore(folder.checkpoint(checkpoint))
         if config.lora.scope == "language":
-            distributed.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
+            distributed.on_main(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
     ranker = ClipPredictor(recognizer, config, machine)
     learned = evaluate.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
 
@@ -209,7 +209,7 @@ def finish(
     print(table(results))
     record.tell({"val": val or score("val")["summary"], "test": test})
     step = record.content.get("progress", {}).get("step", 0)
-    if distributed.chief():
+    if distributed.is_main():
         calibration.write(folder.calibration, learned)
         write_evaluation(folder.evaluation, results)
         tensorboard.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
@@ -223,7 +223,7 @@ def resume(words: Sequence[str]) -> None:
     enlist(config)
     if (count := distributed.place().world) != config.trainer.devices:
         told.append(f"processes: {config.trainer.devices} -> {count}; dropout is drawn otherwise, digits differ")
-    for line in told if distributed.chief() else []:
+    for line in told if distributed.is_main() else []:
         print(line)
     result = read_json(folder.result) if folder.result.is_file() else {}
     try:

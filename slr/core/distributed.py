@@ -65,7 +65,7 @@ def place() -> Rank:
     return _place
 
 
-def chief() -> bool:
+def is_main() -> bool:
     """Whether this is the process that writes, prints and decides."""
     return _place.rank == 0
 
@@ -260,7 +260,7 @@ def together() -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as stack:
-        if not chief():
+        if not is_main():
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
@@ -326,13 +326,13 @@ def gather_tensors(tensor: "Tensor", group: object = None) -> "list[Tensor]":
     return [other.to(tensor.device) for other in gather(tensor.cpu())]
 
 
-def once(do: Callable[[], Value]) -> Value:
+def on_main(do: Callable[[], Value]) -> Value:
     """What the chief gets by doing something that the others wait for, and get too. All must ask."""
     if _place.world == 1:
         return do()
     import torch.distributed as dist
 
-    answer: list[Any] = [do() if chief() else None]
+    answer: list[Any] = [do() if is_main() else None]
     with _connected():
         dist.broadcast_object_list(answer)
     return answer[0]
@@ -343,7 +343,7 @@ def barrier() -> None:
     gather(None)
 
 
-def add_up(tensors: "Sequence[Tensor]") -> None:
+def all_reduce_sum(tensors: "Sequence[Tensor]") -> None:
     """Put the sum over all processes in place of each tensor, by one message for all of them."""
     if _place.world == 1:
         return
@@ -357,7 +357,7 @@ def add_up(tensors: "Sequence[Tensor]") -> None:
         tensor.copy_(part.view_as(tensor))
 
 
-def agree(what: str, value: object) -> None:
+def assert_same_on_all_ranks(what: str, value: object) -> None:
     """See that all processes have the same.
 
     Raises:

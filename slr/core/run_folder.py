@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slr.core import checkpoints
-from slr.core.distributed import Lost, chief
+from slr.core.distributed import Lost, is_main
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
 from slr.core.locks import is_occupied
@@ -111,7 +111,7 @@ class RunRecord:
         """Add facts to the file."""
         self.content |= facts
         self.content["seconds"] = self._seconds + time.monotonic() - self._started
-        if chief():
+        if is_main():
             write_json(self._path, self.content)
 
 

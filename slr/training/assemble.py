@@ -122,13 +122,13 @@ def fill_cache(config: schema.Config, machine: Machine, recognizer: SignModule, 
     if config.cache.name == "frames":
         kept = frame_cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
         everything = os.cpu_count() or 1  # nothing trains meanwhile
-        distributed.once(lambda: frame_cache.fill(kept, data.frames_from, data.frames_wanted(), workers=everything))
+        distributed.on_main(lambda: frame_cache.fill(kept, data.frames_from, data.frames_wanted(), workers=everything))
         data.frames_from = kept
     if config.cache.name == "features":
         data.features_from = lookup = _feature_cache(config, machine, recognizer)
         wanted = [data.training_set(), data.ranking_set(data.parts["val"], lookup)]
         how = {"precision": machine.autocast, "batch": data.ranking_batch, "workers": machine.workers}
-        distributed.once(lambda: features.fill(lookup, wanted, compute=recognizer.encode, **how))
+        distributed.on_main(lambda: features.fill(lookup, wanted, compute=recognizer.encode, **how))
         recognizer.train()  # Lightning warns of a tower that was left in evaluation mode
 
 
@@ -161,7 +161,7 @@ def trainer(
     """
     from slr.training import loop
 
-    logger = _logger(config, folder, place) if distributed.chief() else None
+    logger = _logger(config, folder, place) if distributed.is_main() else None
     keeper = loop.CheckpointCallback(
         folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell
     )

@@ -168,7 +168,7 @@ class CheckpointCallback(Checkpoint):
         return distributed.gather(time.monotonic() - self.saved >= seconds)[0]
 
     def _save(self, trainer: Trainer, best: bool) -> None:
-        distributed.once(lambda: self._write(trainer, best))
+        distributed.on_main(lambda: self._write(trainer, best))
         self.saved = time.monotonic()
 
     def _write(self, trainer: Trainer, best: bool) -> None:
@@ -199,7 +199,7 @@ class Pruner(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report, before `CheckpointCallback` saves; a training that ends here anyway is not given up."""
         epoch, score = trainer.current_epoch + 1, float(trainer.callback_metrics[SCORE])
-        hopeless = distributed.once(lambda: self.report(epoch, score))
+        hopeless = distributed.on_main(lambda: self.report(epoch, score))
         if hopeless and not trainer.should_stop and epoch != trainer.max_epochs:
             self.pruned = trainer.should_stop = True
             pl_module.print(f"pruned: {SCORE} {score:.3f} after epoch {epoch} is below the median of the other trials")
@@ -308,8 +308,8 @@ def _place(machine: "Machine") -> dict[str, Any]:
 def early_stopping(monitor: str, patience: int) -> EarlyStopping:
     """Give up after `patience` epochs in which `monitor` did not get better.
 
-    It counts when a validation ends, before `CheckpointCallback` saves; at the epoch's end, Lightning's own choice, would be behind
-    the state from which a killed training goes on.
+    It counts when a validation ends, before `CheckpointCallback` saves; at the epoch's end, Lightning's own choice, would
+    be behind the state from which a killed training goes on.
     """
     return EarlyStopping(monitor, mode=mode(monitor), patience=patience, check_on_train_epoch_end=False)
 

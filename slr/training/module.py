@@ -179,7 +179,7 @@ class SignModule(L.LightningModule):
             loss = self.clip_losses(batch, slice(start, start + self.micro_batch)).sum() / clips
             self.manual_backward(loss)
             total += loss.detach()
-        distributed.add_up([*self._gradients(share), total])
+        distributed.all_reduce_sum([*self._gradients(share), total])
         return total
 
     def _gradients(self, share: int) -> list[Tensor]:
@@ -202,7 +202,7 @@ class SignModule(L.LightningModule):
         if distributed.place().world > 1:
             state = lora.adapter_state(self.network)
             content = b"".join(tensor.view(torch.uint8).numpy().tobytes() for tensor in state.values())
-            distributed.agree("adapter", hashlib.sha256(content).hexdigest())
+            distributed.assert_same_on_all_ranks("adapter", hashlib.sha256(content).hexdigest())
 
     def training_step(self, batch: Batch, index: int) -> None:
         """One optimiser step.
