@@ -308,8 +308,8 @@ def _place(machine: "Machine") -> dict[str, Any]:
 def early_stopping(monitor: str, patience: int) -> EarlyStopping:
     """Give up after `patience` epochs in which `monitor` did not get better.
 
-    It counts when a validation ends, before `CheckpointCallback` saves; at the epoch's end, Lightning's own choice, would
-    be behind the state from which a killed training goes on.
+    It counts when a validation ends, before `CheckpointCallback` saves; at the epoch's end, Lightning's own choice,
+    would be behind the state from which a killed training goes on.
     """
     return EarlyStopping(monitor, mode=mode(monitor), patience=patience, check_on_train_epoch_end=False)
 
