@@ -61,7 +61,7 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
 
 @contextmanager
 def held(folder: RunFolder) -> Iterator[None]:
-    """Be the one at work in a run's folder, and write down what is said; of several processes, the chief does."""
+    """Be the one at work in a run's folder, and write down what is said; of several, the main process does."""
     if not distributed.is_main():
         yield
         return

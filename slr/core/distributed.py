@@ -1,8 +1,8 @@
 """Several processes that work on one run: who they are, how they are started, and what they tell one another.
 
 They share the numbers of a step and little else: each has the whole network and a share of the clips. One of them, the
-chief, writes, prints and decides; the others are silent. A process that fails leaves its reason where the others find
-it, so that one of them speaks and none waits for ever. Knows torch only once processes are several.
+main process, writes, prints and decides; the others are silent. A process that fails leaves its reason where the others
+find it, so that one of them speaks and none waits for ever. Knows torch only once processes are several.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Rank:
     """Which one of the processes this is.
 
     Attributes:
-        rank: its number; 0 is the chief.
+        rank: its number; 0 is the main process.
         world: how many there are.
         beside: how many of them are on this machine.
         index: its number among those.
@@ -251,7 +251,7 @@ class Lost(SystemExit):
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Within it, all but the chief are silent, and an error leaves its reason for the others.
+    """Within it, all but the main process are silent, and an error leaves its reason for the others.
 
     Raises:
         Lost: the others' error.
@@ -283,7 +283,7 @@ def _is_first(error: BaseException) -> bool:
     try:
         assert _store is not None
         return _store.compare_set(REASON, "", said).decode() == said
-    except RuntimeError:  # the store has ended with the chief
+    except RuntimeError:  # the store has ended with the main process
         return True
 
 
@@ -327,7 +327,7 @@ def gather_tensors(tensor: "Tensor", group: object = None) -> "list[Tensor]":
 
 
 def on_main(do: Callable[[], Value]) -> Value:
-    """What the chief gets by doing something that the others wait for, and get too. All must ask."""
+    """What the main process gets by doing something that the others wait for, and get too. All must ask."""
     if _place.world == 1:
         return do()
     import torch.distributed as dist

@@ -92,7 +92,7 @@ class RunFolder:
 
 
 class RunRecord:
-    """`result.json` of a run, true while it goes on; written by the chief alone where processes are several.
+    """`result.json` of a run, true while it goes on; written by the main process alone where processes are several.
 
     Attributes:
         content: what the file holds: `status` (running, done, pruned, failed or stopped), `seconds` of all processes

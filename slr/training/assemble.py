@@ -118,7 +118,7 @@ def _room(machine: Machine) -> tuple[int, int]:
 
 
 def fill_cache(config: schema.Config, machine: Machine, recognizer: SignModule, data: ClipData) -> None:
-    """Have `data` take from a cache what `cache` asks for; the chief computes what is not there yet."""
+    """Have `data` take from a cache what `cache` asks for; the main process computes what is not there yet."""
     if config.cache.name == "frames":
         kept = frame_cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
         everything = os.cpu_count() or 1  # nothing trains meanwhile

@@ -50,8 +50,8 @@ class CheckpointCallback(Checkpoint):
     """Saves a training's state so that it can end at any moment, and ends it where somebody asks.
 
     States are saved when `every` minutes have gone by, around each validation, and when the process is asked to end.
-    They are installed whole (`slr.core.checkpoints`), curves are written out before. Of several processes the chief
-    saves, by its clock, and all end where one is asked to.
+    They are installed whole (`slr.core.checkpoints`), curves are written out before. Of several processes the main
+    process saves, by its clock, and all end where one is asked to.
 
     Args:
         folder: of the checkpoints.
@@ -164,7 +164,7 @@ class CheckpointCallback(Checkpoint):
         return score < self.best if self.monitor == LOSS else score > self.best
 
     def _is_older_than(self, seconds: float) -> bool:
-        """Whether the last state is, by the chief's clock."""
+        """Whether the last state is, by the main process's clock."""
         return distributed.gather(time.monotonic() - self.saved >= seconds)[0]
 
     def _save(self, trainer: Trainer, best: bool) -> None:

@@ -177,7 +177,7 @@ def test_other_cards_work_with_one_process(kind, monkeypatch):
 @pytest.mark.usefixtures("anything")
 def test_training_elsewhere_than_asked_is_refused(monkeypatch):
     """As Lightning would train on the CPU, without a word, for an accelerator that it does not know."""
-    monkeypatch.setattr(accelerator.device, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(directml, "device", lambda: torch.device("cpu"))
     patience = loop.early_stopping("val/loss", 1)
     machine = dataclasses.replace(decided("directml"), device="privateuseone:0")
     with pytest.raises(UserError, match="hardware=directml: Lightning would train on cpu instead"):
