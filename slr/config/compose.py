@@ -17,8 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from slr.config import overrides as grammar
-from slr.config import schema
+from slr.config import overrides, schema
 from slr.core import distributed
 from slr.core.errors import UserError
 
@@ -101,13 +100,13 @@ def groups() -> dict[str, list[str]]:
 HELP = HELP.replace("{groups}", "\n".join(f"  {name}: {', '.join(options)}" for name, options in groups().items()))
 
 
-def overrides(arguments: Sequence[str]) -> list[Override]:
+def parsed(arguments: Sequence[str]) -> list[Override]:
     """The words among the arguments, each for a key that can be typed.
 
     Raises:
         UserError: a word that is no override, an unknown key or option, or a key that only a run writes.
     """
-    found = grammar.parse([word for word in arguments if not word.startswith("-")])
+    found = overrides.parse([word for word in arguments if not word.startswith("-")])
     for override in found:
         _check_key(override)
     return found
@@ -122,7 +121,7 @@ def _check_key(override: Override) -> None:
         raise UserError(f"{override.input_line}: a run writes its commit down itself; use model.revision=COMMIT")
     options = groups()
     if key in options and not isinstance(override.value(), dict):
-        for value in grammar.values(override):
+        for value in overrides.values(override):
             if str(value) not in options[key] + ["None"] * (key == "experiment"):
                 raise UserError(f"{key}={value}: no such option; choose from {', '.join(options[key])}")
         return

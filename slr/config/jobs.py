@@ -12,8 +12,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from slr.config import compose, schema, search_space, sweep_name
-from slr.config import overrides as grammar
+from slr.config import compose, overrides, schema, search_space, sweep_name
 from slr.core.errors import UserError
 
 
@@ -26,25 +25,25 @@ def configurations(arguments: Sequence[str]) -> list[schema.Config]:
     Raises:
         UserError: an unknown key or option, a wrong type, an impossible value, a word that is no override.
     """
-    overrides = compose.overrides(arguments)
-    if grammar.SEARCH in arguments:
+    typed = compose.parsed(arguments)
+    if overrides.SEARCH in arguments:
         return _corners(arguments)
-    several = grammar.sweeps(arguments)
-    choices = [_choices(override) if several else [override.input_line or ""] for override in overrides]
+    several = overrides.sweeps(arguments)
+    choices = [_choices(override) if several else [override.input_line or ""] for override in typed]
     with compose.conf():
         return [compose.configuration(list(job)) for job in itertools.product(*choices)]
 
 
 def _corners(arguments: Sequence[str]) -> list[schema.Config]:
     """A search's trials at the ends of what it varies, its own settings checked as well."""
-    if not grammar.sweeps(arguments):
+    if not overrides.sweeps(arguments):
         raise UserError(
-            f"{grammar.SEARCH}: expected -m, since it makes many runs; python train.py -m {grammar.SEARCH} …"
+            f"{overrides.SEARCH}: expected -m, since it makes many runs; python train.py -m {overrides.SEARCH} …"
         )
     search_space.require_optuna()
     words = [word for word in arguments if not word.startswith("-")]
     with compose.conf():
-        fixed = [word for word in words if not grammar.parse([word])[0].is_sweep_override()]
+        fixed = [word for word in words if not overrides.parse([word])[0].is_sweep_override()]
         composed = compose.composed(fixed, whole=True)
         OmegaConf.to_object(composed.hydra.sweeper)
         varied, fixed = sweep_name.axes(words, composed)
@@ -56,7 +55,7 @@ def _choices(override: Override) -> list[str]:
     """What `-m` makes of one word: `frames=4,8` becomes `frames=4` and `frames=8`."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
-    return [f"{override.get_key_element()}={value}" for value in grammar.values(override)]
+    return [f"{override.get_key_element()}={value}" for value in overrides.values(override)]
 
 
 RESUME = "python train.py resume=FOLDER [hardware=KIND] [hardware.KEY=VALUE] [epochs=N]"

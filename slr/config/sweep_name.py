@@ -11,8 +11,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from slr.config import compose, schema, search_space
-from slr.config import overrides as grammar
+from slr.config import compose, overrides, schema, search_space
 from slr.core.errors import UserError
 
 
@@ -26,11 +25,11 @@ def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[search_space.
     Raises:
         UserError: a space that is none.
     """
-    overrides = {override.get_key_element(): override for override in grammar.parse(words)}.values()
-    varied = [_axis(override, composed) for override in overrides if override.is_sweep_override()]
+    typed = {override.get_key_element(): override for override in overrides.parse(words)}.values()
+    varied = [_axis(override, composed) for override in typed if override.is_sweep_override()]
     if not varied:
-        raise UserError(f"{grammar.SEARCH}: expected a key to vary, such as 'frames=range(2,17,2)', found none")
-    return varied, [override.input_line or "" for override in overrides if not override.is_sweep_override()]
+        raise UserError(f"{overrides.SEARCH}: expected a key to vary, such as 'frames=range(2,17,2)', found none")
+    return varied, [override.input_line or "" for override in typed if not override.is_sweep_override()]
 
 
 def _axis(override: Override, composed: DictConfig) -> search_space.Axis:
@@ -50,7 +49,7 @@ def _axis(override: Override, composed: DictConfig) -> search_space.Axis:
     if isinstance(value, RangeSweep):
         first, last, step = _grid(value, line)
         return search_space.Numbers(key, first, last, step, "log" in tags)
-    return search_space.Choices(key, tuple(dict.fromkeys(map(str, grammar.values(override)))))
+    return search_space.Choices(key, tuple(dict.fromkeys(map(str, overrides.values(override)))))
 
 
 def _grid(value: RangeSweep, line: str | None) -> tuple[int | float, int | float, int | float]:
@@ -84,15 +83,15 @@ def named(arguments: Sequence[str]) -> list[str]:
         UserError: as `configurations`.
     """
     words = list(arguments)
-    if not grammar.sweeps(words) or any(word.startswith("sweep=") for word in words):
+    if not overrides.sweeps(words) or any(word.startswith("sweep=") for word in words):
         return words
-    own = [override for override in compose.overrides(words) if not override.key_or_group.startswith("hydra")]
+    own = [override for override in compose.parsed(words) if not override.key_or_group.startswith("hydra")]
     fixed = [override.input_line or "" for override in own if not override.is_sweep_override()]
     with compose.conf():
         composed = compose.composed(fixed)
     shared = OmegaConf.to_container(composed, resolve=False)
     swept: list[Any] = sorted(override.key_or_group for override in own if override.is_sweep_override())
-    if grammar.SEARCH in words:  # over other values of the same keys, it is another search
+    if overrides.SEARCH in words:  # over other values of the same keys, it is another search
         varied, _ = axes([override.input_line or "" for override in own], composed)
         swept = [dataclasses.asdict(axis) for axis in varied]
     told = [word for word in fixed if word.partition("=")[0] not in (*schema.PATH_KEYS, "sweep")]
