@@ -69,7 +69,7 @@ def test_no_secret_is_built_in():
 def test_the_command_is_one_that_is_there():
     [command] = [text for kind, text in FINAL if kind == "CMD"]
     _, module = yaml.safe_load(command)
-    assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    assert (ROOT / module.replace(".", "/") / "__main__.py").is_file()
 
 
 def test_what_lasts_lies_in_volumes_that_the_user_may_write():

@@ -15,7 +15,7 @@ from entry import ROOT, command, status
 from safetensors.torch import load_file
 
 import slr
-from slr.commands import compare, validate
+from slr.commands import compare, evaluate, validate
 from slr.config import compose, sweep_name
 from slr.config import jobs as commandline
 from slr.config.saved_run import find_run
@@ -189,8 +189,7 @@ def other_base(tmp_path, monkeypatch) -> Path:
 
 
 def evaluated(run: Path) -> None:
-    module = entry_point("evaluate")
-    module.evaluate(module.wish(module.DEFAULTS | {"run": str(run), "report": "no"}))
+    evaluate.evaluate(evaluate.wish(evaluate.DEFAULTS | {"run": str(run), "report": "no"}))
 
 
 def begun_with(run: Path) -> None:
