@@ -40,7 +40,7 @@ def test_a_device_that_computes_as_the_cpu_passes(scope, objective):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_frozen_weights_in_16_bits_teach_nearly_the_same(dtype):
-    # The adapter's first weights decide: over seeds 0 to 9, bfloat16 gradients are 2.6 to 8.7 % off, three above COARSE.
+    # First weights decide: over seeds 0 to 9, bfloat16 gradients are 2.6 to 8.7 % off, three of ten above COARSE.
     torch.manual_seed(2)
     whole, half = builder()("cpu"), builder(dtype=dtype)("cpu")
     assert {one.dtype for one in half.network.parameters() if one.requires_grad} == {torch.float32}
