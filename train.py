@@ -1,284 +1,57 @@
 """Train a vision-language model to name signs: `python train.py experiment=demo`."""
 
-import dataclasses
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from slr import (
-    beginning,
-    checkpoints,
-    checks,
-    commandline,
-    composing,
-    curves,
-    environment,
-    grammar,
-    initial,
-    processes,
-    schema,
-    sweeping,
-)
-from slr.data.manifest import Clip
-from slr.data.split import PARTS, Split, describe
-from slr.errors import UserError, explained
-from slr.exclusive import Busy, occupied
-from slr.run import Record, RunFolder, find_run, provenance, read_json, recorded, write_json
-from slr.stopping import Stopping, listening
-from slr.sweep import BUSY, TIED, end_with_sweep
-from slr.transcript import transcribed
-
-if TYPE_CHECKING:
-    from slr.data.datamodule import ClipData
-    from slr.hardware import Machine
-    from slr.recognizer import Recognizer
+from slr.commands import validate
+from slr.commands.train import enlist, resume, run
+from slr.config import compose, jobs, overrides, sweep_name
+from slr.core import distributed, env
+from slr.core.errors import explained
+from slr.core.run_folder import RunFolder
+from slr.sweeps.runner import end_with_sweep
 
 
-def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes_on: bool = False) -> float:
-    """Begin a run in its folder, or go on where it ended; returns the validation top-1 that a sweep ranks by.
-
-    Args:
-        config: of the run.
-        folder: of the run.
-        overrides: what was typed.
-        goes_on: whether it is the run's own configuration, but for the hardware and epochs.
-
-    Raises:
-        UserError: another process is at it, or the folder has a run of other settings.
-    """
-    if config.trainer.devices > 1 and not processes.given(os.environ):
-        raise UserError("trainer=ddp: expected processes of this job's own; in a sweep, use hydra/launcher=processes")
-    with processes.together(), held(folder), listening() as stopping:
-        found, longer = processes.once(lambda: beginning.earlier(config, folder, goes_on))
-        config = config if goes_on else processes.once(lambda: beginning.as_begun(config, folder))
-        if found.get("status") in ("done", "pruned") and not longer:
-            print(f"{found['status']} already: {folder.root}")
-        else:
-            with recorded(folder, overrides, stopping) as record:
-                train(config, folder, record, stopping)
-            found = record.content
-            print(f"run: {folder.root}")
-        processes.once(lambda: checkpoints.tidy(folder.checkpoints, config.checkpoint.keep))
-        return score(found)
-
-
-@contextmanager
-def held(folder: RunFolder) -> Iterator[None]:
-    """Be the one at work in a run's folder, and write down what is said; of several processes, the chief does."""
-    if not processes.chief():
-        yield
-        return
-    with occupied(folder.root), transcribed(folder.transcript):
-        yield
-
-
-def train(config: schema.Config, folder: RunFolder, record: Record, stopping: Stopping) -> None:
-    """One run, from its configuration to its evaluation."""
-    from slr import assemble, hardware
-
-    automatic, config = config.hardware.device == "auto", checks.settle(config)
-    machine = assemble.machine(config)
-    print(machine.describe(hardware.why(machine.kind) if automatic else ""))
-    config = processes.once(lambda: beginning.pinned(config, folder, machine.quantization))
-    clips = assemble.clips(config)
-    split, vocabulary = processes.once(lambda: beginning.divided(config, folder, clips))
-    print(describe(clips, split))
-    if config.init:
-        began = initial.written_down(folder)
-        print(began.describe())
-        record.tell({"init": dataclasses.asdict(began)})
-    base = processes.once(lambda: beginning.base(config))
-    record.tell(provenance(config, base, assemble.manifest(config), split.hash, vocabulary))
-
-    parts = {part: split.select(clips, part) for part in PARTS}
-    with assemble.memory_told(config, machine):
-        inputs = assemble.inputs(config)
-        data = assemble.data(config, assemble.prepared(config), parts, vocabulary, machine, inputs)
-        recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
-        print(recognizer.describe())
-        if config.lora.scope != "none":
-            if not fit(config, folder, machine, recognizer, data, record, stopping):
-                record.tell({"status": "pruned", "val": recognizer.restore(folder.checkpoint("best"))})
-                return
-        else:
-            curves.cut_back(folder.root, 0, validated=True)  # of a run that was cut while it was evaluated
-        finish(config, folder, recognizer, machine, clips, split, record)
-
-
-def fit(
-    config: schema.Config,
-    folder: RunFolder,
-    machine: "Machine",
-    recognizer: "Recognizer",
-    data: "ClipData",
-    record: Record,
-    stopping: Stopping,
-) -> bool:
-    """Train, in as large micro-batches as memory allows, from the newest checkpoint if there is one.
-
-    Returns:
-        whether to the end; False where a search, whose trial it is, has given it up.
-    """
-    from slr import assemble, training
-    from slr.hardware import memory_peak
-    from slr.memory import shown
-    from slr.recognizer import place_of
-
-    plan = assemble.plan(config, machine, recognizer, data.parts["train"])
-    recognizer.micro_batch = plan.micro_batch
-    print(plan.describe())
-    # A resumed run must not cut its steps otherwise because other memory is free.
-    hardware = dataclasses.replace(config.hardware, micro_batch=plan.micro_batch)
-    shared = dataclasses.replace(config.trainer, devices=processes.place().world)
-    config = dataclasses.replace(config, hardware=hardware, trainer=shared)
-    saved = processes.once(lambda: checkpoints.newest(folder.checkpoints))
-    place = place_of(saved)
-    behind = place.step // -(-len(data.parts["train"]) // config.batch)
-    if behind > config.epochs:
-        raise UserError(f"epochs={config.epochs}: expected at least {behind}, which lie behind this run already")
-    processes.once(lambda: write_json(folder.config, schema.to_plain(config)))
-    assemble.fill_cache(config, machine, recognizer, data)
-    data.steps_behind = place.step
-    if saved:
-        print(f"going on behind step {place.step}")
-    elif config.init:
-        recognizer.begin_with(initial.the_same(config, folder))
-    trainer = assemble.trainer(config, folder, machine, stopping, lambda at: record.tell({"progress": at}), place)
-    trainer.fit(recognizer, data, ckpt_path=saved, weights_only=True)
-    stopping.heed()
-    peak = memory_peak(machine.device)
-    if peak is not None:
-        print(f"memory: {shown(peak)} at the peak, {shown(plan.peak)} estimated")
-        peak = max(peak, record.content.get("memory", {}).get("measured") or 0)  # of all processes of this run
-    record.tell({"memory": {"estimated": plan.peak, "measured": peak}})
-    return not training.was_pruned(trainer)
-
-
-def score(result: dict[str, Any]) -> float:
-    """What a sweep ranks by: the validation top-1."""
-    return float(result["val"]["top1"])
-
-
-def finish(
-    config: schema.Config,
-    folder: RunFolder,
-    recognizer: "Recognizer",
-    machine: "Machine",
-    clips: Sequence[Clip],
-    split: Split,
-    record: Record,
-) -> None:
-    """Put the best checkpoint back, export its adapter, calibrate, rank the test part, write and print what that gave.
-
-    The record learns `val`, the metrics that chose the checkpoint (without training, those of the model as it is), and
-    `test`, the summary.
-    """
-    from slr import calibration, scoring
-    from slr.looking import Looker
-    from slr.model import lora
-    from slr.report.evaluation import table, write_evaluation
-
-    checkpoint = None if config.lora.scope == "none" else "best"
-    val = {}
-    if checkpoint:
-        val = recognizer.restore(folder.checkpoint(checkpoint))
-        if config.lora.scope == "language":
-            processes.once(lambda: lora.save_adapter(cast(Any, recognizer.network), folder.adapter))
-    ranker = Looker(recognizer, config, machine)
-    learned = scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
-
-    def score(part: str) -> dict[str, Any]:
-        found = scoring.context(config, clips, split, part, checkpoint, learned)
-        return scoring.score(ranker, split.select(clips, part), found)
-
-    results = score("test")
-    test = results["summary"]
-    print(table(results))
-    record.tell({"val": val or score("val")["summary"], "test": test})
-    step = record.content.get("progress", {}).get("step", 0)
-    if processes.chief():
-        calibration.write(folder.calibration, learned)
-        write_evaluation(folder.evaluation, results)
-        curves.add_results(folder.root, "test", {name: test[name] for name in ("top1", "top5", "mrr")}, step)
-
-
-@hydra.main(config_path="conf", config_name=composing.PAGE, version_base="1.3")
+@hydra.main(config_path="conf", config_name=compose.PAGE, version_base="1.3")
 def job(config: DictConfig) -> float:
     """What Hydra calls once for each run, but in a sweep of processes, whose jobs are begun by `resume=`."""
     context = HydraConfig.get()
     folder = RunFolder(Path(context.runtime.output_dir))
 
     def begin() -> float:
-        return run(composing.to_typed(config), folder, list(context.overrides.task))
+        return run(compose.to_typed(config), folder, list(context.overrides.task))
 
     # In a sweep, Hydra must see the error itself: an exit would end the jobs that wait.
     return begin() if context.mode == RunMode.MULTIRUN else explained(begin)
 
 
-def resume(words: Sequence[str]) -> None:
-    """Go on with one run in its own folder, from its own configuration."""
-    path, changes = commandline.resumption(words)
-    folder, config = find_run(path)
-    changed, told = commandline.changed(config, changes)
-    enlist(config)
-    if (count := processes.place().world) != config.trainer.devices:
-        told.append(f"processes: {config.trainer.devices} -> {count}; dropout is drawn otherwise, digits differ")
-    for line in told if processes.chief() else []:
-        print(line)
-    result = read_json(folder.result) if folder.result.is_file() else {}
-    try:
-        run(changed, folder, result.get("overrides", []), goes_on=True)
-    except Busy as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(BUSY) from None
-
-
-def enlist(config: schema.Config) -> None:
-    """With `trainer=ddp`, be one of several processes; where nobody has started them, start them, and end with them.
-
-    Raises:
-        UserError: several were started for a run of one.
-        SystemExit: they have ended.
-    """
-    started = processes.given(os.environ)
-    if config.trainer.name == "single" and started and started[1] > 1:
-        raise UserError(f"trainer=single: expected one process, found {started[1]} started; use trainer=ddp")
-    if started:
-        processes.join(checks.settle(config).hardware.device)
-    elif config.trainer.devices > 1:
-        raise SystemExit(processes.start(config.trainer.devices, TIED))
-
-
 def main() -> None:
     """Check everything that was typed, then hand over to Hydra."""
-    environment.begin()
+    env.begin()
     end_with_sweep()
-    composing.register()
+    compose.register()
     if any(word.startswith("resume=") for word in sys.argv[1:]):
         resume(sys.argv[1:])
-        return processes.leave()
-    words = grammar.quote_paths(sys.argv[1:])
-    if not grammar.asks_only(words):
-        words = sweeping.named(words)
-        configs = commandline.configurations(words)
-        if grammar.sweeps(words):  # whose jobs are commands of their own
-            checks.check_apart(configs, here=not grammar.elsewhere(words))
+        return distributed.leave()
+    words = overrides.quote_paths(sys.argv[1:])
+    if not overrides.asks_only(words):
+        words = sweep_name.named(words)
+        configs = jobs.configurations(words)
+        if overrides.sweeps(words):  # whose jobs are commands of their own
+            validate.check_apart(configs, here=not overrides.elsewhere(words))
         else:
             enlist(configs[0])
-            with processes.together():
-                processes.once(lambda: checks.check_all(configs))
+            with distributed.together():
+                distributed.on_main(lambda: validate.check_all(configs))
     # What was composed is written by one.
-    sys.argv[1:] = words if processes.chief() else [*words, "hydra.output_subdir=null"]
+    sys.argv[1:] = words if distributed.is_main() else [*words, "hydra.output_subdir=null"]
     job()
-    processes.leave()
+    distributed.leave()
 
 
 if __name__ == "__main__":

@@ -14,11 +14,18 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from slr import arguments
-from slr.data.fingerprint import MOTION_WITHIN, STILL_WITHIN, Fingerprint, distance, fingerprint, fingerprints
+from slr.core import argv
+from slr.core.errors import explained
+from slr.data.duplicates.fingerprint import (
+    MOTION_WITHIN,
+    STILL_WITHIN,
+    Fingerprint,
+    distance,
+    fingerprint,
+    fingerprints,
+)
 from slr.data.manifest import Clip, read_manifest
 from slr.data.video import read
-from slr.errors import explained
 from slr.prepare.encode import write_clip
 
 Frames = Sequence[np.ndarray]
@@ -27,8 +34,8 @@ USAGE = "python benchmarks/copies.py data=FOLDER_OF_A_MANIFEST [every=N]"
 
 def main() -> None:
     """Measure and print."""
-    words = arguments.parse(sys.argv[1:], {"data": None, "every": "1"}, USAGE)
-    folder, every = Path(words["data"]), arguments.whole_number("every", words["every"], 1)
+    words = argv.parse(sys.argv[1:], {"data": None, "every": "1"}, USAGE)
+    folder, every = Path(words["data"]), argv.whole_number("every", words["every"], 1)
     clips = read_manifest(folder / "manifest.jsonl")
     prints = fingerprints(folder, clips, workers=1)
     print(f"{'':34}{'pairs':>8}  {'least':>6}{'1 %':>7}{'50 %':>7}{'99 %':>7}{'most':>7}   taken for copies")

@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from slr import arguments, assemble
+from slr import factory
+from slr.config.saved_run import open_run
+from slr.core import argv
+from slr.core.errors import explained
+from slr.data.cache.features import ENCODINGS, decode, encode
 from slr.data.collate import Sample, collate_training
 from slr.data.datamodule import ClipData
 from slr.data.manifest import Clip
 from slr.data.split import read_split
-from slr.errors import explained
-from slr.features import ENCODINGS, decode, encode
-from slr.model.ranking import look
-from slr.model.vlm import answer_loss, hidden_states
-from slr.recognizer import Recognizer
-from slr.run import open_run
+from slr.models.internvl import answer_loss, hidden_states
+from slr.models.ranking import look
+from slr.training import assemble
+from slr.training.module import SignModule
 
 USAGE = "python benchmarks/features.py run=FOLDER [limit=N]"
 
@@ -33,15 +35,15 @@ USAGE = "python benchmarks/features.py run=FOLDER [limit=N]"
 class Trained:
     """A run's best network and its val clips."""
 
-    recognizer: Recognizer
+    recognizer: SignModule
     data: ClipData
     clips: list[Clip]
 
 
 def main() -> None:
     """Measure and print."""
-    words = arguments.parse(sys.argv[1:], {"run": None, "limit": "1000"}, USAGE)
-    run = opened(Path(words["run"]), arguments.whole_number("limit", words["limit"], 1))
+    words = argv.parse(sys.argv[1:], {"run": None, "limit": "1000"}, USAGE)
+    run = opened(Path(words["run"]), argv.whole_number("limit", words["limit"], 1))
     found = {dtype: [stray(run, clip, dtype) for clip in tqdm(run.clips, desc=dtype)] for dtype in ENCODINGS}
     show(found)
 
@@ -49,12 +51,12 @@ def main() -> None:
 def opened(folder: Path, limit: int) -> Trained:
     """The run in `folder`, with `limit` of its val clips at most."""
     run, config, vocabulary = open_run(folder)
-    clips = assemble.clips(config)
-    machine, inputs = assemble.machine(config), assemble.inputs(config)
+    clips = factory.clips(config)
+    machine, inputs = factory.machine(config), factory.inputs(config)
     recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
     recognizer.restore(run.checkpoint("best"))
     recognizer.eval()
-    data = assemble.data(config, assemble.prepared(config), {}, vocabulary, machine, inputs)
+    data = factory.data(config, factory.prepared(config), {}, vocabulary, machine, inputs)
     return Trained(recognizer, data, read_split(run.split, clips).select(clips, "val")[:limit])
 
 
@@ -77,7 +79,7 @@ def stray(run: Trained, clip: Clip, dtype: str) -> Mapping[str, float]:
     return compared(run, sample, features, kept)
 
 
-def seen(recognizer: Recognizer, sample: Sample) -> Tensor:
+def seen(recognizer: SignModule, sample: Sample) -> Tensor:
     """Features (1, V, D) of a sample's frames."""
     return recognizer.encode(torch.stack([sample.frames]))  # pyright: ignore[reportArgumentType]
 

@@ -25,14 +25,16 @@ import torch
 from measure import Cost, Row
 from PIL import Image
 
-from slr import arguments, commandline, composing, grammar
-from slr.data.cache import FrameCache, fill
+from slr import factory
+from slr.config import compose, jobs, overrides
+from slr.core import argv
+from slr.core.errors import explained
+from slr.data.cache.frames import FrameCache, fill
+from slr.data.cache.store import Pack, writing
 from slr.data.manifest import Clip, read_manifest, write_manifest
-from slr.data.pack import Pack, writing
 from slr.data.video import sample_positions
-from slr.errors import explained
 from slr.prepare.encode import write_clip
-from slr.prepare.synthetic import prepare_synthetic
+from slr.prepare.synthetic.prepare import prepare_synthetic
 from slr.prepare.verify import checked
 
 USAGE = "python benchmarks/loader.py [clips=N] [rounds=N] [--quick] [--cpu-time] [--json FILE]"
@@ -62,8 +64,8 @@ class Way:
 def main() -> None:
     """Measure and print."""
     typed = measure.options(USAGE, {"clips": "", "rounds": ""})
-    clips = arguments.whole_number("clips", typed.words["clips"] or ("3" if typed.quick else "8"), 1)
-    rounds = arguments.whole_number("rounds", typed.words["rounds"] or ("2" if typed.quick else "5"), 1)
+    clips = argv.whole_number("clips", typed.words["clips"] or ("3" if typed.quick else "8"), 1)
+    rounds = argv.whole_number("rounds", typed.words["rounds"] or ("2" if typed.quick else "5"), 1)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         about = measure.machine(CPU, torch.float32)
@@ -178,8 +180,8 @@ def prepare(folder: Path, clips: list[Clip]) -> dict[str, Way]:
     from plain import PlainClips, load_processor
 
     from slr.data.datamodule import ClipDataset, Decoded
-    from slr.model.checkpoint import locate
-    from slr.model.inputs import load_inputs
+    from slr.models.hub import locate
+    from slr.models.processor import load_inputs
 
     inputs = load_inputs("tiny", None)
     inputs.image_size = (SIDE, SIDE)
@@ -225,14 +227,14 @@ def waiting(folder: Path, cache: str, quick: bool) -> Row:
     """The share of an epoch of the demo, from asking for its first batch on, in which training waits for a batch."""
     signers = 16 if quick else 64
     clips = prepare_synthetic(folder / "drawn", 16, signers, 1, seed=0, size=160, workers=os.cpu_count() or 1)
-    from slr import assemble
+    from slr.training import assemble
 
-    composing.register()
+    compose.register()
     words = ["experiment=demo", "hardware=cpu", "hardware.workers=2", f"cache={cache}", f"data={folder}"]
-    [config] = commandline.configurations(grammar.quote_paths(words))
-    machine, inputs, rows = assemble.machine(config), assemble.inputs(config), read_manifest(clips)
+    [config] = jobs.configurations(overrides.quote_paths(words))
+    machine, inputs, rows = factory.machine(config), factory.inputs(config), read_manifest(clips)
     vocabulary, parts = sorted({clip.gloss for clip in rows}), {"train": rows, "val": rows[:1]}
-    data = assemble.data(config, clips.parent, parts, vocabulary, machine, inputs)
+    data = factory.data(config, clips.parent, parts, vocabulary, machine, inputs)
     recognizer = assemble.recognizer(config, vocabulary, machine, inputs)
     recognizer.micro_batch = assemble.plan(config, machine, recognizer, rows).micro_batch
     with quietly():

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from slr import arguments
-from slr.errors import UserError
-from slr.files import write_whole
+from slr.core import argv
+from slr.core.errors import UserError
+from slr.core.files import write_whole
 
 MIB = 2**20
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
@@ -58,7 +58,7 @@ def options(usage: str, defaults: Mapping[str, str | None]) -> Options:
     if "--cpu-time" in words:
         global _clock
         _clock = time.process_time
-    typed = arguments.parse([word for word in words if word not in ("--quick", "--cpu-time")], defaults, usage)
+    typed = argv.parse([word for word in words if word not in ("--quick", "--cpu-time")], defaults, usage)
     if target is not None and not target.absolute().parent.is_dir():
         raise UserError(f"--json {target}: expected a file in a folder that exists; make the folder")
     return Options(typed, quick, target)

@@ -12,22 +12,22 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from slr import arguments
-from slr.errors import UserError, explained
-from slr.prepare.verify import Job, Prepared, prepare_clips, verify_clips
+from slr.core import argv
+from slr.core.errors import UserError, explained
+from slr.prepare.verify import ClipJob, Prepared, prepare_clips, verify_clips
 
 USAGE = "python benchmarks/preparation.py clips=FOLDER_OF_MP4 [count=40] [rounds=2]"
 
 
 def main() -> None:
     """Measure and print."""
-    words = arguments.parse(sys.argv[1:], {"clips": None, "count": "40", "rounds": "2"}, USAGE)
-    sources = sorted(Path(words["clips"]).glob("*.mp4"))[: arguments.whole_number("count", words["count"], 2)]
+    words = argv.parse(sys.argv[1:], {"clips": None, "count": "40", "rounds": "2"}, USAGE)
+    sources = sorted(Path(words["clips"]).glob("*.mp4"))[: argv.whole_number("count", words["count"], 2)]
     if not sources:
         raise UserError(f"expected videos in {words['clips']}, found none; usage: {USAGE}")
     print(f"{len(sources)} videos, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     best: dict[int, tuple[float, float]] = {}
-    for _ in range(arguments.whole_number("rounds", words["rounds"], 1)):
+    for _ in range(argv.whole_number("rounds", words["rounds"], 1)):
         for workers in (1, 2):
             before = os.times()
             cut, verify = measure(sources, workers)
@@ -44,7 +44,7 @@ def main() -> None:
 def measure(sources: Sequence[Path], workers: int) -> tuple[float, float]:
     """Seconds to cut and to verify all, children's start included."""
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [Job(source, Path(folder) / source.name) for source in sources]
+        jobs = [ClipJob(source, Path(folder) / source.name) for source in sources]
         begun = time.monotonic()
         outcomes = dict(prepare_clips(jobs, workers))
         middle = time.monotonic()

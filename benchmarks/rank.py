@@ -23,12 +23,13 @@ from measure import MIB, Cost, Row
 from step import configuration, silence
 from torch import Tensor
 
-from slr import arguments
-from slr.errors import explained
+from slr import factory
+from slr.core import argv
+from slr.core.errors import explained
 
 if TYPE_CHECKING:
-    from slr.model.inputs import Inputs
-    from slr.model.trie import Trie
+    from slr.models.processor import Inputs
+    from slr.models.trie import Trie
 
 USAGE = (
     "python benchmarks/rank.py [model=tiny|2b] [config=FOLDER] [device=cpu|cuda] [quantization=none|nf4] [frames=N] "
@@ -81,10 +82,10 @@ def main() -> None:
     bench, dtype = prepare(typed.words)
     silence()
     about = measure.machine(bench.device, dtype)
-    rounds, calls = (arguments.whole_number(word, typed.words[word], 1) for word in ("rounds", "calls"))
+    rounds, calls = (argv.whole_number(word, typed.words[word], 1) for word in ("rounds", "calls"))
     index = Path(typed.words["index"]) if typed.words["index"] else None
     told = typed.words["clips"] or ("1" if typed.quick else "1,8")
-    counts = [arguments.whole_number("clips", one, 1) for one in told.split(",")]
+    counts = [argv.whole_number("clips", one, 1) for one in told.split(",")]
     rows, trie = [], build(bench.inputs, USUAL, index)
     for clips in counts:
         rows += compare(bench.of(clips), trie, rounds, calls, 1e9 * about["matrix_gflops"])
@@ -98,19 +99,19 @@ def prepare(words: dict[str, str]) -> tuple[Bench, torch.dtype]:
     """The network with a fresh adapter, in evaluation mode, and a clip of noise: what it shows costs nothing."""
     device = words["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     config = configuration(words, device)
-    from slr import assemble
-    from slr.model import vlm
-    from slr.prepare.signs import Side, names
+    from slr.models import internvl
+    from slr.prepare.synthetic.signs import Side, names
+    from slr.training import assemble
 
-    machine, inputs = assemble.machine(config), assemble.inputs(config)
+    machine, inputs = factory.machine(config), factory.inputs(config)
     measure.progress("building the network …")
     network: Any = assemble.recognizer(config, names(Side.DATA_SET, 2), machine, inputs).to(device).network.eval()
-    frames = arguments.whole_number("frames", words["frames"], 1)
+    frames = argv.whole_number("frames", words["frames"], 1)
     noise = torch.randint(256, (1, frames, 3, *inputs.image_size), generator=torch.Generator().manual_seed(0))
     autocast = partial(torch.autocast, device, machine.dtype, enabled=machine.precision != "32-true")
     with autocast():
         pixels = inputs.normalise(noise.to(torch.uint8).to(device), machine.dtype)
-        features = vlm.encode_frames(network, pixels)
+        features = internvl.encode_frames(network, pixels)
     tokens = torch.tensor([inputs.prompt_ids(config.model.prompt, frames)], device=device)
     bench = Bench(network, inputs, torch.device(device), autocast, pixels, features, tokens, torch.ones_like(tokens))
     return bench, machine.dtype
@@ -118,7 +119,7 @@ def prepare(words: dict[str, str]) -> tuple[Bench, torch.dtype]:
 
 def build(inputs: "Inputs", count: int, index: Path | None) -> "Trie":
     """A trie of WLASL's first glosses, spelled by the tokenizer where that is large enough for words, else invented."""
-    from slr.model.trie import build_trie
+    from slr.models.trie import build_trie
 
     ordinary = min(inputs.image_token_id, inputs.end_id, inputs.pad_id)
     if index is None or ordinary < 50_000:
@@ -226,19 +227,19 @@ def within(bench: Bench, way: Callable[[], Any]) -> Any:  # noqa: ANN401
 
 def prefill(bench: Bench) -> object:
     """The language model's pass over the prompt, with what it keeps for the tokens that follow."""
-    from slr.model import vlm
+    from slr.models import internvl
 
-    return vlm.bare(bench.network).model.language_model(
-        inputs_embeds=vlm.embed(bench.network, bench.features, bench.tokens),
+    return internvl.bare(bench.network).model.language_model(
+        inputs_embeds=internvl.embed(bench.network, bench.features, bench.tokens),
         attention_mask=bench.mask,
-        position_ids=vlm.positions(bench.mask),
+        position_ids=internvl.positions(bench.mask),
         use_cache=True,
     )
 
 
 def ours(bench: Bench, trie: "Trie") -> Tensor:
     """Every gloss's log-probability."""
-    from slr.model.ranking import look
+    from slr.models.ranking import look
 
     return look(bench.network, bench.features, bench.tokens, bench.mask, trie).log_probability
 
@@ -247,17 +248,17 @@ def plain(bench: Bench, new_tokens: int) -> Tensor:
     """Five beams."""
     from plain import beams
 
-    from slr.model import vlm
+    from slr.models import internvl
 
-    embedded = vlm.embed(bench.network, bench.features, bench.tokens)
+    embedded = internvl.embed(bench.network, bench.features, bench.tokens)
     return beams(bench.network, embedded, bench.mask, new_tokens, bench.inputs.end_id)
 
 
 def from_frames(bench: Bench, way: Callable[[Bench], object]) -> object:
     """A way with the vision tower before it."""
-    from slr.model import vlm
+    from slr.models import internvl
 
-    return way(dataclasses.replace(bench, features=vlm.encode_frames(bench.network, bench.pixels)))
+    return way(dataclasses.replace(bench, features=internvl.encode_frames(bench.network, bench.pixels)))
 
 
 def curve(bench: Bench, index: Path | None, rounds: int, calls: int) -> list[Row]:

@@ -2,9 +2,9 @@
 
 Starting: processor seconds from the command to the first training step, of a run that goes on against one that begins
 (processor seconds, since a neighbour's work would change the clock's). Saving: seconds of a state, flushed to the disk,
-hashed and put in its place (`slr.checkpoints`), against Lightning's own `save_checkpoint`, which does none of that; and
-the share of the demo's training that all its savings take. Then a state as large as that of InternVL3.5-2B's adapter.
-The floor writes as many bytes, flushes them and hashes them.
+hashed and put in its place (`slr.core.checkpoints`), against Lightning's own `save_checkpoint`, which does none of
+that; and the share of the demo's training that all its savings take. Then a state as large as that of InternVL3.5-2B's
+adapter. The floor writes as many bytes, flushes them and hashes them.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from measure import Cost, Row
 
-from slr import arguments, checkpoints
-from slr.composing import PROJECT
-from slr.errors import explained
-from slr.training import Straight
+from slr.config.compose import PROJECT
+from slr.core import argv, checkpoints
+from slr.core.errors import explained
+from slr.training.loop import PlainCheckpointIO
 
 USAGE = "python benchmarks/saving.py [rounds=N] [--quick] [--json FILE]"
 SMALL = ["dataset.signs=4", "dataset.signers=8", "batch=4"]
@@ -38,10 +38,10 @@ PROBE = """
 import json, os, runpy, sys, time
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
-from slr import training
-from slr.recognizer import Recognizer
+from slr.training import loop
+from slr.training.module import SignModule
 deed, steps, spent = os.environ["PROBE"], [], []
-step, save = Recognizer.training_step, training.Keeper._save
+step, save = SignModule.training_step, loop.CheckpointCallback._save
 def stepped(*given):
     steps.append(time.perf_counter())
     if deed == "leave at once":
@@ -56,7 +56,7 @@ def saved(*given, **words):
 def ended(*given):
     print("\\nPROBE", json.dumps([spent, time.perf_counter() - steps[0]]), flush=True)
     os._exit(0)
-Recognizer.training_step, training.Keeper._save, training.Keeper.on_train_end = stepped, saved, ended
+SignModule.training_step, loop.CheckpointCallback._save, loop.CheckpointCallback.on_train_end = stepped, saved, ended
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -64,7 +64,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def main() -> None:
     """Measure and print."""
     typed = measure.options(USAGE, {"rounds": ""})
-    rounds = arguments.whole_number("rounds", typed.words["rounds"] or ("1" if typed.quick else "5"), 1)
+    rounds = argv.whole_number("rounds", typed.words["rounds"] or ("1" if typed.quick else "5"), 1)
     about = measure.machine(CPU, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -107,7 +107,7 @@ def large(folder: Path, rounds: int) -> list[Row]:
     state = {name: torch.randn(ADAPTER) for name in ("weights", "first", "second")}
 
     def ours() -> None:
-        Straight().save_checkpoint(state, folder / checkpoints.PART)
+        PlainCheckpointIO().save_checkpoint(state, folder / checkpoints.PART)
         checkpoints.install(folder, best=False)
 
     content = bytes(12 * ADAPTER)

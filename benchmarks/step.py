@@ -22,16 +22,18 @@ import measure
 import torch
 from measure import MIB, Cost, Row
 
-from slr import arguments, commandline, composing, grammar
-from slr.errors import UserError, explained
+from slr import factory
+from slr.config import compose, jobs, overrides
+from slr.core import argv
+from slr.core.errors import UserError, explained
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+    from slr.core.hardware import Machine
     from slr.data.datamodule import ClipData
     from slr.data.manifest import Clip
-    from slr.hardware import Machine
-    from slr.recognizer import Recognizer
+    from slr.training.module import SignModule
 
 USAGE = (
     "python benchmarks/step.py [model=tiny|2b] [config=FOLDER] [device=cpu|cuda] [quantization=none|nf4] [batch=N] "
@@ -69,17 +71,16 @@ class Bench:
     device: torch.device
     folder: Path
     clips: list["Clip"]
-    recognizer: "Recognizer"
+    recognizer: "SignModule"
     processor: Any
 
     def data(self, case: Case, count: int) -> "ClipData":
         """Our batches of `count` clips, the same few over and over."""
-        from slr import assemble
 
         repeated = [self.clips[number % len(self.clips)] for number in range(count)]
         config = dataclasses.replace(self.config, frames=case.frames, batch=case.batch)
         parts = {"train": repeated}
-        return assemble.data(
+        return factory.data(
             config, self.folder, parts, self.recognizer.vocabulary, self.machine, self.recognizer.inputs
         )
 
@@ -119,8 +120,8 @@ def main() -> None:
 def length(typed: measure.Options, bench: Bench) -> tuple[int, int]:
     """How many steps a turn has, and how many turns a contestant."""
     usual = 10 if bench.device.type == "cuda" else 3
-    steps = arguments.whole_number("steps", typed.words["steps"] or str(1 if typed.quick else usual), 1)
-    return steps, arguments.whole_number("rounds", typed.words["rounds"], 1)
+    steps = argv.whole_number("steps", typed.words["steps"] or str(1 if typed.quick else usual), 1)
+    return steps, argv.whole_number("rounds", typed.words["rounds"], 1)
 
 
 def silence() -> None:
@@ -136,15 +137,15 @@ def silence() -> None:
 def wanted_frames(typed: measure.Options) -> list[int]:
     """`frames=8,16` as numbers."""
     told = typed.words["frames"] or ("8" if typed.quick else "8,16")
-    return [arguments.whole_number("frames", one, 1) for one in told.split(",")]
+    return [argv.whole_number("frames", one, 1) for one in told.split(",")]
 
 
 def sized(bench: Bench, words: dict[str, str], frames: int, checkpointing: bool) -> Case:
     """A step of the batch that was typed, or of 16 clips on the CPU and, as an 8 GB card holds them, 2 on CUDA."""
     on_cuda = bench.device.type == "cuda"
-    batch = arguments.whole_number("batch", words["batch"] or ("2" if on_cuda else "16"), 1)
+    batch = argv.whole_number("batch", words["batch"] or ("2" if on_cuda else "16"), 1)
     fit = 2 if on_cuda else max(1, 128 // frames)
-    micro = min(batch, arguments.whole_number("micro", words["micro"] or str(fit), 1))
+    micro = min(batch, argv.whole_number("micro", words["micro"] or str(fit), 1))
     if batch % micro:
         raise UserError(f"batch={batch}: expected a multiple of micro={micro}, which `Trainer` needs")
     return Case(frames, batch, micro, checkpointing)
@@ -154,17 +155,17 @@ def prepare(words: dict[str, str], folder: Path) -> Bench:
     """Draw clips, build the network, and find the processor."""
     device = words["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     config = configuration(words, device)
-    from slr import assemble
     from slr.data.manifest import read_manifest
-    from slr.model.checkpoint import locate
-    from slr.prepare.synthetic import prepare_synthetic
+    from slr.models.hub import locate
+    from slr.prepare.synthetic.prepare import prepare_synthetic
+    from slr.training import assemble
 
     size = 160 if words["model"] == "tiny" else 256  # pixels; WLASL's clips are about 256
     manifest = prepare_synthetic(folder / "clips", signs=8, signers=2, takes=1, seed=0, size=size, workers=1)
     clips = read_manifest(manifest)
-    machine = assemble.machine(config)
+    machine = factory.machine(config)
     measure.progress("building the network …")
-    inputs = assemble.inputs(config)
+    inputs = factory.inputs(config)
     recognizer = assemble.recognizer(config, sorted({clip.gloss for clip in clips}), machine, inputs)
     recognizer.to(device)
     from plain import load_processor
@@ -188,8 +189,8 @@ def configuration(words: dict[str, str], device: str) -> Any:  # noqa: ANN401
     chosen += ["hardware.workers=0"] if device == "cpu" else []
     chosen += [f"jitter.{kind}=0" for kind in ("brightness", "contrast", "saturation", "hue")]
     chosen += ["objective.label_smoothing=0", "gradient_checkpointing=false"]
-    composing.register()
-    [config] = commandline.configurations(grammar.quote_paths(chosen))
+    compose.register()
+    [config] = jobs.configurations(overrides.quote_paths(chosen))
     return config
 
 
@@ -281,7 +282,7 @@ def plain(bench: Bench, case: Case, steps: int) -> Cost:
 
 def ours(bench: Bench, case: Case, steps: int, cached: Any = None) -> Cost:  # noqa: ANN401
     """A step of ours, from files or from a batch with features."""
-    from slr.model import vlm
+    from slr.models import internvl
 
     def trained(count: int) -> list[float]:
         ahead = count + AHEAD
@@ -290,7 +291,7 @@ def ours(bench: Bench, case: Case, steps: int, cached: Any = None) -> Cost:  # n
 
     stop_checkpointing(bench)
     if case.checkpointing:
-        vlm.checkpoint_layers(bench.recognizer.network)
+        internvl.checkpoint_layers(bench.recognizer.network)
     bench.recognizer.train()
     bench.recognizer.micro_batch = case.micro
     return step_cost(bench, trained, steps)
@@ -349,9 +350,9 @@ def fit(bench: Bench, batches: "DataLoader", steps: int) -> list[float]:
 
 def stop_checkpointing(bench: Bench) -> None:
     """Undo what either contestant switched on for the layers that they share, and PEFT's and `Trainer`'s hooks."""
-    from slr.model import vlm
+    from slr.models import internvl
 
-    network = vlm.bare(bench.recognizer.network)
+    network = internvl.bare(bench.recognizer.network)
     for part in (network, network.model.language_model):
         disable = getattr(part, "activation_checkpointing_disable", None) or part.gradient_checkpointing_disable
         disable()

@@ -20,10 +20,10 @@ from features import Trained, compared, opened, show
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from slr import arguments
+from slr.core import argv
+from slr.core.errors import explained
 from slr.data.collate import Sample
-from slr.errors import explained
-from slr.model import vlm
+from slr.models import internvl
 
 USAGE = "python benchmarks/tower.py run=FOLDER [limit=N] [rounds=N] [--cpu-time]"
 BLOCK = 64  # weights that share a scale
@@ -33,9 +33,9 @@ TOGETHER = 16  # clips whose features are timed together
 def main() -> None:
     """Measure and print."""
     words = measure.options(USAGE, {"run": None, "limit": "1000", "rounds": "9"}).words
-    run = opened(Path(words["run"]), arguments.whole_number("limit", words["limit"], 1))
+    run = opened(Path(words["run"]), argv.whole_number("limit", words["limit"], 1))
     samples = [run.data.ranking_set([clip])[0, 0] for clip in tqdm(run.clips, desc="reading")]
-    towers = versions(vlm.bare(run.recognizer.network).model.vision_tower)
+    towers = versions(internvl.bare(run.recognizer.network).model.vision_tower)
     show(
         {
             name: [stray(run, towers["float32"], tower, sample) for sample in tqdm(samples, desc=name)]
@@ -47,7 +47,7 @@ def main() -> None:
     cpu = torch.device("cpu")
     found = measure.in_turns(
         {name: partial(measure.cost, way, cpu, 1) for name, way in ways.items()},
-        arguments.whole_number("rounds", words["rounds"], 1),
+        argv.whole_number("rounds", words["rounds"], 1),
     )
     about = measure.machine(cpu, torch.float32)
     print(", ".join(f"{key} {about[key]}" for key in ("device", "threads", "clock", "load")))
@@ -93,7 +93,7 @@ def in_four_bits(tower: nn.Module) -> nn.Module:
 
 def encoded(run: Trained, tower: nn.Module, frames: Tensor) -> Tensor:
     """Features of clips (B, V, D), by this tower."""
-    core: Any = vlm.bare(run.recognizer.network).model
+    core: Any = internvl.bare(run.recognizer.network).model
     own, core.vision_tower = core.vision_tower, tower
     core.multi_modal_projector.to(tower.dtype)
     features = run.recognizer.encode(frames)

@@ -9,13 +9,13 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from slr.predict import SignRecognizer
+    from slr.predict.recognizer import SignRecognizer
 
 
 def load(
     path: str | PathLike[str], checkpoint: str = "best", device: str | None = None, base: str | None = None
 ) -> "SignRecognizer":
-    """A trained recognizer, ready to rank clips; see `slr.predict.load`."""
-    from slr import predict  # costs seconds: torch and transformers
+    """A trained recognizer, ready to rank clips; see `slr.predict.recognizer.load`."""
+    from slr.predict import recognizer  # costs seconds: torch and transformers
 
-    return predict.load(path, checkpoint, device, base)
+    return recognizer.load(path, checkpoint, device, base)

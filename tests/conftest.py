@@ -15,15 +15,17 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
+from slr.commands import evaluate
+from slr.config.saved_run import open_run
+from slr.config.schema import Folder
+from slr.core.files import read_json, write_json
+from slr.core.locks import exclusive
+from slr.core.run_folder import RunFolder
 from slr.data.manifest import PARTS, write_manifest, write_rejected
 from slr.data.split import Split, write_split
 from slr.data.split import _hash as split_hash
-from slr.exclusive import exclusive
-from slr.prepare import synthetic
 from slr.prepare.folder import prepare_folder
-from slr.run import RunFolder, open_run, read_json, write_json
-from slr.schema import Folder
+from slr.prepare.synthetic import prepare
 
 sys.dont_write_bytecode = False
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,10 +107,10 @@ def lay_out(kept: Path, folder: Path, data: Path) -> None:
     chosen = {*people["test"][:4], people["train"][0], people["val"][0]}
     out, made = data / config.dataset.place, config.dataset
     (out / "clips").mkdir(parents=True, exist_ok=True)
-    takes = synthetic._takes(out, made.signs, made.signers, made.takes, made.seed, made.size)
-    drawn = [take for take in takes if synthetic.signer_id(take.signer) in chosen]
+    takes = prepare._takes(out, made.signs, made.signers, made.takes, made.seed, made.size)
+    drawn = [take for take in takes if prepare.signer_id(take.signer) in chosen]
     write_rejected(out / "rejected.jsonl", [])
-    write_manifest(out / "manifest.jsonl", clips := list(synthetic._draw_all(drawn, 2)))
+    write_manifest(out / "manifest.jsonl", clips := list(prepare._draw_all(drawn, 2)))
     clips.sort(key=lambda clip: clip.id)
     parts = {clip.id: told[clip.id] for clip in clips}
     write_split(run.split, Split("signer", 0, parts, own := split_hash("signer", 0, clips, parts)))

@@ -14,9 +14,9 @@ import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from slr.environment import QUIET
-from slr.model.checkpoint import PACKAGED
-from slr.run import read_json
+from slr.core.env import QUIET
+from slr.core.files import read_json
+from slr.models.hub import PACKAGED
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM = Path(__file__).with_name("warm.py")

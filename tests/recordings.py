@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from slr.prepare.encode import write_clip
-from slr.prepare.performance import FPS, Performance
-from slr.prepare.signer import Signer, draw_signer
-from slr.prepare.signing import Moment
-from slr.prepare.signs import Side, signer_seed
-from slr.prepare.synthetic import vocabulary
+from slr.prepare.synthetic.clip import FPS, Performance
+from slr.prepare.synthetic.motion import Moment
+from slr.prepare.synthetic.prepare import vocabulary
+from slr.prepare.synthetic.signer import Signer, draw_signer
+from slr.prepare.synthetic.signs import Side, signer_seed
 
 UNSEEN = 5000  # the number of the first signer; a demo draws those below 64
 PAUSE = (0.4, 1.6)  # seconds

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from slr.run import RunFolder, write_json
+from slr.core.files import write_json
+from slr.core.run_folder import RunFolder
 
 VOCABULARY = ["hello", 'quo"te {"gloss": ', "äh, ja", "no", "yes", "why", "tea"]
 CONFIG = {

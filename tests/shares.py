@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from slr import processes
+from slr.core import distributed
 from slr.data.collate import Sample, collate_ranking, collate_training
-from slr.metrics import RankingMetrics
-from slr.model import lora, vlm
-from slr.model.inputs import load_inputs
-from slr.recognizer import Recognizer
+from slr.models import internvl, lora
+from slr.models.metrics import RankingMetrics
+from slr.models.processor import load_inputs
+from slr.training.module import SignModule
 
 GLOSSES = ["a", "mokitu", "ÄÖ", "don't want", "tuka", "pelisa", "no", "Zz"]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
@@ -38,16 +38,16 @@ def samples(inputs) -> list[Sample]:
 
 def gradient(inputs, objective: str, clips: int, micro_batch: int) -> dict[str, torch.Tensor]:
     """The loss and the gradient of one step, without dropout, lora_B moved off zero so that every tensor has one."""
-    network = vlm.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
+    network = internvl.load_vlm("tiny", None, "pretrained", "none", torch.float32, "cpu", 0)
     torch.manual_seed(0)
     network = lora.add_lora(network, "language", 4, 8, 0.0, TARGETS)
-    recognizer = Recognizer(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, objective, 0.1, micro_batch, 0)
+    recognizer = SignModule(network, inputs, GLOSSES, 1e-3, 0.01, 2, 1.0, objective, 0.1, micro_batch, 0)
     recognizer.manual_backward = lambda loss: loss.backward()
     generator = torch.Generator().manual_seed(1)
     for name, parameter in network.named_parameters():
         if "lora_B" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.02
-    place = processes.place()
+    place = distributed.place()
     share = samples(inputs)[:clips][place.rank :: place.world]
     collate = collate_training if objective == "token" else collate_ranking
     loss = recognizer.backward_batch(collate(share, inputs.pad_id))
@@ -57,7 +57,7 @@ def gradient(inputs, objective: str, clips: int, micro_batch: int) -> dict[str, 
 def figures(batches: int) -> dict[str, tuple]:
     """Metrics of 3 clips a batch, whose scores are the same in every process, batches dealt out."""
     rng = np.random.default_rng(3)
-    metrics, place = RankingMetrics(), processes.place()
+    metrics, place = RankingMetrics(), distributed.place()
     dealt = -(-batches // place.world) * place.world
     for number in range(dealt):
         n = 3 if number < batches else 0
@@ -76,7 +76,7 @@ def measure() -> dict:
 
 
 if __name__ == "__main__":
-    processes.join("cpu")
-    found = measure() | {"gathered": processes.gather(processes.place().rank)}
-    torch.save(found, Path(sys.argv[1]) / f"{processes.place().rank}.pt")
-    processes.leave()
+    distributed.join("cpu")
+    found = measure() | {"gathered": distributed.gather(distributed.place().rank)}
+    torch.save(found, Path(sys.argv[1]) / f"{distributed.place().rank}.pt")
+    distributed.leave()

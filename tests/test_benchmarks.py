@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_left_empty(measure):
 def test_invented_vocabularies_have_wlasls_shape(measure, count, nodes):
     from rank import invented
 
-    from slr.model.trie import build_trie
+    from slr.models.trie import build_trie
 
     trie = build_trie(invented(count, 150_000, 150_001))
     assert trie.glosses == count
@@ -159,7 +159,7 @@ def test_invented_vocabularies_have_wlasls_shape(measure, count, nodes):
 def test_the_shapes_are_those_of_wlasl(measure, shared):
     from rank import SPELLED
 
-    from slr.model.inputs import load_inputs
+    from slr.models.processor import load_inputs
 
     inputs = load_inputs(str(shared / "internvl3_5_processor"), None)
     index = json.loads((shared / "wlasl" / "index" / "WLASL_v0.3.json").read_text(encoding="utf-8"))

@@ -52,7 +52,7 @@ def test_everything_that_is_copied_is_here_and_goes_in():
     ]
     assert {"train.py", "evaluate.py", "prepare_data.py", "slr", "conf", "hydra_plugins"} <= set(sources)
     assert [source for source in sources if not (ROOT / source).exists() or kept_out(source)] == []
-    assert not kept_out("slr/model/tiny/checkpoint/model.safetensors")
+    assert not kept_out("slr/models/tiny/checkpoint/model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_no_secret_is_built_in():
 def test_the_command_is_one_that_is_there():
     [command] = [text for kind, text in FINAL if kind == "CMD"]
     _, module = yaml.safe_load(command)
-    assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    assert (ROOT / module.replace(".", "/") / "__main__.py").is_file()
 
 
 def test_what_lasts_lies_in_volumes_that_the_user_may_write():

@@ -15,19 +15,26 @@ from entry import ROOT, command, status
 from safetensors.torch import load_file
 
 import slr
-from slr import beginning, checks, commandline, compare, composing, export, ladder, sweeping, training
+from slr.commands import compare, evaluate, validate
+from slr.config import compose, sweep_name
+from slr.config import jobs as commandline
+from slr.config.saved_run import find_run
+from slr.core.errors import UserError
+from slr.core.files import read_json, write_json
+from slr.core.run_folder import RunFolder
+from slr.core.signals import Stopping
 from slr.data.manifest import read_manifest
-from slr.errors import UserError
-from slr.model import checkpoint
-from slr.run import RunFolder, find_run, read_json, write_json
-from slr.stopping import Stopping
-from slr.sweep import Job, lay_out
+from slr.evaluation import baselines
+from slr.export import export
+from slr.models import hub
+from slr.sweeps.runner import SweepJob, lay_out
+from slr.training import loop, start
 
-composing.register()
+compose.register()
 MADE = ROOT / "tests" / "fixtures" / "4cc3ba9"
 HOW = read_json(MADE / "made.json")
 ADAPTER = "adapter/adapter_model.safetensors"
-TINY = checkpoint.PACKAGED["tiny"]
+TINY = hub.PACKAGED["tiny"]
 
 
 def copied(name: str, to: Path) -> Path:
@@ -88,21 +95,21 @@ def test_the_killed_run_goes_on_to_the_undisturbed_end(killed):
     weights, expected = load_file(killed / ADAPTER), load_file(calm / ADAPTER)
     assert weights.keys() == expected.keys()
     assert all(torch.allclose(weights[name], expected[name], rtol=0, atol=1e-5) for name in expected)
-    assert results[0]["hashes"]["base"] == checkpoint.sha256(TINY / "model.safetensors")
+    assert results[0]["hashes"]["base"] == hub.sha256(TINY / "model.safetensors")
 
 
 def test_the_callbacks_states_are_found_in_the_checkpoint(tmp_path):
     states = torch.load(MADE / "killed/checkpoints/last.ckpt", weights_only=True)["callbacks"]
     config = find_run(MADE / "run")[1].early_stopping
 
-    class Renamed(training.Keeper):
+    class Renamed(loop.CheckpointCallback):
         pass
 
-    class RenamedToo(training.Pruner):
+    class RenamedToo(loop.Pruner):
         pass
 
     keeper = Renamed(tmp_path, "val/top1", 1.0, Stopping(), print)
-    assert set(states) == {keeper.state_key, training.early_stopping(config.monitor, config.patience).state_key}
+    assert set(states) == {keeper.state_key, loop.early_stopping(config.monitor, config.patience).state_key}
     assert RenamedToo(lambda *_: False).state_key == "Pruner"  # which that run did not have
 
 
@@ -126,20 +133,20 @@ def test_runs_of_different_bases_are_not_taken_for_alike(run, tmp_path, monkeypa
     """One of before, and one whose base was recorded: the packaged model of then, or another."""
     other = shutil.copytree(run, tmp_path / "other")
     told = read_json(other / "result.json")
-    base = checkpoint.sha256(TINY / "model.safetensors") if same else "0" * 64
+    base = hub.sha256(TINY / "model.safetensors") if same else "0" * 64
     write_json(other / "result.json", told | {"hashes": told["hashes"] | {"base": base}})
     monkeypatch.setattr(sys, "argv", ["slr.compare", str(run), str(other), f"csv={tmp_path / 'rows.csv'}"])
     compare.main()
     assert ("different versions of the base model's weights" in capsys.readouterr().out) != same
     with nullcontext() if same else pytest.raises(UserError, match="expected rungs of one version"):
-        ladder.refuse_mixed({"zero_shot": RunFolder(run), "lora": RunFolder(other)})
+        baselines.refuse_mixed({"zero_shot": RunFolder(run), "lora": RunFolder(other)})
 
 
 def test_the_same_command_finds_the_sweep_and_what_is_left_of_it(tmp_path):
     folder = copied("sweep", tmp_path)
     typed = ["-m", *HOW["sweep"], f"lora.r={','.join(HOW['ranks'])}"]
-    [name] = [word.partition("=")[2] for word in sweeping.named(typed) if word.startswith("sweep=")]
-    jobs = [Job(RunFolder(folder / name / f"lora.r-{rank}"), rank) for rank in HOW["ranks"]]
+    [name] = [word.partition("=")[2] for word in sweep_name.named(typed) if word.startswith("sweep=")]
+    jobs = [SweepJob(RunFolder(folder / name / f"lora.r-{rank}"), rank) for rank in HOW["ranks"]]
     for job, config in zip(jobs, commandline.configurations(typed), strict=True):
         lay_out(job.folder, config, [])  # refuses other settings
         job.look()
@@ -148,7 +155,7 @@ def test_the_same_command_finds_the_sweep_and_what_is_left_of_it(tmp_path):
 
 def test_an_export_made_today_records_the_base(run):
     folder, parity = export.export(run, "adapter", run / "export", 2)
-    assert read_json(folder / "slr.json")["hashes"]["base"] == checkpoint.sha256(TINY / "model.safetensors")
+    assert read_json(folder / "slr.json")["hashes"]["base"] == hub.sha256(TINY / "model.safetensors")
     own, *_ = parity["rows"]
     assert own["largest"] <= 1e-5
 
@@ -177,21 +184,20 @@ def other_base(tmp_path, monkeypatch) -> Path:
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    monkeypatch.setitem(checkpoint.PACKAGED, "tiny", folder)
+    monkeypatch.setitem(hub.PACKAGED, "tiny", folder)
     return folder
 
 
 def evaluated(run: Path) -> None:
-    module = entry_point("evaluate")
-    module.evaluate(module.wish(module.DEFAULTS | {"run": str(run), "report": "no"}))
+    evaluate.evaluate(evaluate.wish(evaluate.DEFAULTS | {"run": str(run), "report": "no"}))
 
 
 def begun_with(run: Path) -> None:
     """Where a run is asked for, and where it begins: its folder, whatever a command has checked."""
     config = dataclasses.replace(find_run(run)[1], init=str(run))
     with pytest.raises(UserError, match=r"^init="):
-        checks.check_all([config])
-    beginning.record_beginning(RunFolder(run.parent / "new"), config, [], None, [])
+        validate.check_all([config])
+    start.record_beginning(RunFolder(run.parent / "new"), config, [], None, [])
 
 
 WAYS = {
@@ -211,14 +217,14 @@ def test_another_base_is_refused_in_one_line(tmp_path, other_base, way, recorded
     """What was made before base models were recorded is known by the weights that shipped then."""
     name, use = WAYS[way]
     path = copied(name, tmp_path)
-    expected = checkpoint.sha256(TINY / "model.safetensors")
+    expected = hub.sha256(TINY / "model.safetensors")
     if recorded:
         expected = "0" * 64
         file = path / ("slr.json" if name == "export" else "result.json")
         told = read_json(file)
         write_json(file, told | {"hashes": told["hashes"] | {"base": expected}})
     before = [(file, file.read_bytes()) for file in sorted(path.rglob("*.json"))]
-    found = checkpoint.sha256(other_base / "model.safetensors")
+    found = hub.sha256(other_base / "model.safetensors")
     with pytest.raises(UserError, match=f"expected the base .*{expected[:12]}, found one of {found[:12]};") as refused:
         use(path)
     assert "\n" not in str(refused.value)

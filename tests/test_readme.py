@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
-from slr import arguments, commandline, composing, grammar
+from slr.commands import evaluate
+from slr.config import compose, jobs, overrides
+from slr.core import argv
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,16 +30,16 @@ def test_the_readme_names_every_command():
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("train.py", "prepare_data.py"))])
 def test_training_commands_compose(command):
-    composing.register()
-    words = grammar.quote_paths(shlex.split(command)[1:])
+    compose.register()
+    words = overrides.quote_paths(shlex.split(command)[1:])
     if "frame=8" in words:
         pytest.skip("is shown because it is refused; see below")
-    assert commandline.configurations(words)
+    assert jobs.configurations(words)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("evaluate.py")])
 def test_evaluation_commands_parse(command):
-    assert arguments.parse(shlex.split(command)[1:], evaluate.DEFAULTS, evaluate.USAGE)["run"]
+    assert argv.parse(shlex.split(command)[1:], evaluate.DEFAULTS, evaluate.USAGE)["run"]
 
 
 def test_the_error_shown_is_the_error_printed():

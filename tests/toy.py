@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from slr.run import RunFolder, write_json
-from slr.sweep import Job
+from slr.core.files import write_json
+from slr.core.run_folder import RunFolder
+from slr.sweeps.runner import SweepJob
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = f"""
@@ -11,10 +12,10 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import os, signal, time
 from pathlib import Path
-from slr.exclusive import Busy, occupied
-from slr.run import RunFolder, read_json, recorded
-from slr.stopping import listening
-from slr.sweep import BUSY, end_with_sweep
+from slr.core.locks import Busy, occupied
+from slr.core.run_folder import RunFolder, read_json, recorded
+from slr.core.signals import listening
+from slr.sweeps.runner import BUSY, end_with_sweep
 
 end_with_sweep()
 root = Path(sys.argv[1].partition("=")[2])
@@ -51,19 +52,19 @@ def program(folder: Path) -> Path:
     return path
 
 
-def laid_out(folder: Path, **deeds: str) -> list[Job]:
+def laid_out(folder: Path, **deeds: str) -> list[SweepJob]:
     """Jobs by their names, and what each will do at its first start."""
     for name, deed in deeds.items():
         write_json(folder / name / "result.json", {"status": "waiting", "overrides": []})
         if deed:
             (folder / name / "deed").write_text(deed)
-    return [Job(RunFolder(folder / name), name) for name in deeds]
+    return [SweepJob(RunFolder(folder / name), name) for name in deeds]
 
 
 def starts(folder: Path) -> list[str]:
     return sorted((folder / "starts").read_text().split())
 
 
-def told(jobs: list[Job]) -> dict[str, tuple[str, str]]:
+def told(jobs: list[SweepJob]) -> dict[str, tuple[str, str]]:
     """How each stands, and why."""
     return {job.name: (job.status, job.reason) for job in jobs}

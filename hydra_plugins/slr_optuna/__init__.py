@@ -24,16 +24,16 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from slr import composing, grammar, schema, space, sweeping
-from slr.errors import UserError, explained
-from slr.files import write_whole
-from slr.run import RunFolder, read_json, status_of
-from slr.stopping import listening
+from slr.config import compose, overrides, schema, search_space, sweep_name
+from slr.core.errors import UserError, explained
+from slr.core.files import read_json, write_whole
+from slr.core.run_folder import RunFolder, status_of
+from slr.core.signals import listening
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from slr.study import Search
+    from slr.sweeps.optuna_study import Search
 
 POLL = 1.0  # seconds between two looks at what other processes run
 TABLE = "trials.csv"
@@ -96,18 +96,18 @@ class Optuna(Sweeper):
 
     def _search(self, arguments: list[str]) -> float:
         assert self.config is not None
-        space.require_optuna()
-        from slr import study
+        search_space.require_optuna()
+        from slr.sweeps import optuna_study
 
-        axes, fixed = sweeping.axes(arguments, self.config)
+        axes, fixed = sweep_name.axes(arguments, self.config)
         given = self.settings
-        search = study.Search(
+        search = optuna_study.Search(
             folder=Path(self.config.hydra.sweep.dir).absolute(),
             axes=axes,
-            settings=sweeping.shared(self.config, [axis.key for axis in axes]),
+            settings=sweep_name.shared(self.config, [axis.key for axis in axes]),
             direction=cast(Any, given.direction),
             seed=given.seed,
-            pruning=study.Pruning(given.pruner, given.startup_trials, given.warmup_epochs),
+            pruning=optuna_study.Pruning(given.pruner, given.startup_trials, given.warmup_epochs),
         )
         with search.at_work():
             print(f"search: {len(search.trials)} of {given.n_trials} trials are in {search.folder}", flush=True)
@@ -147,9 +147,9 @@ class Optuna(Sweeper):
 
     def _words(self, search: "Search", fixed: list[str], number: int) -> list[str]:
         """What would be typed for a trial alone."""
-        place = space.trial_folder(search.folder, number)
+        place = search_space.trial_folder(search.folder, number)
         # The sweep's folder may be named after what is searched over, which differs from trial to trial.
-        where = [f"hydra.sweep.dir={grammar.quoted(str(place.parent))}", f"hydra.sweep.subdir={place.name}"]
+        where = [f"hydra.sweep.dir={overrides.quoted(str(place.parent))}", f"hydra.sweep.subdir={place.name}"]
         return [*fixed, *own_words(search, number), *where]
 
     def _wrong(self, words: list[str]) -> str:
@@ -160,14 +160,14 @@ class Optuna(Sweeper):
             composed = copy.deepcopy(self.hydra_context.config_loader.load_sweep_config(self.config, words))
             with read_write(composed), open_dict(composed):
                 del composed["hydra"]
-            composing.to_typed(composed)
+            compose.to_typed(composed)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             return " ".join(str(error).split())
         return ""
 
     def _end(self, search: "Search", fixed: list[str]) -> float:
         """Say what came of it; the best value."""
-        from slr.study import status
+        from slr.sweeps.optuna_study import status
 
         write_whole(search.folder / TABLE, table(search))
         trials = search.trials
@@ -193,23 +193,23 @@ class Optuna(Sweeper):
         """Say which trial was best, and how to see whether it was luck."""
         settings = own_words(search, best.number)
         print(f"best: trial {best.number}, {best.value:.4g}: {' '.join(settings)}")
-        print(f"  in {space.trial_folder(search.folder, best.number)}")
+        print(f"  in {search_space.trial_folder(search.folder, best.number)}")
         seed = OmegaConf.select(cast(DictConfig, self.config), "seed")
         if isinstance(seed, int):
             kept = [word for word in fixed if word.partition("=")[0].lstrip("+") not in ("seed", "sweep")]
             others = ",".join(str(seed + more) for more in (1, 2, 3))
-            command = ["python", "train.py", "-m", *grammar.typed([*kept, *settings]), f"seed={others}"]
+            command = ["python", "train.py", "-m", *overrides.typed([*kept, *settings]), f"seed={others}"]
             print(f"  with other seeds, since the best of many is luck in part: {shlex.join(command)}")
 
 
 def own_words(search: "Search", number: int) -> list[str]:
     """What a trial has for itself."""
-    return [space.word(axis, value) for axis, value in zip(search.axes, search.values(number), strict=True)]
+    return [search_space.word(axis, value) for axis, value in zip(search.axes, search.values(number), strict=True)]
 
 
 def tell(search: "Search", number: int, job: JobReturn) -> None:
     """Tell the study how a trial's job ended."""
-    folder = RunFolder(space.trial_folder(search.folder, number))
+    folder = RunFolder(search_space.trial_folder(search.folder, number))
     status = status_of(folder)
     if job.status == JobStatus.COMPLETED:
         value = job.return_value
@@ -230,7 +230,7 @@ def tell(search: "Search", number: int, job: JobReturn) -> None:
 
 def line(search: "Search", number: int) -> str:
     """A trial in a line, and the best one so far."""
-    from slr.study import REASON, status
+    from slr.sweeps.optuna_study import REASON, status
 
     trial = search.trials[number]
     value = "" if trial.value is None else f", {trial.value:.4g}"
@@ -242,11 +242,11 @@ def line(search: "Search", number: int) -> str:
 
 def table(search: "Search") -> str:
     """All trials as CSV."""
-    from slr.study import REASON, status
+    from slr.sweeps.optuna_study import REASON, status
 
     def row(trial: "FrozenTrial") -> Sequence[object]:
         seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
-        folder = space.trial_folder(search.folder, trial.number).name
+        folder = search_space.trial_folder(search.folder, trial.number).name
         told = [trial.number, status(trial), "" if trial.value is None else trial.value, seconds, folder]
         return [*told, *search.values(trial.number), trial.user_attrs.get(REASON, "")]
 

@@ -14,16 +14,17 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from slr import composing, schema
-from slr.board import Board, announce
-from slr.errors import explained
-from slr.memory import adapter_numbers
-from slr.model.checkpoint import locate
-from slr.run import RunFolder, read_json
-from slr.stopping import Stopping, listening
-from slr.sweep import ENDED, Job, Sweep, lay_out
+from slr.config import compose, schema
+from slr.core.errors import explained
+from slr.core.files import read_json
+from slr.core.run_folder import RunFolder
+from slr.core.signals import Stopping, listening
+from slr.models.hub import locate
+from slr.models.memory_plan import adapter_numbers
+from slr.sweeps.progress_table import Board, announce
+from slr.sweeps.runner import ENDED, Sweep, SweepJob, lay_out
 
-PROGRAM = composing.PROJECT / "train.py"
+PROGRAM = compose.PROJECT / "train.py"
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Folders(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run some jobs to their end."""
         setup_globals()
-        composing.register()
+        compose.register()
         jobs = explained(lambda: [self._job(list(words), initial_job_idx + n) for n, words in enumerate(job_overrides)])
         for job in jobs:
             job.look()
@@ -90,14 +91,14 @@ class Folders(Launcher):
         return [self._ended(job, list(words)) for job, words in zip(jobs, job_overrides, strict=True)]
 
     @abstractmethod
-    def work(self, jobs: Sequence[Job], board: Board, stopping: Stopping) -> None:
+    def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """Have jobs done that are not, telling the board whenever something may have changed.
 
         Raises:
             SystemExit: 130 or 143 where a signal asked for the end.
         """
 
-    def _job(self, words: list[str], number: int) -> Job:
+    def _job(self, words: list[str], number: int) -> SweepJob:
         """Lay a job's folder out."""
         assert self.hydra_context is not None
         assert self.config is not None
@@ -112,16 +113,16 @@ class Folders(Launcher):
         own = copy.deepcopy(composed)  # a masked copy would lose the schema's types
         with read_write(own), open_dict(own):
             del own["hydra"]
-        config = composing.to_typed(own)
+        config = compose.to_typed(own)
         self.sizes.append(disk(config))
         told = list(filter_overrides(words))
         lay_out(folder, config, told)
         _keep(folder.root / ".hydra", own, told)
         aside = set(composed.hydra.job.config.override_dirname.exclude_keys)
         name = " ".join(word for word in told if word.partition("=")[0].lstrip("+") not in aside)
-        return Job(folder, name or folder.root.name)
+        return SweepJob(folder, name or folder.root.name)
 
-    def _ended(self, job: Job, words: list[str]) -> JobReturn:
+    def _ended(self, job: SweepJob, words: list[str]) -> JobReturn:
         val = cast(dict, job.facts.get("val", {}))
         status = JobStatus.COMPLETED if job.status in ENDED else JobStatus.FAILED
         ended = Ended(overrides=words, working_dir=str(job.folder.root), status=status)
@@ -137,7 +138,7 @@ class Processes(Folders):
         super().__init__(at_once)
         self.keep_going = keep_going
 
-    def work(self, jobs: Sequence[Job], board: Board, stopping: Stopping) -> None:
+    def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """See `Folders`."""
         Sweep(jobs, PROGRAM, self.at_once, self.keep_going, board).run(stopping)
 

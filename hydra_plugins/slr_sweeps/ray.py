@@ -10,11 +10,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from hydra_plugins.slr_sweeps import PROGRAM, Folders
-from slr.board import Board
-from slr.elsewhere import attend
-from slr.errors import UserError
-from slr.stopping import CODES, Stopping
-from slr.sweep import ENDED, GRACE, Job
+from slr.core.errors import UserError
+from slr.core.signals import CODES, Stopping
+from slr.sweeps.progress_table import Board
+from slr.sweeps.remote import attend
+from slr.sweeps.runner import ENDED, GRACE, SweepJob
 
 POLL = 1.0  # seconds
 
@@ -42,7 +42,7 @@ class Ray(Folders):
         super().__init__(1)
         self.init, self.remote = init, remote
 
-    def work(self, jobs: Sequence[Job], board: Board, stopping: Stopping) -> None:
+    def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """See `Folders`."""
         missing = [job for job in jobs if job.status not in ENDED]
         if not missing:
@@ -84,7 +84,7 @@ def _at_once(there: dict[str, float], needed: dict[str, Any]) -> int:
     return max(1, int(min((there.get(name, 0) / need for name, need in needs.items() if need), default=1)))
 
 
-def _look(ray: Any, tasks: dict[Any, Job]) -> None:  # noqa: ANN401
+def _look(ray: Any, tasks: dict[Any, SweepJob]) -> None:  # noqa: ANN401
     """Wait a moment, take notice of how jobs stand, and drop those that have ended."""
     ended, _ = ray.wait(list(tasks), timeout=POLL)
     for job in tasks.values():

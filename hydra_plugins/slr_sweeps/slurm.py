@@ -13,11 +13,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from hydra_plugins.slr_sweeps import PROGRAM, Folders
-from slr.board import Board
-from slr.elsewhere import attend
-from slr.errors import UserError
-from slr.stopping import Stopping
-from slr.sweep import ENDED, Job
+from slr.core.errors import UserError
+from slr.core.signals import Stopping
+from slr.sweeps.progress_table import Board
+from slr.sweeps.remote import attend
+from slr.sweeps.runner import ENDED, SweepJob
 
 POLL = 1.0  # seconds
 QUEUED = ".slurm"  # in a run's folder: the number of its job
@@ -67,7 +67,7 @@ class Slurm(Folders):
         )  # else by the cluster
         self.words = {name if name in GENERAL else f"slurm_{name}": word for name, word in words.items() if word}
 
-    def work(self, jobs: Sequence[Job], board: Board, stopping: Stopping) -> None:
+    def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """See `Folders`. Jobs that are in the queue already, by a command before this one, stay there."""
         folder = jobs[0].folder.root.parent / ".submitit" / "%j"
         missing = [job for job in jobs if job.status not in ENDED]
@@ -84,7 +84,7 @@ class Slurm(Folders):
             print(f"Slurm goes on with these; the same command finds them again, scancel {numbers} ends them")
             raise SystemExit(stopping.code)
 
-    def _submit(self, jobs: Sequence[Job], folder: Path) -> list[tuple[Job, Any]]:
+    def _submit(self, jobs: Sequence[SweepJob], folder: Path) -> list[tuple[SweepJob, Any]]:
         """Put jobs into the queue, as one array.
 
         Raises:
@@ -105,7 +105,7 @@ class Slurm(Folders):
         print(f"{len(jobs)} jobs are Slurm's, {numbers[0].job_id.partition('_')[0]}; its logs: {folder.parent}")
         return list(zip(jobs, numbers, strict=True))
 
-    def _queued(self, job: Job, folder: Path) -> Any:  # noqa: ANN401
+    def _queued(self, job: SweepJob, folder: Path) -> Any:  # noqa: ANN401
         """A job's place in the queue, where it has one."""
         note = job.folder.root / QUEUED
         if not note.is_file():
@@ -115,7 +115,7 @@ class Slurm(Folders):
         return number if number.state.partition(" ")[0] in ALIVE and not number.done() else None
 
 
-def _over(job: Job, number: Any) -> bool:  # noqa: ANN401
+def _over(job: SweepJob, number: Any) -> bool:  # noqa: ANN401
     """Whether a job has left the queue for good; takes notice of how it stands."""
     job.look()
     if not number.done():

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from slr.data.copies import Link, joined, sharing
+from slr.data.duplicates.groups import Link, joined, sharing
 from slr.data.manifest import PARTS
 
 FILES, SEGMENTS, NEAR = "identical files", "identical segments", "near-duplicates"

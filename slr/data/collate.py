@@ -12,7 +12,7 @@ IGNORED = -100  # the label that torch's cross-entropy leaves out
 
 
 class Inputs(Protocol):
-    """What a model wants to be fed; `slr.model.inputs` has the real one."""
+    """What a model wants to be fed; `slr.models.processor` has the real one."""
 
     pad_id: int
 

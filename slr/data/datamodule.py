@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from slr.core.signals import end_workers_at_exit, leave_to_parent
 from slr.data import video
 from slr.data.augment import ColorJitter
-from slr.data.cache import Frames, Wanted
+from slr.data.cache.frames import Frames, Wanted
 from slr.data.collate import Batch, Inputs, Sample, collate_ranking, collate_training
 from slr.data.manifest import Clip
-from slr.stopping import end_workers_at_exit, leave_to_parent
 
 Key = tuple[int, int]  # (epoch, position in the part)
 

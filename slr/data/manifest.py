@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from slr.errors import UserError
-from slr.files import write_whole
+from slr.core.errors import UserError
+from slr.core.files import write_whole
 
 PARTS = ("train", "val", "test")
 

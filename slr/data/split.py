@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from slr.data.copies import Link, identical_files, identical_segments, joined, sharing
+from slr.core.errors import UserError
+from slr.core.files import write_whole
+from slr.data.duplicates.groups import Link, identical_files, identical_segments, joined, sharing
 from slr.data.manifest import PARTS, Clip
-from slr.data.signers import divide_signers
-from slr.errors import UserError
-from slr.files import write_whole
+from slr.data.signer_split import divide_signers
 
 Shares = Mapping[str, float]  # part -> share of the clips; together 1
 Units = list[list[Clip]]  # clips that must stay together

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 
 PADDED = "size must exactly match"  # decord2 3.4 copies no pictures of widths that it pads, such as 32, 96 and 144
 

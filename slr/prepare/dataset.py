@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slr import schema
+from slr.config import schema
 
 if TYPE_CHECKING:
-    from slr.prepare.wlasl import Wish
+    from slr.prepare.wlasl.prepare import WlaslOptions
 
 
 def prepare(dataset: schema.Dataset, data: Path, stages: Sequence[str] | None = None) -> Path:
@@ -22,7 +22,7 @@ def prepare(dataset: schema.Dataset, data: Path, stages: Sequence[str] | None = 
     out, workers = data / dataset.place, os.cpu_count() or 1
     match dataset:
         case schema.Synthetic():
-            from slr.prepare.synthetic import prepare_synthetic
+            from slr.prepare.synthetic.prepare import prepare_synthetic
 
             return prepare_synthetic(
                 out, dataset.signs, dataset.signers, dataset.takes, dataset.seed, dataset.size, workers
@@ -33,16 +33,16 @@ def prepare(dataset: schema.Dataset, data: Path, stages: Sequence[str] | None = 
             labels = Path(dataset.labels) if dataset.labels else None
             return prepare_folder(Path(dataset.clips), labels, out, workers, layout=dataset.layout)
         case schema.Wlasl():
-            from slr.prepare.wlasl import STAGES, prepare_wlasl
+            from slr.prepare.wlasl.prepare import STAGES, prepare_wlasl
 
             return prepare_wlasl(_wish(dataset), data / "wlasl" / "downloads", out, workers, stages or STAGES)
 
 
-def _wish(dataset: schema.Wlasl) -> Wish:
-    from slr.prepare.download import Manners
-    from slr.prepare.wlasl import Wish
+def _wish(dataset: schema.Wlasl) -> WlaslOptions:
+    from slr.prepare.wlasl.download import FetchPolicy
+    from slr.prepare.wlasl.prepare import WlaslOptions
 
-    return Wish(
+    return WlaslOptions(
         index=dataset.index,
         index_hash=dataset.index_hash,
         clips=Path(dataset.clips) if dataset.clips else None,
@@ -50,7 +50,7 @@ def _wish(dataset: schema.Wlasl) -> Wish:
         local=dataset.local,
         crop=dataset.crop,
         fetch=dataset.fetch,
-        manners=Manners(
+        manners=FetchPolicy(
             pause=dataset.pause,
             per_host=dataset.per_host,
             largest=dataset.largest * 1024**2,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from slr.data.manifest import Rejected
-from slr.prepare.labels import Record, read_labels
+from slr.prepare.labels import ClipRecord, read_labels
 from slr.prepare.layouts import asl_citizen, autsl, include, lsa64, ms_asl
 from slr.prepare.layouts.listed import divide
 from slr.prepare.records import LEAST_FRAMES, prepare_records
@@ -47,7 +47,7 @@ def prepare_folder(
     return prepare_records("folder", records, out, workers, longest_side, least_frames, limits, lost)
 
 
-def read_layout(layout: str, clips: Path, labels: Path | None) -> tuple[list[Record], list[Rejected]]:
+def read_layout(layout: str, clips: Path, labels: Path | None) -> tuple[list[ClipRecord], list[Rejected]]:
     """What is listed and there, and what is listed and not there, without opening any video.
 
     Args:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slr.core.errors import UserError
 from slr.data.manifest import PARTS
-from slr.errors import UserError
-from slr.prepare.untrusted import WHOLE, Cut
+from slr.prepare.decode.video import WHOLE, Cut
 
 FILE, GLOSS, SIGNER = ("file", "video_path"), ("gloss",), ("signer", "signer_id")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ClipRecord:
     """One video that a labels file or an index names."""
 
     id: str  # unique, and safe as a file name anywhere
@@ -32,7 +32,7 @@ class Record:
     address: str | None = None  # where the recording lies in the network
 
 
-def read_labels(labels: Path, clips: Path) -> list[Record]:
+def read_labels(labels: Path, clips: Path) -> list[ClipRecord]:
     """Read a labels file and see that every video is there, without opening any.
 
     Args:
@@ -45,7 +45,7 @@ def read_labels(labels: Path, clips: Path) -> list[Record]:
     """
     if not clips.is_dir():
         raise UserError(f"expected the folder of the videos at {clips}, found none; set dataset.clips")
-    records: list[Record] = []
+    records: list[ClipRecord] = []
     taken: set[str] = set()
     for number, (key, row) in enumerate(_rows(labels), start=1):
         record = _record(key, row, clips, f"record {number} of {labels}", taken)
@@ -98,14 +98,14 @@ def _csv_rows(text: str, labels: Path) -> list[tuple[None, dict[str, Any]]]:
     return rows
 
 
-def _record(key: str | None, row: dict[str, Any], clips: Path, place: str, taken: set[str]) -> Record:
+def _record(key: str | None, row: dict[str, Any], clips: Path, place: str, taken: set[str]) -> ClipRecord:
     given, gloss = _value(row, FILE, place), _value(row, GLOSS, place)
     if given is None or gloss is None:
         raise UserError(f"expected a value for file and for gloss in {place}, found file {given!r} and gloss {gloss!r}")
     part = _value(row, ("split",), place)
     if part is not None and part not in PARTS:
         raise UserError(f"expected split train, val or test in {place}, found {part!r}")
-    return Record(
+    return ClipRecord(
         id=unique(key or Path(given).stem, taken),
         file=clips.absolute() / given,
         given=given,

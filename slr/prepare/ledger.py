@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from slr.files import write_whole
+from slr.core.files import write_whole
 
 Outcome = dict[str, Any]
 

@@ -7,16 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from slr.core.errors import UserError
+from slr.core.files import sha256
+from slr.core.locks import exclusive
 from slr.data.manifest import Clip, Rejected, read_manifest, read_rejected, write_manifest, write_rejected
-from slr.errors import UserError
-from slr.exclusive import exclusive
-from slr.files import sha256
-from slr.prepare import address
-from slr.prepare.labels import Record
+from slr.prepare.decode.video import WHOLE, Unfit
+from slr.prepare.labels import ClipRecord
 from slr.prepare.ledger import Ledger, Outcome, read_ledger
 from slr.prepare.progress import shown
-from slr.prepare.untrusted import WHOLE, Unfit
-from slr.prepare.verify import Facts, Job, Limits, Prepared, prepare_clips, verify_clips
+from slr.prepare.verify import ClipJob, Facts, Limits, Prepared, prepare_clips, verify_clips
+from slr.prepare.wlasl import urls
 
 VERSION = 2  # of what preparation makes of a file; a new number makes every clip anew
 STAGES = ("cut", "verify", "manifest")
@@ -26,7 +26,7 @@ STUB = 3  # so many different addresses of one host do not hold the same sign
 
 def prepare_records(
     kind: str,
-    records: list[Record],
+    records: list[ClipRecord],
     out: Path,
     workers: int,
     longest_side: int = 640,
@@ -77,14 +77,14 @@ def prepare_records(
     return out / "manifest.jsonl"
 
 
-def _unfinished(records: list[Record], outcomes: dict[str, Outcome], stages: Sequence[str]) -> bool:
+def _unfinished(records: list[ClipRecord], outcomes: dict[str, Outcome], stages: Sequence[str]) -> bool:
     """Whether a stage has something left to do."""
     for_cut = any(record.id not in outcomes for record in records)
     for_verify = any("clip" in outcome and not outcome["verified"] for outcome in outcomes.values())
     return (for_cut and "cut" in stages) or ((for_verify or for_cut) and "verify" in stages)
 
 
-def _refuse_overlap(records: list[Record], out: Path) -> None:
+def _refuse_overlap(records: list[ClipRecord], out: Path) -> None:
     """Sources inside the prepared data set would be overwritten or cleaned away; a link would lead out of it."""
     inside = [record.file for record in records if record.file.resolve().is_relative_to(out.resolve())]
     if inside:
@@ -120,7 +120,7 @@ def _strange(out: Path) -> list[Path]:
     return [path for path in files if not path.name.startswith(".source.json.")]
 
 
-def _reusable(records: list[Record], known: dict[str, Outcome], out: Path) -> dict[str, Outcome]:
+def _reusable(records: list[ClipRecord], known: dict[str, Outcome], out: Path) -> dict[str, Outcome]:
     """The outcomes that still hold: the video has not changed since, and its clip is there or was refused."""
     return {
         record.id: known[record.id]
@@ -131,7 +131,7 @@ def _reusable(records: list[Record], known: dict[str, Outcome], out: Path) -> di
     }
 
 
-def _stamp(record: Record) -> dict[str, Any]:
+def _stamp(record: ClipRecord) -> dict[str, Any]:
     """What an outcome depends on."""
     stat = record.file.stat()
     stamp = {"file": str(record.file), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
@@ -142,12 +142,12 @@ def _stamp(record: Record) -> dict[str, Any]:
     return stamp | {"cut": [record.cut.first, record.cut.last, place]}
 
 
-def _clip_path(out: Path, record: Record) -> Path:
+def _clip_path(out: Path, record: ClipRecord) -> Path:
     return out / "clips" / f"{record.id}.mp4"
 
 
 def _cut(
-    records: list[Record],
+    records: list[ClipRecord],
     out: Path,
     ledger: Ledger,
     longest_side: int,
@@ -158,7 +158,7 @@ def _cut(
     fresh = [record for record in records if record.id not in ledger.outcomes]
     # Taken before a file is opened: one that changes meanwhile is prepared again by the next run.
     stamps = [_stamp(record) for record in fresh]
-    jobs = [Job(record.file, _clip_path(out, record), longest_side, least_frames, record.cut) for record in fresh]
+    jobs = [ClipJob(record.file, _clip_path(out, record), longest_side, least_frames, record.cut) for record in fresh]
     made = prepare_clips(jobs, workers, limits) if jobs else ()
     for number, outcome in shown(made, len(jobs), "cut", "clip", lambda pair: isinstance(pair[1], Unfit)):
         record = fresh[number]
@@ -170,12 +170,12 @@ def _cut(
         ledger.note(record.id, {"stamp": stamps[number], **told})
 
 
-def _rejection(reason: str, detail: str, record: Record) -> Outcome:
+def _rejection(reason: str, detail: str, record: ClipRecord) -> Outcome:
     content = {"source_sha256": sha256(record.file)} if record.address and record.file.is_file() else {}
     return {"rejected": {"reason": reason, "detail": detail}, **content}
 
 
-def _verify(records: list[Record], out: Path, ledger: Ledger, workers: int, limits: Limits | None) -> None:
+def _verify(records: list[ClipRecord], out: Path, ledger: Ledger, workers: int, limits: Limits | None) -> None:
     waiting = [
         (record, Facts(**{name: value for name, value in outcome["clip"].items() if name != "source_sha256"}))
         for record in records
@@ -192,23 +192,23 @@ def _verify(records: list[Record], out: Path, ledger: Ledger, workers: int, limi
             ledger.note(name, {"stamp": outcome["stamp"], **told})
 
 
-def _stubs(records: list[Record], outcomes: dict[str, Outcome]) -> dict[str, str]:
+def _stubs(records: list[ClipRecord], outcomes: dict[str, Outcome]) -> dict[str, str]:
     """By id, what is one content under several addresses of a host: its answer to whatever it is asked for."""
-    sharing: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    sharing: dict[tuple[str, str], list[ClipRecord]] = defaultdict(list)
     for record in records:
         outcome = outcomes.get(record.id, {})
         content = outcome.get("clip", outcome).get("source_sha256")
         if record.address and content:
-            sharing[address.host(record.address), content].append(record)
+            sharing[urls.host(record.address), content].append(record)
     found = {}
     for (host, _), group in sharing.items():
-        places = len({address.distinct(record.address) for record in group if record.address})
+        places = len({urls.distinct(record.address) for record in group if record.address})
         if places >= STUB:
             found |= {record.id: f"{host} gives this one file under {places} addresses" for record in group}
     return found
 
 
-def _write_lists(records: list[Record], outcomes: dict[str, Outcome], lost: Sequence[Rejected], out: Path) -> None:
+def _write_lists(records: list[ClipRecord], outcomes: dict[str, Outcome], lost: Sequence[Rejected], out: Path) -> None:
     """Write manifest.jsonl and rejected.jsonl, the manifest last, unless they already say this."""
     clips, rejected, stubs = [], [], _stubs(records, outcomes)
     for record in records:
@@ -231,7 +231,7 @@ def _write_lists(records: list[Record], outcomes: dict[str, Outcome], lost: Sequ
         raise UserError(f"expected a video among {total} files, found none; {out / 'rejected.jsonl'} says why")
 
 
-def _clip(record: Record, facts: dict[str, Any]) -> Clip:
+def _clip(record: ClipRecord, facts: dict[str, Any]) -> Clip:
     return Clip(
         id=record.id,
         file=f"clips/{record.id}.mp4",
@@ -245,7 +245,7 @@ def _clip(record: Record, facts: dict[str, Any]) -> Clip:
     )
 
 
-def _rejected(record: Record, reason: str, detail: str) -> Rejected:
+def _rejected(record: ClipRecord, reason: str, detail: str) -> Rejected:
     return Rejected(record.id, record.given, record.gloss, reason, detail, record.official_part, record.segment)
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import av
 import numpy as np
 
+from slr.core.errors import UserError
+from slr.core.files import sha256
 from slr.data import video
-from slr.errors import UserError
-from slr.files import sha256
+from slr.prepare.decode.crop import Crop
+from slr.prepare.decode.image import is_picture, read_pictures
+from slr.prepare.decode.sandbox import Ended, Guard, Limits
+from slr.prepare.decode.video import LONGEST, WHOLE, Cut, Unfit, read_untrusted
 from slr.prepare.encode import FPS, write_clip
-from slr.prepare.guard import Ended, Guard, Limits
-from slr.prepare.still import is_picture, read_pictures
-from slr.prepare.untrusted import LONGEST, WHOLE, Cut, Unfit, read_untrusted
-from slr.prepare.view import Crop
 
 BLOCK = 6  # frames read in a row between two jumps: half of what lies between key frames
 MOST_BLOCKS = 32  # of a clip
@@ -34,7 +34,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ClipJob:
     """One untrusted file and the clip that is to be made of it."""
 
     source: Path
@@ -66,7 +66,7 @@ def checked(path: Path) -> Facts:
 
 
 def prepare_clips(
-    jobs: Sequence[Job], workers: int, limits: Limits | None = None
+    jobs: Sequence[ClipJob], workers: int, limits: Limits | None = None
 ) -> Iterator[tuple[int, Prepared | Unfit]]:
     """Make clips of untrusted files in guarded children; yields (position of the job, what became of it) when done.
 
@@ -87,7 +87,7 @@ def prepare_clips(
                 yield number, Prepared(**(outcome | {"facts": Facts(**outcome["facts"])}))
 
 
-def _call(job: Job) -> tuple[str, str, int, int, dict[str, Any], bool, float]:
+def _call(job: ClipJob) -> tuple[str, str, int, int, dict[str, Any], bool, float]:
     """A job as `prepare_clip` takes it, fit for JSON."""
     cut = asdict(job.cut)
     return str(job.source), str(job.target), job.longest_side, job.least_frames, cut, job.pictures, job.longest

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from entry import ONE_FRAME, command, only_run
 
-from slr.exclusive import exclusive
+from slr.core.locks import exclusive
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marks

@@ -30,4 +30,4 @@ def test_every_module_imports_from_a_clone(tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    assert (package / "model" / "tiny" / "checkpoint" / "model.safetensors").stat().st_size <= 8 * 2**20
+    assert (package / "models" / "tiny" / "checkpoint" / "model.safetensors").stat().st_size <= 8 * 2**20

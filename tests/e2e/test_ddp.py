@@ -17,11 +17,15 @@ import shares
 import torch
 from entry import ROOT, only_run, scalars, started, status
 
-from slr import assemble, calibration, scoring
+from slr import factory
+from slr.config.saved_run import open_run
+from slr.core.files import read_json
+from slr.core.run_folder import RunFolder, status_of
 from slr.data.split import read_split
-from slr.metrics import METRICS
+from slr.evaluation import evaluate
+from slr.models.metrics import METRICS
+from slr.predict import calibration
 from slr.prepare.encode import write_clip
-from slr.run import RunFolder, open_run, read_json, status_of
 
 PATIENCE = 240  # seconds for a command that takes twenty on an idle machine; nothing here may hang
 PARTS = {"train": 21, "val": 5, "test": 7}  # of batches of 5, the last one of training has one clip
@@ -129,14 +133,14 @@ def test_rankings_are_those_of_one_process(calm):
     import slr
 
     folder, config, _ = open_run(calm)
-    recognizer, clips = slr.load(calm), assemble.clips(config)
+    recognizer, clips = slr.load(calm), factory.clips(config)
     result, written = read_json(folder.result), read_json(folder.evaluation / "evaluation_results.json")
     split = read_split(folder.split, clips)
     learned = calibration.read(folder.calibration)
     for part, count in PARTS.items() - {("train", PARTS["train"])}:
         chosen = split.select(clips, part)
         assert result[part]["n"] == len(chosen) == count
-        alone = scoring.score(recognizer, chosen, scoring.context(config, clips, split, part, "best", learned))
+        alone = evaluate.score(recognizer, chosen, evaluate.context(config, clips, split, part, "best", learned))
         if part == "test":
             assert alone == written
             assert alone["summary"] == result["test"]
@@ -144,7 +148,7 @@ def test_rankings_are_those_of_one_process(calm):
             assert result[part][name] == pytest.approx(alone["summary"][name], abs=1e-7)
 
 
-STEP = "slr.recognizer:Recognizer.training_step"
+STEP = "slr.training.module:SignModule.training_step"
 
 
 @contextmanager

@@ -11,8 +11,10 @@ import pytest
 import torch
 from entry import ROOT, SMALL, ended, only_run
 
-from slr import assemble, predict
-from slr.run import open_run, read_json
+from slr import factory
+from slr.config.saved_run import open_run
+from slr.core.files import read_json
+from slr.predict import recognizer
 
 STANDIN = ROOT / "tests" / "standin"
 # What tensors of the processor's may meet: being made, looked at otherwise, and sent; nothing that computes.
@@ -75,8 +77,8 @@ def test_a_demo_on_the_standin_computes_there_and_as_the_cpu_does(there, workpla
 
     folder, config, vocabulary = open_run(run)
     assert config.model.quantization == "auto"  # what that was there holds here, where NF4 could be had
-    clips = [clip for clip in assemble.clips(config) if clip.id in {one["clip"] for one in ours["predictions"]}]
-    with predict.assembled(folder, config, vocabulary, device="cpu") as ranker:  # whose state is read anywhere
+    clips = [clip for clip in factory.clips(config) if clip.id in {one["clip"] for one in ours["predictions"]}]
+    with recognizer.assembled(folder, config, vocabulary, device="cpu") as ranker:  # whose state is read anywhere
         looked = ranker.look_clips(clips, "ranking")
     for clip, row in zip(clips, looked.log_probability, strict=True):
         np.testing.assert_allclose(row, [by_clip[clip.id][gloss] for gloss in vocabulary], atol=1e-2)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from entry import ROOT
+from examined import asked
 from servers import Server
-from test_doctor import asked
 
-from slr.health import children
-from slr.health.finding import Asked
+from slr.doctor import isolation
+from slr.doctor.finding import Asked
 
 TOKEN = "hf_" + "NeverToBeSeen" * 3
 # What stands in the way of a library, as users have met it.
@@ -44,7 +44,7 @@ def planted(folder: Path, *faults: dict[str, str]) -> str:
 
 def finding(name: str, wanted: Asked) -> tuple[str, str, str]:
     """What one check says in a child of its own; of several lines the last."""
-    *_, last = children.run_lane([children.CHECKS[name]], wanted)
+    *_, last = isolation.run_lane([isolation.CHECKS[name]], wanted)
     assert last.check == name
     return last.state, last.found, last.remedy
 
@@ -148,16 +148,16 @@ def test_a_check_that_hangs_or_ends_the_process_costs_its_own_line(tmp_path, mon
     # The decoder hangs; what comes behind it is looked at all the same.
     slow = {"decord.py": "import time\ntime.sleep(60)"}
     monkeypatch.setenv("PYTHONPATH", planted(tmp_path / "planted", slow))
-    monkeypatch.setattr(children, "PATIENCE", 3.0)
-    lane = [children.CHECKS[name] for name in ("decord", "token")]
-    hanging, token = children.run_lane(lane, asked(tmp_path))
+    monkeypatch.setattr(isolation, "PATIENCE", 3.0)
+    lane = [isolation.CHECKS[name] for name in ("decord", "token")]
+    hanging, token = isolation.run_lane(lane, asked(tmp_path))
     assert (hanging.state, "no answer for 3 s" in hanging.found, token.state) == ("fault", True, "ok")
 
 
 def test_a_child_that_cannot_even_start_is_a_fault_of_every_check(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", planted(tmp_path / "planted", {"sitecustomize.py": "import os\nos._exit(7)"}))
-    lane = [children.CHECKS[name] for name in ("python", "token")]
-    assert [(one.state, "ended with 7" in one.found) for one in children.run_lane(lane, asked(tmp_path))] == [
+    lane = [isolation.CHECKS[name] for name in ("python", "token")]
+    assert [(one.state, "ended with 7" in one.found) for one in isolation.run_lane(lane, asked(tmp_path))] == [
         ("fault", True),
         ("fault", True),
     ]

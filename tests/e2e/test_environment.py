@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from entry import ROOT, SMALL, cached, command, only_run
 
-from slr import environment
-from slr.run import read_json
+from slr.core import env
+from slr.core.files import read_json
 
 TOKEN = "hf_" + "NeverToBeSeen" * 3
 # Notes every look-up of a name and every connection that leaves the machine, in all processes.
@@ -55,8 +55,8 @@ def test_a_model_of_the_cache_asks_nobody(tmp_path, offline):
     cached(tmp_path, name, "0" * 40)
     code = f"""
 import torch
-from slr.model.inputs import load_inputs
-from slr.model.vlm import load_vlm
+from slr.models.processor import load_inputs
+from slr.models.internvl import load_vlm
 load_inputs({name!r}, "main")
 load_vlm({name!r}, "main", "pretrained", "none", torch.float32, "cpu", 0)
 """
@@ -77,7 +77,7 @@ def test_a_token_from_the_file_is_used_and_kept_nowhere_and_nobody_is_phoned(tmp
     (clone / ".env").write_text(f"HF_TOKEN={TOKEN}\n", encoding="utf-8")
     (tmp_path / "listening").mkdir()
     (tmp_path / "listening" / "sitecustomize.py").write_text(LISTENING, encoding="utf-8")
-    unset = (*environment.NAMES, *environment.QUIET)
+    unset = (*env.NAMES, *env.QUIET)
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     kept |= {"PYTHONPATH": str(tmp_path / "listening"), "CONNECTIONS": str(connections)}
 

@@ -13,7 +13,7 @@ import pytest
 from entry import ROOT, cached, command
 
 import slr
-from slr.run import read_json, write_json
+from slr.core.files import read_json, write_json
 
 FRESH = """
 import json, sys

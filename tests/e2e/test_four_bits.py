@@ -5,10 +5,13 @@ import dataclasses
 import pytest
 from entry import command, only_run
 
-from slr import assemble, predict, scoring
+from slr import factory
+from slr.config.saved_run import open_run
+from slr.core.files import read_json
 from slr.data.split import read_split
-from slr.model import lora
-from slr.run import open_run, read_json
+from slr.evaluation import evaluate
+from slr.models import lora
+from slr.predict import recognizer
 
 
 def score(run):
@@ -19,12 +22,12 @@ def elsewhere(run, quantization):
     """The test top-1 of a run's adapter on a model in other numbers, and the language layers' numbers."""
     folder, config, vocabulary = open_run(run)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, quantization=quantization))
-    clips = assemble.clips(config)
+    clips = factory.clips(config)
     split = read_split(folder.split, clips)
-    with predict.assembled(folder, config, vocabulary) as ranker:
+    with recognizer.assembled(folder, config, vocabulary) as ranker:
         numbers = {row.dtype for row in lora.census(ranker._recognizer.network) if row.part == "language"}
-        context = scoring.context(config, clips, split, "test", "best", None)
-        found = scoring.score(ranker, split.select(clips, "test"), context)
+        context = evaluate.context(config, clips, split, "test", "best", None)
+        found = evaluate.score(ranker, split.select(clips, "test"), context)
     return found["summary"]["top1"], numbers
 
 

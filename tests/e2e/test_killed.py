@@ -13,13 +13,13 @@ import pytest
 import torch
 from entry import ONE_FRAME, SMALL, command, ended, only_run, scalars, started, status
 
-from slr import checkpoints
-from slr.exclusive import exclusive, occupied
-from slr.recognizer import place_of
-from slr.run import read_json
+from slr.core import checkpoints
+from slr.core.files import read_json
+from slr.core.locks import exclusive, occupied
+from slr.training.module import place_of
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs kill -9 and groups of processes")
-STEP, VALIDATION = (f"slr.recognizer:Recognizer.{name}_step" for name in ("training", "validation"))
+STEP, VALIDATION = (f"slr.training.module:SignModule.{name}_step" for name in ("training", "validation"))
 KILLED = -signal.SIGKILL
 # 24 clips train in 6 steps an epoch, each one saved; 4 are for validation, ranked two by two.
 SHORT = (*SMALL, "epochs=4", "batch=4", "checkpoint.every=0", "hardware.frames_at_once=16")
@@ -89,14 +89,15 @@ def fault(kind: str, rng: np.random.Generator) -> str:
     if kind == "while validating":
         return f"{VALIDATION}:{rng.integers(1, 9)}:kill"
     if kind == "between epochs":
-        return "slr.training:Keeper.on_train_epoch_end:1:kill"
+        return "slr.training.loop:CheckpointCallback.on_train_epoch_end:1:kill"
     return str(
         rng.choice(
             [
-                f"slr.checkpoints:sha256:{rng.integers(2, 4)}:kill",  # the first is the hash of what it goes on from
-                f"slr.checkpoints:write_whole:{rng.integers(1, 3)}:kill",
-                "slr.checkpoints:os.replace:7:kill",  # of one that goes on, the last of its first saving
-                f"slr.checkpoints:{BEST}:1:kill",
+                # The first is the hash of what it goes on from.
+                f"slr.core.checkpoints:sha256:{rng.integers(2, 4)}:kill",
+                f"slr.core.checkpoints:write_whole:{rng.integers(1, 3)}:kill",
+                "slr.core.checkpoints:os.replace:7:kill",  # of one that goes on, the last of its first saving
+                f"slr.core.checkpoints:{BEST}:1:kill",
             ]
         )
     )
@@ -172,7 +173,7 @@ def test_a_run_that_is_stopped_saves_itself_and_goes_on(calm, workplace):
     """By SIGTERM to all its processes, by Ctrl-C while it validates, before its first state, and after its last one."""
     outputs = workplace / "stopped"
     words = [*SHORT, "hardware.workers=2", f"outputs={outputs}", f"data={workplace / 'data'}"]
-    code, _, err = ended("train.py", *words, fault="slr.recognizer:Recognizer.configure_optimizers:1:kill")
+    code, _, err = ended("train.py", *words, fault="slr.training.module:SignModule.configure_optimizers:1:kill")
     assert code == KILLED, err
     run = only_run(outputs)
     assert not (run / "checkpoints" / "last.ckpt").exists()
@@ -193,7 +194,7 @@ def test_a_run_that_is_stopped_saves_itself_and_goes_on(calm, workplace):
     assert code == 130
     assert status(run) == "stopped"
     assert left(run) == (6, False)
-    code, _, err = go_on("slr.training:Keeper.on_train_end:1:term")
+    code, _, err = go_on("slr.training.loop:CheckpointCallback.on_train_end:1:term")
     assert code == 143
     assert status(run) == "stopped"
     assert left(run) == (24, True)
@@ -294,7 +295,9 @@ def test_features_and_the_closed_set_go_on_exactly(workplace):
 def test_an_evaluation_that_was_cut_is_made_again_and_its_results_shown_once(workplace):
     outputs = workplace / "cut evaluation"
     words = [*SMALL, "lora=none", f"outputs={outputs}", f"data={workplace / 'data'}"]
-    code, _, err = ended("train.py", *words, fault="slr.run:Record.tell:4:kill")  # the one that would say done
+    code, _, err = ended(
+        "train.py", *words, fault="slr.core.run_folder:RunRecord.tell:4:kill"
+    )  # the one that would say done
     assert code == KILLED, err
     run = only_run(outputs)
     before = (run / "evaluation" / "evaluation_results.json").read_bytes()

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from entry import command, only_run
 
-from slr.run import read_json
+from slr.core.files import read_json
 
 SMALL = ("experiment=demo", "dataset.signs=4", "dataset.signers=8")
 STEPS = "rungs=chance,majority,zero_shot,zero_shot_prior,probe"

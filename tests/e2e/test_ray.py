@@ -13,7 +13,7 @@ import toy
 from entry import ROOT, SMALL, status
 
 from hydra_plugins.slr_sweeps import ray as launchers
-from slr.stopping import Stopping
+from slr.core.signals import Stopping
 
 # Not importorskip: what the launcher says to Ray by the environment, Ray reads when it is imported.
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
@@ -82,7 +82,7 @@ def test_a_sweep_of_four_jobs_one_of_which_fails(tmp_path, workplace):
         result = subprocess.run(command, cwd=ROOT, env=os.environ | quiet, capture_output=True, text=True, timeout=1200)
         return result.returncode, result.stdout, result.stderr
 
-    code, out, err = swept(f"slr.training:Keeper.on_train_batch_start:2:raise:resume={runs[1]}")
+    code, out, err = swept(f"slr.training.loop:CheckpointCallback.on_train_batch_start:2:raise:resume={runs[1]}")
     assert [status(run) for run in runs] == ["done", "failed", "done", "done"], out + err
     assert code == 1
     assert "RuntimeError: on purpose" in out

@@ -15,8 +15,8 @@ from entry import ROOT, SMALL, only_run, status
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from hydra_plugins.slr_sweeps import slurm
-from slr.errors import UserError
-from slr.stopping import Stopping
+from slr.core.errors import UserError
+from slr.core.signals import Stopping
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Slurm knows no Windows")
 AWKWARD = "o, it's = ä"
@@ -140,7 +140,7 @@ def test_a_command_that_was_stopped_leaves_its_jobs_to_slurm_and_finds_them_ther
 def test_of_a_run_of_several_tasks_each_is_one_process(tmp_path, monkeypatch, machines):
     program = tmp_path / "ranks.py"
     program.write_text(
-        "import os, sys, time\nfrom pathlib import Path\nfrom slr.run import write_json\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom slr.core.run_folder import write_json\n"
         "root = Path(sys.argv[1].partition('=')[2])\n"
         "rank = os.environ['SLURM_PROCID']\n(root / rank).touch()\n"
         "while not (root / str(1 - int(rank))).exists():\n    time.sleep(0.05)\n"
@@ -168,7 +168,7 @@ def adapter(run: Path) -> bytes:
 
 
 TINY = (*SMALL, "epochs=2", "batch=8", "frames=2", "hardware.workers=0")
-AT_THE_THIRD_STEP = f"{ROOT / 'tests' / 'faults'} FAULT=slr.training:Keeper.on_train_batch_start:3:"
+AT_THE_THIRD_STEP = f"{ROOT / 'tests' / 'faults'} FAULT=slr.training.loop:CheckpointCallback.on_train_batch_start:3:"
 
 
 def trained(*words: str, timeout: float = 1200) -> tuple[int, str, str]:

@@ -12,8 +12,9 @@ import torch
 from entry import command, ended, only_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from slr.config.saved_run import open_run
+from slr.core.files import read_json
 from slr.data.manifest import read_manifest
-from slr.run import open_run, read_json
 
 
 def prepared(run: Path) -> Path:

@@ -27,7 +27,7 @@ def commit(deed: str) -> None:
     elif deed == "raise":
         raise RuntimeError("a fault\non purpose")
     elif deed == "refuse":
-        from slr.errors import UserError
+        from slr.core.errors import UserError
 
         raise UserError("a fault on purpose")
     elif deed == "preempt":

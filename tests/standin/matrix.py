@@ -3,11 +3,14 @@
 import itertools
 import json
 
-from slr import assemble, checks, commandline, composing
-from slr.errors import UserError
-from slr.model import lora
-from slr.model.inputs import load_inputs
-from slr.preflight import steps
+from slr import factory
+from slr.commands import validate
+from slr.config import compose, jobs
+from slr.core.errors import UserError
+from slr.models import lora
+from slr.models.processor import load_inputs
+from slr.training import assemble
+from slr.training.preflight import steps
 
 GROUPS = {
     "hardware": ["auto", "cpu", "cuda", "directml", "mps"],
@@ -20,8 +23,8 @@ GROUPS = {
 def tried(words: list[str]) -> dict:
     """What a combination gives, read from the tensors after the step."""
     try:
-        config = checks.settle(commandline.configurations(["experiment=demo", *words])[0])
-        machine = assemble.machine(config)
+        config = validate.settle(jobs.configurations(["experiment=demo", *words])[0])
+        machine = factory.machine(config)
         made = assemble.recognizer(config, assemble.TRIED, machine, load_inputs("tiny", None)).to(machine.device)
         found = steps(made, lora.adapter_state(made.network))
     except UserError as error:
@@ -38,7 +41,7 @@ def tried(words: list[str]) -> dict:
     }
 
 
-composing.register()
+compose.register()
 for values in itertools.product(*GROUPS.values()):
     words = [f"{group}={value}" for group, value in zip(GROUPS, values, strict=True)]
     print(json.dumps({"words": values, **tried(words)}), flush=True)

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from slr.recognizer import Recognizer
+from slr.training.module import SignModule
 
 met: Counter[tuple[str, str]] = Counter()
 
@@ -38,8 +38,8 @@ def watched(method):
 
 
 if __name__ == "__main__":
-    Recognizer.training_step = watched(Recognizer.training_step)
-    Recognizer.look = watched(Recognizer.look)
+    SignModule.training_step = watched(SignModule.training_step)
+    SignModule.look = watched(SignModule.look)
     try:
         runpy.run_path(str(Path(__file__).parents[2] / "train.py"), run_name="__main__")
     finally:

@@ -10,7 +10,7 @@ chalearnlap.cvc.uab.es/dataset/40/description. Its parts share no signer.
 import re
 from pathlib import Path
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.prepare.layouts.listed import Listed, table, text, told_apart, videos
 
 LISTS = {"train": ["train_labels.csv"], "val": ["validation_labels.csv", "val_labels.csv"], "test": ["test_labels.csv"]}

@@ -11,7 +11,7 @@ Sign Language Recognition" (ACM Multimedia 2020). Signers are not published.
 import re
 from pathlib import Path, PurePosixPath
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.prepare.layouts.listed import Listed, table, text, videos
 
 # The authors' three lists come first: the published pair has nothing to choose a checkpoint by.

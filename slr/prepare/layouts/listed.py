@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slr.core.errors import UserError
 from slr.data.manifest import Rejected
-from slr.errors import UserError
-from slr.prepare.labels import Record, unique
-from slr.prepare.untrusted import WHOLE, Cut
+from slr.prepare.decode.video import WHOLE, Cut
+from slr.prepare.labels import ClipRecord, unique
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class Listed:
     segment: str | None = None  # recording and range, where a recording holds several clips
 
 
-def divide(listed: Iterable[Listed], folder: Path) -> tuple[list[Record], list[Rejected]]:
+def divide(listed: Iterable[Listed], folder: Path) -> tuple[list[ClipRecord], list[Rejected]]:
     """What there is a video for, and what there is none for; ids are the same whichever of the videos are there.
 
     Raises:
         UserError: none of the videos is there, or they have fewer than two glosses.
     """
-    records: list[Record] = []
+    records: list[ClipRecord] = []
     lost: list[Rejected] = []
     taken: set[str] = set()
     for row in listed:
@@ -49,12 +49,12 @@ def divide(listed: Iterable[Listed], folder: Path) -> tuple[list[Record], list[R
             lost.append(Rejected(name, row.given, row.gloss, "missing", detail, row.part, row.segment))
         else:
             own = {"signer": row.signer, "official_part": row.part, "cut": row.cut, "segment": row.segment}
-            records.append(Record(name, row.file.absolute(), row.given, row.gloss, prompt=None, **own))
+            records.append(ClipRecord(name, row.file.absolute(), row.given, row.gloss, prompt=None, **own))
     _refuse_nothing(records, lost, folder)
     return records, lost
 
 
-def _refuse_nothing(records: Sequence[Record], lost: Sequence[Rejected], folder: Path) -> None:
+def _refuse_nothing(records: Sequence[ClipRecord], lost: Sequence[Rejected], folder: Path) -> None:
     if not records:
         packed = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".zip", ".7z", ".rar", ".001")]
         remedy = f"unpack {packed[0].name} and its like first" if packed else "set dataset.clips"

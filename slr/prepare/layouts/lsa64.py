@@ -10,7 +10,7 @@ import re
 from itertools import product
 from pathlib import Path
 
-from slr.errors import UserError
+from slr.core.errors import UserError
 from slr.prepare.layouts.listed import Listed, text, told_apart, videos
 
 # By number, from 1 on. Two signs are published as Red.

@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from slr.core.errors import UserError
 from slr.data.manifest import PARTS
-from slr.errors import UserError
-from slr.prepare.address import distinct, youtube_id
+from slr.prepare.decode.video import Cut
 from slr.prepare.encode import FPS
 from slr.prepare.layouts.listed import Listed, require, text, videos
-from slr.prepare.untrusted import Cut
+from slr.prepare.wlasl.urls import distinct, youtube_id
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv")
 NAME = re.compile(r"(?:.* \[)?([A-Za-z0-9_-]{11})\]?", re.DOTALL)

@@ -1,0 +1,89 @@
+"""What would stop a run, found while it has no folder yet; its data are prepared on the way."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from slr import factory
+from slr.config import compose, schema
+from slr.core.errors import UserError
+from slr.data.manifest import read_manifest
+from slr.prepare.dataset import prepare
+from slr.training import warm_start
+from slr.training.start import divide, refuse_other_init, vocabulary_of
+
+
+def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
+    """Check every job of a command, once for all that ask the same of machine, data and model."""
+    for config in configs:
+        if config.init:
+            warm_start.adapter_file(config)
+            refuse_other_init(config)
+    asked = {
+        repr([one.hardware, one.data, one.dataset, one.split, one.limit_train, one.model, one.frames]): one
+        for one in configs
+    }
+    for config in asked.values():
+        check(config, here)
+
+
+def check_apart(configs: Sequence[schema.Config], here: bool) -> None:
+    """As `check_all`, in a process that ends: this one waits for jobs, and torch's memory and the card's are theirs."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(check_all, configs, here).result()
+
+
+def check(config: schema.Config, here: bool) -> None:
+    """Find what would stop the run while it has no folder yet, and prepare its data. Cheap questions come first.
+
+    Args:
+        config: of the run.
+        here: whether it will run on this machine.
+
+    Raises:
+        UserError: hardware, clips or weights are not there, the clips cannot be divided, or a gloss cannot be spelled.
+    """
+    from slr.models.hub import locate
+    from slr.prepare.folder import read_layout
+
+    manifest = Path(config.data) / config.dataset.place / "manifest.jsonl"
+    if config.dataset.name == "wlasl" and not manifest.is_file():
+        raise UserError(
+            f"no prepared WLASL at {manifest.parent}; run: python prepare_data.py dataset=wlasl "
+            f"dataset.subset={config.dataset.subset} (with dataset.clips=FOLDER if you have <video_id>.mp4)"
+        )
+    if here and config.hardware.device not in ("auto", "cpu"):
+        require(config.hardware.device)
+    if isinstance(config.dataset, schema.Folder):
+        labels = Path(config.dataset.labels) if config.dataset.labels else None
+        read_layout(config.dataset.layout, Path(config.dataset.clips), labels)  # before gigabytes are fetched
+    locate(config.model.checkpoint, config.model.version, need_weights=config.model.weights == "pretrained")
+    if config.dataset.name != "wlasl":
+        prepare(config.dataset, Path(config.data))
+    clips = read_manifest(manifest)
+    divide(clips, config)
+    print("starting …", file=sys.stderr)
+    from slr.training import assemble  # seconds: torch, lightning, transformers, which the run needs anyway
+
+    if here:
+        config = settle(config)
+        assemble.preflight(config, factory.machine(config))
+    factory.spell(config, clips, vocabulary_of(config, clips))
+
+
+def require(device: str) -> None:
+    """Refuse a kind of device that is not here."""
+    from slr.core import hardware  # torch
+
+    hardware.require(device)
+
+
+def settle(config: schema.Config) -> schema.Config:
+    """The configuration with `hardware=auto` decided."""
+    from slr.core.hardware import pick
+
+    kind = pick() if config.hardware.device == "auto" else config.hardware.device
+    return dataclasses.replace(config, hardware=compose.fill_hardware(config.hardware, kind))

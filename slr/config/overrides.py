@@ -1,0 +1,109 @@
+"""The words that a person types, in Hydra's grammar: paths quoted for it, words read by it. Nothing is composed."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+
+from slr.config import schema
+from slr.core.errors import UserError
+
+SWEEP = ("-m", "--multirun")
+SEARCH = "hydra/sweeper=optuna"
+ASKING = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
+
+
+def sweeps(arguments: Sequence[str]) -> bool:
+    """Whether the arguments ask for a sweep."""
+    return any(word in SWEEP for word in arguments)
+
+
+def elsewhere(arguments: Sequence[str]) -> bool:
+    """Whether the arguments send a sweep's jobs to other machines, whose hardware this one cannot look at."""
+    return any(word in ("hydra/launcher=submitit_slurm", "hydra/launcher=ray") for word in arguments)
+
+
+def asks_only(arguments: Sequence[str]) -> bool:
+    """Whether the arguments ask to be shown something (`--help`, `--cfg`, …) rather than for a job.
+
+    Raises:
+        UserError: a word with a dash that neither asks nor sweeps; it would start a job that nothing has checked.
+    """
+    dashed = [word for word in arguments if word.startswith("-")]
+    if any(word.partition("=")[0] in ASKING for word in dashed):
+        return True
+    strange = [word for word in dashed if word not in SWEEP]
+    if strange:
+        raise UserError(f"{strange[0]}: expected key=value, -m for a sweep, or one of {', '.join(ASKING)}")
+    return False
+
+
+def quote_paths(arguments: Sequence[str]) -> list[str]:
+    """The arguments with every path made absolute and quoted for Hydra's grammar, which refuses spaces, commas, '=' …
+
+    >>> quote_paths(["frames=8", "outputs=/a b/it's, =1"])
+    ['frames=8', "outputs='/a b/it\\\\'s, =1'"]
+    """
+    return [_quote_path(argument) for argument in arguments]
+
+
+def _quote_path(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if key not in schema.PATH_KEYS or not equals or value in ("", "null"):
+        return argument
+    path = Path(value).expanduser() if value == "~" or value.startswith("~/") else Path(value)
+    is_path = path.is_dir() if key == "model.checkpoint" else not value.startswith(("http://", "https://"))
+    if is_path:  # a hub name, `tiny` or an address is none
+        value = str(path.absolute())
+    return f"{key}={quoted(value)}"
+
+
+def typed(words: Sequence[str]) -> list[str]:
+    """The words as a person types them: the other way round than `quote_paths`."""
+    paths = [word.partition("=")[0] in schema.PATH_KEYS and "=" in word for word in words]
+    return [
+        f"{word.partition('=')[0]}={str(parse([word])[0].value()).replace(chr(92) + '${', '${')}" if is_path else word
+        for word, is_path in zip(words, paths, strict=True)
+    ]
+
+
+def quoted(value: str) -> str:
+    """A text in quotes, as Hydra's grammar reads any."""
+    # Inside quotes the grammar reads \' as a quote, doubles backslashes only before one, and OmegaConf reads ${ }.
+    value = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", value)
+    value = re.sub(r"(\\+)$", lambda found: found[1] * 2, value)
+    return f"'{value.replace('${', chr(92) + '${')}'"
+
+
+def parse(words: Sequence[str]) -> list[Override]:
+    """The words as Hydra understands them.
+
+    Raises:
+        UserError: one that it does not.
+    """
+    parser = OverridesParser.create()
+    overrides = []
+    for word in words:
+        try:
+            overrides.append(parser.parse_override(word))
+        except HydraException as error:
+            raise UserError(
+                f"{word}: expected key=value, found something Hydra cannot read; quote it: {error}"
+            ) from None
+    return overrides
+
+
+def values(override: Override) -> list[object]:
+    """What a word gives its key: one value, or those to try one by one.
+
+    Raises:
+        UserError: values that no list has all of.
+    """
+    if not override.is_sweep_override():
+        return [override.value()]
+    if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
+        raise UserError(f"{override.input_line}: expected values to try one by one, such as a,b or range(2,9,2)")
+    return list(override.sweep_string_iterator())

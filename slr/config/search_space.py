@@ -1,0 +1,170 @@
+"""What a search varies: axes of words or of numbers, and where its trials lie. Knows neither hydra nor optuna.
+
+A trial is a run in `<sweep>/trial-<number>/`, beside the study's journal.
+"""
+
+import importlib.util
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from slr.core.errors import UserError
+
+JOURNAL = "study.journal"
+Value = str | int | float
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A key that takes one of several words.
+
+    Attributes:
+        key: as it is typed.
+        words: each once.
+    """
+
+    key: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """As somebody would say it."""
+        return f"{self.key}={','.join(self.words)}"
+
+    @property
+    def size(self) -> int | None:
+        """How many values there are."""
+        return len(self.words)
+
+    @property
+    def corners(self) -> Sequence[Value]:
+        """The values that tell whether all are allowed."""
+        return self.words
+
+    def at(self, index: int) -> Value:
+        """The value of a number in [0, size)."""
+        return self.words[index]
+
+    def exact(self, value: Value) -> Value:
+        """The value that a sampler meant."""
+        return value
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A key that takes numbers from `low` to `high`, both included.
+
+    Attributes:
+        key: as it is typed.
+        low, high: of the type that the key takes.
+        step: between two values; None where there is any number in between.
+        log: whether the logarithm is what is spread evenly.
+    """
+
+    key: str
+    low: int | float
+    high: int | float
+    step: int | float | None
+    log: bool
+
+    def __post_init__(self) -> None:
+        """Check the ends."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise UserError(f"{self.key}: expected two finite ends, found {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise UserError(f"{self.key}: expected a lower end above 0 for tag(log,…), found {self.low}")
+        if self.log and self.step not in (None, 1):
+            raise UserError(f"{self.key}: expected no steps within tag(log,…); use interval({self.low},{self.high})")
+
+    def __str__(self) -> str:
+        """As somebody would say it, all of it.
+
+        >>> print(Numbers("frames", 2, 16, 2, False), Numbers("optimizer.lr", 1e-5, 1e-3, None, True))
+        frames=2…16 by 2 optimizer.lr=1e-05…0.001 (log)
+        """
+        step = "" if self.step is None else f" by {self.step}"
+        return f"{self.key}={self.low}…{self.high}{step}{' (log)' if self.log else ''}"
+
+    @property
+    def size(self) -> int | None:
+        """How many values there are; None for more than can be tried."""
+        return None if self.step is None else round((self.high - self.low) / self.step) + 1
+
+    @property
+    def corners(self) -> Sequence[Value]:
+        """The values that tell whether all are allowed."""
+        return list(dict.fromkeys([self.low, self.high]))
+
+    def at(self, index: int) -> Value:
+        """The value of a number in [0, size): as decimals add up, which floats do not.
+
+        >>> Numbers("x", 0.1, 0.5, 0.1, False).at(2)
+        0.3
+        """
+        assert self.step is not None
+        value = Decimal(str(self.low)) + index * Decimal(str(self.step))
+        return int(value) if isinstance(self.low, int) else float(value)
+
+    def exact(self, value: Value) -> Value:
+        """The value that a sampler meant, whose digits of a step may be others."""
+        return value if self.step is None else self.at(round((float(value) - self.low) / self.step))
+
+
+Axis = Choices | Numbers
+
+
+def word(axis: Axis, value: Value) -> str:
+    """What is typed for a value."""
+    return f"{axis.key}={value}"
+
+
+def size(axes: Sequence[Axis]) -> int | None:
+    """How many different trials there are; None for more than can be tried."""
+    sizes = [axis.size for axis in axes]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+def point(axes: Sequence[Axis], index: int) -> tuple[Value, ...]:
+    """The values of a number in [0, size), each once.
+
+    >>> [point([Choices("a", ("x", "y")), Numbers("b", 1, 3, 2, False)], index) for index in range(4)]
+    [('x', 1), ('y', 1), ('x', 3), ('y', 3)]
+    """
+    values = []
+    for axis in axes:
+        assert axis.size is not None
+        index, rest = divmod(index, axis.size)
+        values.append(axis.at(rest))
+    return tuple(values)
+
+
+def corners(axes: Sequence[Axis]) -> list[tuple[Value, ...]]:
+    """Trials that have each choice and both ends of each axis at least once, one axis varied at a time."""
+    first = tuple(axis.corners[0] for axis in axes)
+    others = [
+        (*first[:place], value, *first[place + 1 :]) for place, axis in enumerate(axes) for value in axis.corners[1:]
+    ]
+    return [first, *others]
+
+
+def require_optuna() -> None:
+    """Refuse a search, or its trial, where Optuna is not installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("a search needs Optuna, which is not installed; slr's extra has it: uv sync --extra optuna")
+
+
+def trial_folder(sweep: Path, number: int) -> Path:
+    """The folder of a trial's run."""
+    return sweep / f"trial-{number}"
+
+
+def trial_number(folder: Path) -> int | None:
+    """Which trial of a search a run's folder is, or None where it is none."""
+    found = re.fullmatch(r"trial-(\d+)", folder.name)
+    return int(found[1]) if found and (folder.parent / JOURNAL).is_file() else None

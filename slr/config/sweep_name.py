@@ -1,0 +1,127 @@
+"""What makes the runs of a sweep one sweep: what is varied, what all share, and the name after both."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, cast
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from slr.config import compose, overrides, schema, search_space
+from slr.core.errors import UserError
+
+
+def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[search_space.Axis], list[str]]:
+    """What a search varies, and the words that stay as they are; of a key that comes twice, the last word counts.
+
+    Args:
+        words: `key=value`, some of them with several values.
+        composed: of the words that stay, which tell a key's type where the schema does not know it.
+
+    Raises:
+        UserError: a space that is none.
+    """
+    typed = {override.get_key_element(): override for override in overrides.parse(words)}.values()
+    varied = [_axis(override, composed) for override in typed if override.is_sweep_override()]
+    if not varied:
+        raise UserError(f"{overrides.SEARCH}: expected a key to vary, such as 'frames=range(2,17,2)', found none")
+    return varied, [override.input_line or "" for override in typed if not override.is_sweep_override()]
+
+
+def _axis(override: Override, composed: DictConfig) -> search_space.Axis:
+    key, line, value = override.get_key_element(), override.input_line, override.value()
+    if override.is_hydra_override():
+        raise UserError(f"{line}: expected one value, since Hydra's own settings are not searched over")
+    tags = value.tags if isinstance(value, Sweep) else set()  # a glob, which `values` refuses, has none
+    if tags - {"log"} or (tags and override.is_choice_sweep()):
+        raise UserError(f"{line}: expected no tag but log, on an interval or a range, found {', '.join(sorted(tags))}")
+    if isinstance(value, IntervalSweep):
+        low, high = cast(float, value.start), cast(float, value.end)  # floats, whatever was typed
+        if not low < high:
+            raise UserError(f"{line}: expected the lower end first, found {low:g} and {high:g}")
+        if low.is_integer() and high.is_integer() and _is_whole(override.key_or_group, composed):
+            return search_space.Numbers(key, int(low), int(high), 1, "log" in tags)
+        return search_space.Numbers(key, low, high, None, "log" in tags)
+    if isinstance(value, RangeSweep):
+        first, last, step = _grid(value, line)
+        return search_space.Numbers(key, first, last, step, "log" in tags)
+    return search_space.Choices(key, tuple(dict.fromkeys(map(str, overrides.values(override)))))
+
+
+def _grid(value: RangeSweep, line: str | None) -> tuple[int | float, int | float, int | float]:
+    """The smallest and the largest value of a range, and the step between two; Hydra's ranges exclude their end."""
+    try:
+        values = value.range()
+        count = len(values) if isinstance(values, range) else sum(1 for _ in values)
+    except (ValueError, HydraException):
+        raise UserError(f"{line}: expected a step other than 0") from None
+    if not count:
+        raise UserError(f"{line}: expected at least one value, found none; range(start,stop,step) excludes its stop")
+    start, step = Decimal(str(value.start)), Decimal(str(value.step))  # floats would be off by their last digits
+    ends = sorted([start, start + (count - 1) * step])
+    kind = int if isinstance(values, range) else float
+    return kind(ends[0]), kind(ends[1]), kind(abs(step))
+
+
+def _is_whole(key: str, composed: DictConfig) -> bool:
+    """Whether a key takes whole numbers."""
+    kind = compose.kind_of(key)
+    return kind is int or (kind is None and type(OmegaConf.select(composed, key)) is int)
+
+
+def named(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with a name for the sweep that they ask for, if it has none: that of what all its jobs share.
+
+    The same command, or one with another grid over the same keys, finds the sweep's folder again. Its jobs are then
+    named after what differs between them.
+
+    Raises:
+        UserError: as `configurations`.
+    """
+    words = list(arguments)
+    if not overrides.sweeps(words) or any(word.startswith("sweep=") for word in words):
+        return words
+    own = [override for override in compose.parsed(words) if not override.key_or_group.startswith("hydra")]
+    fixed = [override.input_line or "" for override in own if not override.is_sweep_override()]
+    with compose.conf():
+        composed = compose.composed(fixed)
+    shared = OmegaConf.to_container(composed, resolve=False)
+    swept: list[Any] = sorted(override.key_or_group for override in own if override.is_sweep_override())
+    if overrides.SEARCH in words:  # over other values of the same keys, it is another search
+        varied, _ = axes([override.input_line or "" for override in own], composed)
+        swept = [dataclasses.asdict(axis) for axis in varied]
+    told = [word for word in fixed if word.partition("=")[0] not in (*schema.PATH_KEYS, "sweep")]
+    readable = compose.folder_name("_".join(sorted(told)).replace("=", "-"))[:80] if told else "all"
+    content = json.dumps([_without(cast(dict, shared), schema.ASIDE), swept], sort_keys=True, default=str)
+    name = f"{readable}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    keys = [override.key_or_group for override in own if not override.is_sweep_override()]
+    excluded = sorted({*keys, *schema.PATH_KEYS, "sweep"})
+    return [*words, f"sweep={name}", f"hydra.job.config.override_dirname.exclude_keys=[{','.join(excluded)}]"]
+
+
+def shared(composed: DictConfig, apart: Sequence[str]) -> dict[str, Any]:
+    """What decides the numbers of all runs of a sweep, `key` or `group.key` -> value, but for some keys."""
+    plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
+    return _flat(_without(plain, ["hydra", *schema.ASIDE, *(key.lstrip("+") for key in apart)]))
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for key, value in plain.items():
+        rows |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return rows
+
+
+def _without(plain: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    inner = {
+        key: _without(value, _inside(keys, key)) if isinstance(value, dict) else value for key, value in plain.items()
+    }
+    return {key: value for key, value in inner.items() if key not in keys}
+
+
+def _inside(keys: Sequence[str], group: str) -> list[str]:
+    return [key.partition(".")[2] for key in keys if key.startswith(f"{group}.")]

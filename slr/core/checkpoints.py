@@ -1,0 +1,101 @@
+"""The files of a training's state: written beside, known by their hash, the one before kept until the new one is whole.
+
+`last.ckpt` is the newest state and `previous.ckpt` the one before; `best.ckpt` is the state of the best validation.
+`checksums.json` names the SHA-256 of each whole file that may lie there; it is written before a file takes its place,
+so that whatever moment a process dies in, some file answers to a known hash.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from slr.core.errors import UserError
+from slr.core.files import sha256, write_whole
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+PART = "saving.part"
+HASHES = "checksums.json"
+REMEMBERED = 16  # hashes of each kind: those of files that are there, and of some that a process died before placing
+
+
+def install(folder: Path, best: bool) -> None:
+    """Make `PART`, freshly written in `folder`, the last checkpoint, and the best one too where `best`.
+
+    Raises:
+        OSError: the disk is full or gone; the files that were there still are.
+    """
+    part = folder / PART
+    _reach_disk(part)
+    known, digest = _known(folder), sha256(part)
+    for kind in ["last", "best"] if best else ["last"]:
+        known[kind] = list(dict.fromkeys([digest, *known[kind]]))[:REMEMBERED]
+    write_whole(folder / HASHES, json.dumps(known) + "\n", durable=True)
+    if best:
+        _replace_with_copy(part, folder / BEST)
+    if (folder / LAST).exists():
+        os.replace(folder / LAST, folder / PREVIOUS)
+    os.replace(part, folder / LAST)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole state in `folder`, or None where no state was saved yet. Says so where one is damaged.
+
+    A training goes on exactly from any of its states, so the best one, which is never newer than the last, will do too.
+
+    Raises:
+        UserError: there are files, but none is whole.
+    """
+    _sweep_up(folder)
+    there = [folder / name for name in (LAST, PREVIOUS, BEST) if (folder / name).is_file()]
+    for path in there:
+        if is_whole(path):
+            return path
+        print(f"{path} is damaged: its SHA-256 is none that was written; going back to the checkpoint before")
+    if there:
+        raise UserError(
+            f"expected a whole checkpoint in {folder}, found only damaged ones; delete {folder} to begin anew"
+        )
+    return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint's content is one that `install` wrote into its folder."""
+    known = _known(path.parent)
+    return sha256(path) in known["last"] + known["best"]
+
+
+def tidy(folder: Path, keep: str) -> None:
+    """Leave what a finished run needs: `both` best and last, or `best` alone."""
+    for name in [PREVIOUS] + [LAST] * (keep == "best"):
+        (folder / name).unlink(missing_ok=True)
+    _sweep_up(folder)
+
+
+def _sweep_up(folder: Path) -> None:
+    """Remove what a killed process was writing."""
+    for part in folder.glob("*.part"):
+        part.unlink(missing_ok=True)
+
+
+def _known(folder: Path) -> dict[str, list[str]]:
+    try:
+        content = json.loads((folder / HASHES).read_text(encoding="utf-8"))
+        return {kind: [str(digest) for digest in content[kind]] for kind in ("last", "best")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"last": [], "best": []}
+
+
+def _reach_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _replace_with_copy(source: Path, target: Path) -> None:
+    beside = target.with_suffix(".part")
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(source, beside)  # the same bytes once: the other name goes on to be `last`, then `previous`
+    except OSError:  # a file system without links
+        shutil.copyfile(source, beside)
+    os.replace(beside, target)

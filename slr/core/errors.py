@@ -1,0 +1,28 @@
+"""The one exception that a user is meant to read, and how it is shown."""
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that says what was expected, what was found and what to do.
+
+    Entry points print it without a traceback and exit with 2.
+    """
+
+
+def explained(main: Callable[[], Value]) -> Value:
+    """What `main` returns; a `UserError` becomes one line on standard error and exit code 2."""
+    try:
+        return main()
+    except UserError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def one_line(error: UserError) -> str:
+    """The error's line; of one that comes from a loader's worker, which torch wraps in a traceback, the last."""
+    return " ".join(str(error).rpartition("slr.core.errors.UserError: ")[2].split())

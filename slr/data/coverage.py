@@ -1,0 +1,97 @@
+"""What a data set lists, clips that could not be had included: the whole against which a number is read."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slr.core.errors import UserError
+from slr.data.duplicates.groups import joined, sharing
+from slr.data.manifest import Clip, Rejected, read_rejected
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many of the clips that are listed are there.
+
+    Attributes:
+        of: what is counted, `official test part` or `data set`.
+        clips: k, those that are there.
+        listed: n.
+        missing: ids of the others.
+    """
+
+    of: str
+    clips: int
+    listed: int
+    missing: list[str]
+
+    @property
+    def share(self) -> float:
+        """k / n, in (0, 1]."""
+        return self.clips / self.listed
+
+    def describe(self) -> str:
+        """For example `100 of 258 clips listed for the official test part`."""
+        return f"{self.clips:,} of {self.listed:,} clips listed for the {self.of}"
+
+
+def read_lost(folder: Path) -> list[Rejected]:
+    """What a prepared data set lists and lacks."""
+    path = folder / "rejected.jsonl"
+    return read_rejected(path) if path.is_file() else []
+
+
+def vocabulary(clips: Iterable[Clip], lost: Iterable[Rejected], rule: str) -> list[str]:
+    """The glosses that a run ranks, in alphabetical order.
+
+    With the official parts they are all that the data set lists, whether or not a clip is there, so that a number is
+    over as many as the published ones; else those of the clips.
+    """
+    rows = [*clips, *lost] if rule == "official" else clips
+    return sorted({row.gloss for row in rows})
+
+
+def coverage(clips: Sequence[Clip], lost: Sequence[Rejected], rule: str, part: str) -> Coverage:
+    """What is there of a part, where the data set lists its parts; of the whole data set where the parts are our own.
+
+    Raises:
+        UserError: a lost clip whose official part is not known.
+    """
+    if rule != "official":
+        return Coverage("data set", len(clips), len(clips) + len(lost), sorted(row.id for row in lost))
+    unknown = [row.id for row in lost if row.official_part is None]
+    if unknown:
+        raise UserError(
+            f"expected the official part of every listed clip, found none for {len(unknown)}, {unknown[0]} first; run "
+            "prepare_data.py once more, which makes no clip anew"
+        )
+    there = sum(part in ("all", clip.official_part) for clip in clips)
+    missing = sorted(row.id for row in lost if part in ("all", row.official_part))
+    of = "official split" if part == "all" else f"official {part} part"
+    return Coverage(of, there, there + len(missing), missing)
+
+
+def conflicts(rows: Iterable[Clip | Rejected]) -> list[list[str]]:
+    """Groups of glosses that a data set gives to one stretch of one recording, directly or through others.
+
+    No system can tell such glosses apart by what is seen: WLASL calls the same seconds `now` and `today`.
+    """
+    rows = list(rows)
+    gloss = {row.id: row.gloss for row in rows}
+    links = [{gloss[name] for name in group} for group in sharing((row.id, row.segment) for row in rows)]
+    groups = joined(sorted(set(gloss.values())), [sorted(link) for link in links])
+    return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def among(groups: Iterable[Iterable[str]], vocabulary: Collection[str]) -> list[list[str]]:
+    """What a vocabulary has of groups of glosses, where that still is a group.
+
+    A data set's conflicts are of all that it lists; a vocabulary may lack glosses all of whose clips are lost, or be
+    another data set's.
+
+    >>> among([["eat", "food", "meal"], ["now", "today"]], ["eat", "meal", "today"])
+    [['eat', 'meal']]
+    """
+    known = set(vocabulary)
+    found = [[gloss for gloss in group if gloss in known] for group in groups]
+    return [group for group in found if len(group) > 1]

@@ -1,0 +1,170 @@
+"""From a checked configuration to what it names: machine, clips, the model's words, its network, batches.
+
+Training, evaluation and `slr.load` build them alike. torch is imported by the functions that need it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slr.config import schema
+from slr.core import distributed
+from slr.core.errors import UserError
+from slr.data.manifest import Clip, read_manifest
+
+if TYPE_CHECKING:
+    from slr.core.hardware import Machine
+    from slr.data.datamodule import ClipData
+    from slr.models.internvl import Model
+    from slr.models.processor import Inputs
+
+
+def machine(config: schema.Config, device: str | None = None) -> "Machine":
+    """The machine of a run, or the run on another kind of device than it was configured for.
+
+    Raises:
+        UserError: the device is not here, or cannot do what is asked.
+    """
+    from slr.core import hardware
+    from slr.models import internvl
+
+    words = dataclasses.asdict(config.hardware)
+    if device is not None and device != config.hardware.device:
+        words |= {"device": device, "precision": "auto", "tf32": device == "cuda"}
+    hardware.require(words["device"])
+    full = config.lora.scope == "full"
+    quantization = "none" if full else config.model.quantization
+    if quantization != "none" and words["device"] not in ("cpu", "cuda"):  # seconds, to ask
+        words["four_bit"] = words["four_bit"] and internvl.quantises(words["device"])
+    found = hardware.decide(**words, quantization=quantization)
+    if full and found.precision in ("bf16-true", "16-true"):
+        raise UserError(f"hardware.precision={found.precision}: with lora=full all learns, in 32 bits; use 32-true")
+    if full:
+        found = dataclasses.replace(found, reasons=(*found.reasons, "quantisation none because 4 bits cannot learn"))
+    return found
+
+
+def prepared(config: schema.Config) -> Path:
+    """The folder of the run's prepared data set."""
+    return Path(config.data) / config.dataset.place
+
+
+def manifest(config: schema.Config) -> Path:
+    """The list of the run's prepared clips."""
+    return prepared(config) / "manifest.jsonl"
+
+
+def clips(config: schema.Config) -> list[Clip]:
+    """The prepared clips of the run's data set.
+
+    Raises:
+        UserError: it is not prepared.
+    """
+    listed = manifest(config)
+    if not listed.is_file():
+        raise UserError(f"no prepared clips at {listed.parent}; prepare_data.py makes them")
+    return read_manifest(listed)
+
+
+def inputs(config: schema.Config) -> "Inputs":
+    """Tokens and pixels of the run's checkpoint."""
+    from slr.models.processor import load_inputs
+
+    return load_inputs(config.model.checkpoint, config.model.version)
+
+
+def spell(config: schema.Config, clips: Sequence[Clip], vocabulary: Sequence[str]) -> None:
+    """See that the model can be asked of every clip and can answer with every gloss.
+
+    Raises:
+        UserError: a prompt or a gloss holds a special token, a gloss cannot be spelled, or two are spelled alike.
+    """
+    from slr.models.trie import build_trie
+
+    words = inputs(config)
+    for prompt in {clip.prompt or config.model.prompt for clip in clips}:
+        words.prompt_ids(prompt, config.frames)
+    build_trie([words.answer_ids(gloss) for gloss in vocabulary], vocabulary)
+
+
+def network(config: schema.Config, machine: "Machine") -> "Model":
+    """The network with a fresh adapter, on its device. The adapter's first weights depend on `seed` alone."""
+    import torch
+
+    from slr.models import internvl, lora
+
+    found = internvl.load_vlm(
+        checkpoint=config.model.checkpoint,
+        revision=config.model.version,
+        weights=config.model.weights,
+        quantization=machine.quantization,
+        dtype=machine.dtype,
+        device=machine.device,
+        seed=config.seed,
+    )
+    torch.manual_seed(config.seed)
+    found = lora.add_lora(
+        found,
+        scope=config.lora.scope,
+        r=config.lora.r,
+        alpha=config.lora.alpha,
+        dropout=config.lora.dropout,
+        targets=config.lora.targets,
+    )
+    if config.gradient_checkpointing:
+        internvl.checkpoint_layers(found)
+    internvl.refuse_other(found, machine.device, machine.dtype, machine.quantization)
+    return found
+
+
+def data(
+    config: schema.Config,
+    folder: Path,
+    parts: dict[str, list[Clip]],
+    vocabulary: Sequence[str],
+    machine: "Machine",
+    inputs: "Inputs",
+) -> "ClipData":
+    """Batches of the clips of a prepared folder."""
+    from slr.data.augment import ColorJitter
+    from slr.data.datamodule import ClipData, Decoded
+
+    return ClipData(
+        parts=parts,
+        frames_from=Decoded(folder, inputs),
+        vocabulary=vocabulary,
+        inputs=inputs,
+        prompt=config.model.prompt,
+        frames=config.frames,
+        sampling=config.sampling,
+        jitter=ColorJitter(**strengths) if any((strengths := dataclasses.asdict(config.jitter)).values()) else None,
+        answers=config.objective.name == "token",
+        batch=config.batch,
+        ranking_batch=machine.ranking_batch(config.batch, config.frames),
+        workers=machine.workers,
+        pin_memory=machine.device == "cuda",
+        seed=config.seed,
+        # Not more views than epochs: nobody would see them.
+        views=None if config.cache.name == "none" else min(config.cache.views, config.epochs),
+        rank=distributed.place().rank,
+        world=distributed.place().world,
+    )
+
+
+def memory_told(config: schema.Config, machine: "Machine") -> AbstractContextManager[None]:
+    """Within it, an end for want of memory names the settings of this run that would help."""
+    from slr.core import hardware
+    from slr.models import memory_plan
+
+    cached = config.cache.name == "features"
+    return hardware.memory_told(machine.device, memory_plan.knobs(config.frames, config.gradient_checkpointing, cached))
+
+
+def base_of(config: schema.Config) -> str:
+    """The hash of the base model that a configuration means, as it is here; see `base_hash`."""
+    from slr.models.hub import base_hash
+
+    model = config.model
+    return base_hash(model.checkpoint, model.version, model.weights, config.seed)

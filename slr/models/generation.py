@@ -1,0 +1,157 @@
+"""Free text about a clip: greedy, sampled or by beams, through transformers' own `generate`.
+
+The clip comes as features, embedded in the prompt, so that the vision tower need not run again for another question or
+another way of decoding.
+
+Axes: B clips, V features of a clip, L tokens of the prompt, D hidden width.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from slr.models.generation_config import Decoding
+from slr.models.internvl import bare, embed
+
+if TYPE_CHECKING:
+    from slr.models.internvl import Model
+
+
+@dataclass(frozen=True)
+class Beam:
+    """One answer that a search has found."""
+
+    tokens: tuple[int, ...]  # without the end token
+    log_probability: float  # natural log of the product over its tokens and, where it has ended, the end token
+    ended: bool  # False where the length cut it off
+
+
+def generate(
+    model: "Model",
+    features: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    end_id: int,
+    decoding: Decoding,
+) -> list[tuple[int, ...]]:
+    """One answer for each clip, as tokens without the end token; of a beam search the best.
+
+    Args:
+        features: (B, V, D) from `encode_frames` or a cache.
+        input_ids: int64 (B, L), padded on the left, the image token V times in each row.
+        attention_mask: (B, L), 0 where padding is.
+        end_id: the token that ends an answer.
+        decoding: how tokens are chosen; a seed gives the same answers for the same batch on the same machine.
+    """
+    if decoding.beams > 1:
+        found = beam_search(model, features, input_ids, attention_mask, decoding.beams, decoding.length, end_id)
+        return [beams[0].tokens for beams in found]
+    drawn = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.temperature else {}
+    with _seeded(features.device, decoding.seed):
+        output = _generated(
+            model,
+            features,
+            input_ids,
+            attention_mask,
+            end_id,
+            max_new_tokens=decoding.length,
+            do_sample=bool(drawn),
+            **drawn,
+        )
+    return [_until(row, end_id) for row in output.sequences.tolist()]
+
+
+def beam_search(
+    model: "Model",
+    features: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    beams: int,
+    length: int,
+    end_id: int,
+) -> list[list[Beam]]:
+    """The `beams` best answers that a beam search of that width finds for each clip, best first.
+
+    Answers are compared by their log-probability as it is, not divided by their length, so that it means what a
+    ranking's does. Nothing holds the search to a vocabulary: beams may be no gloss, cut off by `length`, or spell the
+    same text with other tokens.
+
+    Args:
+        features, input_ids, attention_mask, end_id: as for `generate`.
+        beams: width of the search.
+        length: tokens of an answer, at most.
+    """
+    output = _generated(
+        model,
+        features,
+        input_ids,
+        attention_mask,
+        end_id,
+        max_new_tokens=length,
+        do_sample=False,
+        num_beams=beams,
+        num_return_sequences=beams,
+        length_penalty=0.0,
+        early_stopping="never",
+    )
+    rows, single = output.sequences.tolist(), beams == 1  # for which transformers keeps no scores
+    scores = _greedy_scores(output, end_id) if single else output.sequences_scores.tolist()
+    found = [Beam(_until(row, end_id), score, end_id in row) for row, score in zip(rows, scores, strict=True)]
+    return [found[start : start + beams] for start in range(0, len(found), beams)]
+
+
+def _generated(
+    model: "Model",
+    features: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    end_id: int,
+    **settings: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """What transformers' `generate` gives, new tokens alone, from nothing but these settings.
+
+    A checkpoint's own generation_config.json would else have a say: Qwen's asks for sampling.
+    """
+    from transformers import GenerationConfig
+
+    network: Any = bare(model)
+    if network.model.language_model.training:
+        raise ValueError("expected a model in evaluation mode; do call model.eval() before generating")
+    settings |= {"eos_token_id": end_id, "pad_token_id": end_id, "return_dict_in_generate": True}
+    settings |= {"output_scores": True, "use_cache": True, "bos_token_id": None}
+    kept = network.generation_config
+    network.generation_config = GenerationConfig(eos_token_id=end_id, pad_token_id=end_id)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            return network.generate(
+                inputs_embeds=embed(model, features, input_ids),
+                attention_mask=attention_mask,
+                generation_config=GenerationConfig(**settings),
+            )
+    finally:
+        network.generation_config = kept
+
+
+def _greedy_scores(output: Any, end_id: int) -> list[float]:  # noqa: ANN401
+    steps = torch.stack(output.scores, dim=1).float().log_softmax(-1)  # (B, tokens, words)
+    chosen = steps.gather(2, output.sequences[:, :, None])[:, :, 0]
+    ended_before = (output.sequences == end_id).cumsum(1) - (output.sequences == end_id).long() > 0
+    return chosen.masked_fill(ended_before, 0.0).sum(1).tolist()
+
+
+def _until(row: list[int], end_id: int) -> tuple[int, ...]:
+    """A row's tokens before the end token, which also fills up."""
+    return tuple(row[: row.index(end_id)] if end_id in row else row)
+
+
+@contextlib.contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Within it, torch draws from this seed; outside, as if nothing had been."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,215 @@
+"""Everything between a clip with its words and the tensors that InternVL reads. Holds no weights."""
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from slr.core.errors import UserError
+from slr.models.hub import locate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BICUBIC = 3  # PIL's number, as processor files write it
+
+
+class Inputs:
+    """One checkpoint's tokens and pixels, equal to what transformers' `InternVLProcessor` makes of the same clip.
+
+    Size comes from the vision tower's configuration, mean and deviation from the *image* processor: the video processor
+    that InternVL3.5 ships has 384 x 384 pixels and CLIP's colours (OpenGVLab/InternVL issues 1184 and 1222). That
+    processor also needs torchvision; nothing here does.
+
+    Pickles to a few kilobytes. The tokenizer is left behind and opened again only for words not asked for before.
+
+    Attributes:
+        folder: where the tokenizer's files lie.
+        image_size: (h, w) in pixels.
+        mean, std: one number a channel, for pixels in 0..1.
+        tokens_per_frame: tokens that one frame becomes.
+        image_token_id, end_id, pad_id: the placeholder of a frame's tokens, what ends an answer, what fills up a batch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        image_size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        tokens_per_frame: int,
+        image_token_id: int,
+    ) -> None:
+        self.folder = folder
+        self.image_size = image_size
+        self.mean = mean
+        self.std = std
+        self.tokens_per_frame = tokens_per_frame
+        self.image_token_id = image_token_id
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._prompts: dict[tuple[str, int], tuple[int, ...]] = {}
+        self._answers: dict[str, tuple[int, ...]] = {}
+        self.end_id = _token_id(self._words.eos_token_id, "eos_token", folder)
+        self.pad_id = _token_id(self._words.pad_token_id, "pad_token", folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_tokenizer": None}
+
+    @property
+    def _words(self) -> "PreTrainedTokenizerBase":
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            from transformers import AutoTokenizer
+
+            tokenizer = self._tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        return tokenizer
+
+    def prompt_ids(self, prompt: str, frames: int) -> list[int]:
+        """Tokens of a user's message with a video of `frames` frames and the prompt, up to where the answer begins.
+
+        Raises:
+            UserError: the prompt holds one of the tokenizer's special tokens.
+            ValueError: fewer than one frame.
+        """
+        if frames < 1:
+            raise ValueError(f"expected at least one frame, found {frames}")
+        if (prompt, frames) not in self._prompts:
+            self._refuse_special_tokens(prompt, "prompt")
+            content: Any = [{"type": "video"}, {"type": "text", "text": prompt}]
+            text = self._words.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+            text = str(text).replace(self._special("video_token"), self._frames_as_text(frames))
+            self._prompts[prompt, frames] = tuple(self._words.encode(text, add_special_tokens=False))
+        return list(self._prompts[prompt, frames])
+
+    def answer_ids(self, gloss: str) -> list[int]:
+        """Tokens of a gloss as the assistant's answer, and the token that ends it.
+
+        Raises:
+            UserError: the gloss is blank, holds a special token, or cannot be spelled in the tokenizer's alphabet.
+        """
+        if gloss not in self._answers:
+            if not gloss.strip():
+                raise UserError(f"expected a gloss with at least one letter, found {gloss!r}; do correct the labels")
+            self._refuse_special_tokens(gloss, "gloss")
+            ids = self._words.encode(gloss, add_special_tokens=False)
+            spelled = self.decode(ids)
+            if spelled != unicodedata.normalize("NFC", gloss):  # Qwen's tokenizer composes letters and their accents
+                raise UserError(
+                    f"expected a gloss that the tokenizer of {self.folder} can spell, found {gloss!r}, which it reads "
+                    f"as {spelled!r}; do rename the gloss"
+                )
+            self._answers[gloss] = (*ids, self.end_id)
+        return list(self._answers[gloss])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special tokens written out."""
+        text = self._words.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def resize(self, frames: np.ndarray) -> torch.Tensor:
+        """Frames uint8 (T, H, W, 3) -> uint8 (T, 3, h, w), bicubic with antialiasing, not keeping the aspect ratio.
+
+        Stays in bytes throughout, which is bit-equal to torchvision; through floats, noise differs by up to 23 levels.
+        """
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise ValueError(f"expected uint8 frames (T, H, W, 3), found {frames.dtype} {frames.shape}")
+        own = frames if frames.flags.writeable else frames.copy()  # torch warns of what it must not write to
+        pixels = torch.from_numpy(own).permute(0, 3, 1, 2)
+        if tuple(pixels.shape[-2:]) != self.image_size:
+            pixels = torch.nn.functional.interpolate(pixels, self.image_size, mode="bicubic", antialias=True)
+        return pixels.contiguous()
+
+    def normalise(self, frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Frames uint8 (..., 3, h, w) -> `dtype` of the same shape, on their device, mean 0 and deviation 1 a channel.
+
+        Computed in float32 with the division by 255 folded into mean and deviation, as transformers does it.
+        """
+        mean, std = (
+            (torch.tensor(values, device=frames.device) * 255.0).view(-1, 1, 1) for values in (self.mean, self.std)
+        )
+        return frames.to(torch.float32).sub_(mean).div_(std).to(dtype)
+
+    def _frames_as_text(self, frames: int) -> str:
+        """What `InternVLProcessor` writes in place of the video token."""
+        start, context, end = (self._special(f"{part}_token") for part in ("start_image", "context_image", "end_image"))
+        one = f"{start}{context * self.tokens_per_frame}{end}"
+        return "\n".join(f"Frame{number + 1}: {one}" for number in range(frames))
+
+    def _special(self, name: str) -> str:
+        token = self._words.special_tokens_map.get(name)
+        if token is None:
+            raise UserError(f"expected {name} among the special tokens of {self.folder}, found none; do use an -hf one")
+        return str(token)
+
+    def _refuse_special_tokens(self, text: str, kind: str) -> None:
+        words: Any = self._words
+        for token in words.get_added_vocab():
+            if token in text:
+                raise UserError(
+                    f"expected a {kind} in plain words, found the tokenizer's special token {token} in {text!r}; do "
+                    f"remove it (frames are put in by themselves)"
+                )
+
+
+def load_inputs(checkpoint: str, revision: str | None) -> Inputs:
+    """Read a checkpoint's tokenizer, frame size, colours and tokens per frame.
+
+    Raises:
+        UserError: the checkpoint cannot be found, or prepares frames in a way that is not InternVL's.
+    """
+    folder = locate(checkpoint, revision, need_weights=False)
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if config.model_type != "internvl":
+        raise UserError(f"expected an InternVL checkpoint (-hf) in {folder}, found {config.model_type}; do use another")
+    image_size, patch_size = _pair(config.vision_config.image_size), _pair(config.vision_config.patch_size)
+    patches = (image_size[0] // patch_size[0]) * (image_size[1] // patch_size[1])
+    if patches * config.downsample_ratio**2 != config.image_seq_length:
+        raise UserError(
+            f"expected image_seq_length in {folder}/config.json to be {patches * config.downsample_ratio**2:g}, as its "
+            f"image_size, patch_size and downsample_ratio make it, found {config.image_seq_length}; do correct the file"
+        )
+    mean, std = _colours(folder)
+    return Inputs(folder, image_size, mean, std, config.image_seq_length, config.image_token_id)
+
+
+def _colours(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the image processor, whose settings have a file of their own or a place in a common one."""
+    alone, common = folder / "preprocessor_config.json", folder / "processor_config.json"
+    settings = json.loads(alone.read_text()) if alone.is_file() else json.loads(common.read_text())["image_processor"]
+    expected = {"resample": BICUBIC, "do_resize": True, "do_rescale": True, "do_normalize": True}
+    for name, value in expected.items():
+        if settings.get(name, value) != value:
+            raise UserError(
+                f"expected {name} = {value} in {folder}'s image processor, found {settings[name]}; do use "
+                f"a checkpoint of the InternVL family"
+            )
+    if abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise UserError(
+            f"expected rescale_factor 1/255 in {folder}'s image processor, found "
+            f"{settings['rescale_factor']}; do use a checkpoint of the InternVL family"
+        )
+    if not {"image_mean", "image_std"} <= settings.keys():
+        raise UserError(
+            f"expected image_mean and image_std in {folder}'s image processor, found neither or one; do "
+            f"add them as the checkpoint's authors state them"
+        )
+    return tuple(settings["image_mean"]), tuple(settings["image_std"])
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def _token_id(found: object, name: str, folder: Path) -> int:
+    if not isinstance(found, int):
+        raise UserError(f"expected a tokenizer with {name} in {folder}, found none; do add it to tokenizer_config.json")
+    return found

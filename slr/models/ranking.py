@@ -1,0 +1,243 @@
+"""The exact probability of every gloss of a vocabulary: one pass over the prompt, one over the trie.
+
+The nodes of the trie are fed as one sequence behind the cached prompt. Each sees the prompt and its own ancestors only,
+and stands at the position that it would have if its gloss alone followed the prompt, so it computes what that gloss
+alone would (tree attention, SpecInfer, arXiv 2305.09781). Where there are more nodes than the prompt has tokens, they
+are cut into stretches that do not see one another, as further rows of the batch: else attention would spend most of its
+time on nodes that the mask then hides.
+
+Axes: B clips, V features of a clip, L tokens of the prompt, K glosses, N trie nodes, S stretches of n nodes, E trie
+edges, D hidden width.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from slr.models.internvl import bare, embed, positions
+from slr.models.trie import Trie
+
+if TYPE_CHECKING:
+    from slr.models.internvl import Model
+
+LOGIT_BYTES = 32 * 2**20
+ROWS_AT_ONCE = 4096  # trie nodes of all clips: what a pass needs grows neither with clips nor with the vocabulary
+LEAST_STRETCH = 64  # nodes; many short stretches cost more than what they spare
+WORDS_AT_ONCE = 2**14  # whose weights are made float32 together
+
+
+class RankOutput(NamedTuple):
+    """What a model makes of some clips.
+
+    Attributes:
+        log_probability: float32 (B, K), natural log of each gloss's exact probability after the clip's prompt: of all
+            its tokens and its end token, over all words of the tokenizer, never renormalised.
+        state: float32 (B, D), the last hidden state of the prompt's last token, from which the answer would follow.
+    """
+
+    log_probability: Tensor
+    state: Tensor
+
+
+@torch.no_grad()
+def look(
+    model: "Model",
+    features: Tensor,
+    prompt_ids: Tensor,
+    attention_mask: Tensor,
+    trie: Trie,
+    logit_bytes: int = LOGIT_BYTES,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> RankOutput:
+    """Rank every gloss for each clip.
+
+    Args:
+        features: (B, V, D) from `encode_frames` or a cache.
+        prompt_ids: int64 (B, L), padded on the left, so that every prompt ends in the last column.
+        attention_mask: (B, L), 0 where padding is.
+        trie: of the K glosses, from `build_trie`.
+        logit_bytes: how much memory float32 logits may take at once, at the least those of one row for B clips and
+            `WORDS_AT_ONCE` words.
+        rows_at_once: how many trie nodes, those of all clips counted, follow the cached prompts together, besides the
+            ancestors of each stretch; at the least one for each clip.
+
+    Raises:
+        ValueError: padding on the right, or a model in training mode, where dropout would make the ranking random.
+    """
+    if bare(model).model.language_model.training:
+        raise ValueError("expected a model in evaluation mode; do call model.eval() before ranking")
+    _demand_left_padding(attention_mask)
+    hidden = _cached_states(model, features, prompt_ids, attention_mask, trie, rows_at_once)
+    return RankOutput(
+        _along_paths(_edge_log_probabilities(model, hidden, trie, logit_bytes), trie), hidden[:, 0].float()
+    )
+
+
+def sequence_log_probabilities(
+    model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie, logit_bytes: int
+) -> Tensor:
+    """Log-probabilities (B, K) as of `look`, with a graph and in any mode: what a closed-set objective learns from.
+
+    Prompt and trie go through the model as one sequence, so that its layers can be checkpointed, which a cache forbids;
+    logits are computed again in the backward pass, so that `logit_bytes` bounds them there too.
+    """
+    _demand_left_padding(attention_mask)
+    hidden = _uncached_states(model, features, prompt_ids, attention_mask, trie)
+    return _along_paths(_edge_log_probabilities(model, hidden, trie, logit_bytes), trie)
+
+
+def _demand_left_padding(attention_mask: Tensor) -> None:
+    if not bool(attention_mask[:, -1].all()):
+        raise ValueError("expected prompts padded on the left: the last column must be no padding")
+
+
+def _along_paths(edges: Tensor, trie: Trie) -> Tensor:
+    """Log-probabilities of edges (B, E) summed along each gloss's path: (B, K)."""
+    filled = torch.cat([edges, edges.new_zeros(len(edges), 1)], dim=1)  # what fills up a short path adds nothing
+    return filled[:, torch.from_numpy(trie.path).to(edges.device)].sum(-1)
+
+
+def _cached_states(
+    model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie, rows_at_once: int
+) -> Tensor:
+    """Hidden states (B, 1 + N, D) that predict a token: the prompt's last, then one for each trie node."""
+    language: Any = bare(model).model.language_model
+    clips, length = prompt_ids.shape
+    prompt = language(
+        inputs_embeds=embed(model, features, prompt_ids),
+        attention_mask=attention_mask,
+        position_ids=positions(attention_mask),
+        use_cache=True,
+    )
+    word = "cache" if "cache" in prompt else "past_key_values"  # renamed in transformers 5.24
+    found = [prompt.last_hidden_state[:, -1:]]
+    for layer in prompt[word].layers:  # else it would keep the nodes, and know nothing of stretches
+        layer.update = partial(_after, layer.keys, layer.values)
+    at_once = max(1, rows_at_once // clips)
+    for stretches in trie.stretches(min(at_once, max(length, LEAST_STRETCH)), at_once):
+        embedded, places, seen = _nodes(model, attention_mask, trie, stretches.nodes, stretches.seen)
+        states = language(
+            inputs_embeds=embedded.flatten(0, 1),
+            attention_mask=seen.flatten(0, 1),
+            position_ids=places.flatten(0, 1),
+            **{word: prompt[word]},
+            use_cache=True,
+        ).last_hidden_state
+        found.append(states.reshape(clips, -1, states.shape[-1])[:, torch.from_numpy(stretches.new).to(states.device)])
+    return torch.cat(found, dim=1)
+
+
+def _after(
+    prompt_keys: Tensor, prompt_values: Tensor, keys: Tensor, values: Tensor, *_: object, **__: object
+) -> tuple[Tensor, Tensor]:
+    """What a layer of the cache gives attention: the prompt's keys and values, then the new ones, which it forgets."""
+    return _behind(prompt_keys, keys), _behind(prompt_values, values)
+
+
+def _behind(prompt: Tensor, new: Tensor) -> Tensor:
+    """(B, heads, L, d) and (B x S, heads, n, d) -> (B x S, heads, L + n, d): each stretch behind its clip's prompt."""
+    beside = new.unflatten(0, (len(prompt), -1))
+    return torch.cat([prompt.unsqueeze(1).expand(-1, beside.shape[1], -1, -1, -1), beside], dim=3).flatten(0, 1)
+
+
+def _uncached_states(
+    model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie
+) -> Tensor:
+    """As `_cached_states`, from one pass over prompt and trie."""
+    language: Any = bare(model).model.language_model
+    clips, length = prompt_ids.shape
+    every = np.arange(len(trie.token))[np.newaxis]
+    embedded, places, nodes_see = (
+        part.squeeze(1) for part in _nodes(model, attention_mask, trie, every, trie.ancestors[np.newaxis])
+    )
+    earlier = torch.ones(length, length, dtype=torch.bool, device=prompt_ids.device).tril()
+    seen = (earlier & attention_mask.bool().unsqueeze(1)).unsqueeze(1)  # (B, 1, L, L)
+    lowest = torch.finfo(embedded.dtype).min
+    prompts_see = embedded.new_full((clips, 1, length, nodes_see.shape[3]), lowest)  # of the nodes none
+    prompts_see[..., :length].masked_fill_(seen, 0)
+    states = language(
+        inputs_embeds=torch.cat([embed(model, features, prompt_ids), embedded], dim=1),
+        attention_mask=torch.cat([prompts_see, nodes_see], dim=2),
+        position_ids=torch.cat([positions(attention_mask), places], dim=1),
+        use_cache=False,
+    ).last_hidden_state
+    return states[:, length - 1 :]
+
+
+def _nodes(
+    model: "Model", attention_mask: Tensor, trie: Trie, nodes: NDArray[np.int64], seen: NDArray[np.bool_]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes (S, n), seeing one another as `seen` (S, n, n) says, behind each prompt.
+
+    Returns:
+        They, embedded: (B, S, n, D); their positions (B, S, n); and what is added to attention's scores, the same for
+        all heads, (B, S, 1, n, L + n): 0 where a node sees a token or node, else the lowest number.
+    """
+    clips, length = attention_mask.shape
+    token, depth, among = (
+        torch.from_numpy(array).to(attention_mask.device) for array in (trie.token[nodes], trie.depth[nodes], seen)
+    )
+    embedded = bare(model).model.get_input_embeddings()(token).expand(clips, -1, -1, -1)
+    places = attention_mask.long().sum(1).view(clips, 1, 1) + depth
+    added = embedded.new_zeros(clips, *seen.shape[:2], length + seen.shape[2])
+    lowest = torch.finfo(added.dtype).min
+    added[..., :length].masked_fill_(attention_mask.view(clips, 1, 1, length) == 0, lowest)
+    added[..., length:].masked_fill_(~among, lowest)
+    return embedded, places, added.unsqueeze(2)
+
+
+def _edge_log_probabilities(model: "Model", hidden: Tensor, trie: Trie, logit_bytes: int) -> Tensor:
+    """Log-probability of each edge's token at the edge's row, float32 (B, E). B x N x words never exists at once.
+
+    Words are the outer loop, so that their weights become float32 once.
+    """
+    head: Any = bare(model).lm_head
+    words = min(head.out_features, WORDS_AT_ONCE)
+    rows = max(1, logit_bytes // (2 * 4 * len(hidden) * words))  # logits, and as much again for their exponentials
+    edges, logits = [], []
+    mass = hidden.new_full(hidden.shape[:2], -torch.inf, dtype=torch.float32)  # of the words so far, a logarithm
+    for first in range(0, head.out_features, words):
+        weight = head.weight[first : first + words].float()
+        masses = []
+        for row in range(0, hidden.shape[1], rows):
+            # Edges are in row order, so those of a chunk are neighbours.
+            start, stop = trie.edge_row.searchsorted([row, row + rows])
+            token = trie.edge_token[start:stop] - first
+            asked = np.flatnonzero((token >= 0) & (token < len(weight)))
+            edges.append(start + asked)
+            places = tuple(
+                torch.from_numpy(place).to(hidden.device)
+                for place in (trie.edge_row[start:stop][asked] - row, token[asked])
+            )
+            part, found = _answered(weight, hidden[:, row : row + rows], places)
+            masses.append(part)
+            logits.append(found)
+        mass = torch.logaddexp(mass, torch.cat(masses, dim=1))
+    in_order, edge_row = (
+        torch.from_numpy(index).to(hidden.device) for index in (np.concatenate(edges).argsort(), trie.edge_row)
+    )
+    return torch.cat(logits, dim=1)[:, in_order] - mass[:, edge_row]
+
+
+def _answered(weight: Tensor, states: Tensor, places: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Logarithm of the words' summed exponentials after each state (B, R); logits (B, e) at `places`, (row, word)."""
+
+    def found(weight: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        logits = _logits(weight, states)
+        return logits.logsumexp(-1), logits[:, *places]
+
+    if torch.is_grad_enabled():
+        return checkpoint(found, weight, states, use_reentrant=False)  # pyright: ignore[reportReturnType]
+    return found(weight, states)
+
+
+def _logits(weight: Tensor, states: Tensor) -> Tensor:
+    """Hidden states (B, R, D) -> float32 (B, R, W), also under autocast: bf16 has steps of an eighth at 16, so ties."""
+    with torch.autocast(states.device.type, enabled=False):
+        return functional.linear(states.float(), weight)

@@ -1,0 +1,125 @@
+"""What a recognizer says of a file, for a person and for a program."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slr.predict.segmentation import Segment
+
+Ranking = list[tuple[str, float]]  # glosses with their probabilities, best first
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that nothing can be said of."""
+
+    source: Path
+    reason: str  # a code, for counting
+    detail: str  # a sentence, for reading
+
+    def lines(self) -> list[str]:
+        """One line."""
+        return [f"{self.source}: left out: {self.reason}: {self.detail}"]
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"video": str(self.source), "error": self.reason, "detail": self.detail}
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A file that could be read."""
+
+    source: Path
+    frames: int  # at 25 a second; one is a still picture
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"video": str(self.source), "frames": self.frames, "seconds": round(self.seconds, 3)}
+
+    @property
+    def title(self) -> str:
+        """The file and how long it lasts."""
+        return f"{self.source}  {'still picture' if self.frames == 1 else f'{self.seconds:.1f} s'}"
+
+
+@dataclass(frozen=True)
+class Ranked(Watched):
+    """The best glosses of a clip of one sign."""
+
+    ranking: Ranking
+    known: bool  # False where the recognizer would rather not answer
+
+    def lines(self) -> list[str]:
+        """A title and a table."""
+        title = self.title if self.known else f"{self.title}  unknown; nearest:"
+        return [title, *_table([f"{place:>3}" for place in range(1, len(self.ranking) + 1)], self.ranking)]
+
+    def row(self) -> dict[str, Any]:
+        """For JSON; `gloss` is null where the sign is unknown."""
+        rows = [{"gloss": gloss, "probability": probability} for gloss, probability in self.ranking]
+        return super().row() | {"gloss": self.ranking[0][0] if self.known else None, "ranking": rows}
+
+
+@dataclass(frozen=True)
+class Scanned(Watched):
+    """The signs of a recording."""
+
+    segments: Sequence[Segment]
+
+    def lines(self) -> list[str]:
+        """A title and a table."""
+        count = len(self.segments)
+        spans = [f"{one.start:>8.2f} – {one.end:7.2f} s" for one in self.segments]
+        named = [(one.gloss, one.probability) for one in self.segments]
+        return [f"{self.title}  {count} sign{'' if count == 1 else 's'}", *_table(spans, named)]
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        rows = [
+            {"start": one.start, "end": one.end, "gloss": one.gloss, "probability": one.probability}
+            for one in self.segments
+        ]
+        return super().row() | {"segments": rows}
+
+
+@dataclass(frozen=True)
+class GeneratedText(Watched):
+    """What a model writes about a clip."""
+
+    text: str
+
+    def lines(self) -> list[str]:
+        """One line, whatever was written."""
+        return [f"{self.title}  {' '.join(self.text.split())}"]
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        return super().row() | {"text": self.text}
+
+
+def _table(heads: Sequence[str], named: Ranking) -> list[str]:
+    width = max((len(gloss) for gloss, _ in named), default=0)
+    return [
+        f"{head}  {gloss:<{width}}  {probability:.3f}" for head, (gloss, probability) in zip(heads, named, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model saw of a clip, and what decided.
+
+    Attributes:
+        frames: uint8 (T, H, W, 3), those that were sampled.
+        seconds: T moments from the clip's beginning.
+        weights: gloss -> by how much each of the T frames speaks for it, in nats; see `slr.predict.saliency`.
+    """
+
+    frames: NDArray[np.uint8]
+    seconds: Sequence[float]
+    weights: Mapping[str, Sequence[float]]

@@ -1,0 +1,78 @@
+"""A picture file that nobody has vouched for → upright RGB pictures, or the reason why not.
+
+As with videos, call this in a guarded child only.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from slr.prepare.decode.video import LONGEST, NO_VIDEO, SMALLEST_SIDE, Unfit, resample
+
+# Not EPS, which PIL hands to Ghostscript, nor any other that nobody photographs in.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MOST_PIXELS = 2**26  # a telephone's largest photographs have 50 million, 150 MB of RGB
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file begins like a picture's."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return bool(NO_VIDEO["picture"].match(file.read(512)))
+
+
+def read_pictures(path: Path, fps: int, longest_side: int) -> Iterator[np.ndarray]:
+    """The pictures of a file as uint8 (H, W, 3) RGB: of a still picture the one, of an animation `fps` a second.
+
+    Turned as its EXIF data asks, at most `longest_side` wide and high.
+
+    Raises:
+        Unfit: dimensions, before anything is decoded; too_long, or broken.
+    """
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # PIL's own alarm too, for sizes that show only as a file is read
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _check(*image.size)
+            image.draft("RGB", (longest_side, longest_side))  # a JPEG need not be decoded in its full size
+            yield from resample(_timed(image, longest_side), fps)
+    except (Unfit, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Unfit("dimensions", f"{error}") from error
+    except Exception as error:  # whatever PIL makes of garbage: it is about this file, and says so
+        raise Unfit("broken", f"{error} ({type(error).__name__})") from error
+
+
+def _check(width: int, height: int) -> None:
+    if min(width, height) < SMALLEST_SIDE or width * height > MOST_PIXELS:
+        allowed = f"from {SMALLEST_SIDE} a side up to {MOST_PIXELS:,} pixels"
+        raise Unfit("dimensions", f"{width}×{height}, allowed are pictures {allowed}")
+
+
+def _timed(image, longest_side: int) -> Iterator[tuple[float, float, np.ndarray]]:  # noqa: ANN001
+    """Time and duration of each picture in seconds."""
+    from PIL import ImageOps, ImageSequence
+
+    now, size = 0.0, None
+    for frame in ImageSequence.Iterator(image):
+        _check(*frame.size)  # pages of a TIFF have sizes of their own
+        upright = ImageOps.exif_transpose(frame).convert("RGB")
+        size = size or _size(upright.size, longest_side)
+        # Browsers show what states less than 0.02 s for 0.1 s; a still picture is a moment.
+        stated = float(frame.info.get("duration", 0)) / 1000
+        duration = (stated if stated >= 0.02 else 0.1) if getattr(image, "is_animated", False) else 0.0
+        if now + duration > LONGEST:
+            raise Unfit("too_long", f"it lasts more than {LONGEST:.0f} seconds")
+        yield now, duration, np.asarray(upright.resize(size))
+        now += duration
+
+
+def _size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """Even sides, at most the longest."""
+    scale = min(1.0, longest_side / max(size))
+    width, height = (max(2, 2 * round(side * scale / 2)) for side in size)
+    return width, height

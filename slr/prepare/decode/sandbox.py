@@ -1,0 +1,252 @@
+"""Work that may hang, crash or swallow memory, done in child processes that are ended when it does."""
+
+import ctypes
+import json
+import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from operator import attrgetter
+from types import TracebackType
+from typing import Any, Self
+
+from slr.core.errors import UserError
+from slr.core.signals import next_of
+
+try:
+    import resource
+except ImportError:  # Windows: the wall clock alone must do
+    resource = None
+
+# Not multiprocessing: it would import the parent's entry point, and with it torch, into every child.
+CHILD = "import json, sys; order = json.loads(sys.argv[1]); sys.path[:] = order.pop('path')\n"
+CHILD += "from slr.prepare.decode.sandbox import serve; serve(**order)"
+START = 60  # seconds that a child has to import what it needs
+PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent ends
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one call may take before its child is ended."""
+
+    wall: float = 180.0  # seconds
+    cpu: int = 60  # seconds, where the system can limit it
+    memory: int = 2 * 1024**3  # bytes of address space, where the system can limit it
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A call that did not return: it ran into a limit or took its child down."""
+
+    reason: str  # timeout, memory or crashed
+    detail: str
+
+
+class Guard:
+    """Calls of one function, side by side in killable children that are started once and replaced when they fail.
+
+    The function is named to the children, which import it; its arguments and its value travel as JSON.
+
+    >>> import math
+    >>> with Guard(math.factorial, workers=2) as guard:
+    ...     sorted(guard.run([(3,), (4,)]))
+    [(0, 6), (1, 24)]
+    """
+
+    def __init__(self, function: Callable[..., Any], workers: int, limits: Limits | None = None) -> None:
+        self._function = f"{function.__module__}:{function.__qualname__}"
+        self._limits = limits or Limits()
+        self._idle: queue.SimpleQueue[_Child | None] = queue.SimpleQueue()
+        for _ in range(workers):
+            self._idle.put(None)  # a place for a child, which the first call starts
+        self._threads = ThreadPoolExecutor(workers)
+        self._alive: set[_Child] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def run(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """Yield (position of the call, its value or Ended) as calls are done.
+
+        Raises:
+            UserError: The function met an operating system error, such as a full disk, or a library that does not load.
+            RuntimeError: The function raised anything else.
+        """
+        finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        pending = {self._threads.submit(self._call, arguments): number for number, arguments in enumerate(calls)}
+        for future in list(pending):
+            future.add_done_callback(finished.put)
+        while pending:
+            done = next_of(finished)
+            yield pending.pop(done), done.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._closed = True
+            for child in self._alive:
+                child.end()
+        self._threads.shutdown(cancel_futures=True)
+        for child in self._alive:
+            child.close()
+
+    def _call(self, arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401, it is what the guarded function returns
+        child = self._idle.get()
+        try:
+            if child is None:
+                child = self._start()
+            reply = child.ask(arguments, self._limits.wall)
+            if child.ended:
+                self._forget(child)
+                child = None
+        finally:
+            self._idle.put(child)
+        if "refused" in reply:
+            about = f"expected to go on with {arguments[0]}, found {reply['refused']}"
+            raise UserError(f"{about}; mend that and run the same command again")
+        if "raised" in reply:
+            raise RuntimeError(f"{self._function}{arguments} raised in its child process:\n{reply['raised']}")
+        return reply["value"] if "value" in reply else Ended(**reply)
+
+    def _start(self) -> "_Child":
+        order = {"path": sys.path, "function": self._function, "cpu": self._limits.cpu, "memory": self._limits.memory}
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("expected an open guard, found it closed")
+            child = _Child(order)
+            self._alive.add(child)
+        return child
+
+    def _forget(self, child: "_Child") -> None:
+        child.close()
+        with self._lock:
+            self._alive.discard(child)
+
+
+class _Child:
+    """One process that answers calls, one at a time, until it has `ended`."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.ended = False
+        self._ready = False
+        self._order = order
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, json.dumps(order)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,  # nothing is left to flush into the pipe of a process that is gone
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},  # threads reserve address space
+            start_new_session=True,  # Ctrl-C reaches the parent, which ends its children itself
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._calls, self._replies = self._process.stdin, self._process.stdout
+
+    def ask(self, arguments: tuple[Any, ...], seconds: float) -> dict[str, Any]:
+        """Send one call and wait for its reply, at most so long."""
+        if not self._ready:
+            self._ready = self._read_line(START) == b"ready\n"
+            if not self._ready:
+                raise RuntimeError("expected a child process that starts, found one that does not; its error is above")
+        with suppress(BrokenPipeError):  # it is gone, and the missing reply says so
+            self._calls.write(json.dumps(arguments).encode() + b"\n")
+        line = self._read_line(seconds)
+        if not line.endswith(b"\n"):
+            return self._obituary(seconds)
+        reply = json.loads(line)
+        self.ended |= reply.get("reason") == "memory"  # what is left of its memory may be in pieces
+        return reply
+
+    def end(self) -> None:
+        """Kill the process and what it started; a thread that waits for its reply gets none."""
+        self.ended = True
+        self._kill_group()
+        self._process.kill()
+
+    def _kill_group(self) -> None:
+        if os.name == "posix" and self._process.returncode is None:  # else its number may be another's by now
+            with suppress(ProcessLookupError, PermissionError):  # macOS refuses where all of them have ended
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill the process and let go of its pipes."""
+        self.end()
+        self._process.wait()
+        self._calls.close()
+        self._replies.close()
+
+    def _read_line(self, seconds: float) -> bytes:
+        # A read cannot time out on every system, but the other end of the pipe can always be ended.
+        clock = threading.Timer(seconds, self.end)
+        clock.start()
+        try:
+            return self._replies.readline()
+        finally:
+            clock.cancel()
+
+    def _obituary(self, seconds: float) -> dict[str, Any]:
+        expired, self.ended = self.ended, True
+        self._kill_group()  # what it started, and itself if it has done no more than close its pipe
+        code = self._process.wait()
+        if expired:
+            return {"reason": "timeout", "detail": f"it took more than {seconds:g} seconds"}
+        if code == -getattr(signal, "SIGXCPU", 0):
+            return {"reason": "timeout", "detail": f"it took more than {self._order['cpu']} seconds of CPU time"}
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+        return {"reason": "crashed", "detail": f"its process ended with {name}"}
+
+
+def serve(function: str, cpu: int, memory: int) -> None:
+    """Be a guard's child: answer calls from standard input until it closes."""
+    _end_with_parent()
+    module, _, name = function.partition(":")
+    call = attrgetter(name)(import_module(module))
+    replies = os.fdopen(os.dup(1), "w")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # decoders print; a file must not be able to forge a reply or to flood a terminal
+        os.dup2(nowhere, stream)
+    _limit(resource and resource.RLIMIT_AS, memory)
+    _limit(resource and resource.RLIMIT_CORE, 0)
+    print("ready", file=replies, flush=True)
+    for line in sys.stdin:
+        if resource:
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + cpu)
+        print(_answer(call, json.loads(line)), file=replies, flush=True)
+
+
+def _end_with_parent() -> None:
+    """Have the system kill this process when its parent ends; elsewhere than on Linux the call at hand ends first."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _limit(kind: int | None, soft: int) -> None:
+    if resource is None or kind is None:
+        return
+    hard = resource.getrlimit(kind)[1]
+    with suppress(ValueError, OSError):  # a system may know a limit and yet not have it (macOS, address space)
+        resource.setrlimit(kind, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def _answer(call: Callable[..., Any], arguments: list[Any]) -> str:
+    try:
+        return json.dumps({"value": call(*arguments)})
+    except MemoryError:
+        return json.dumps({"reason": "memory", "detail": "it needs more memory than one call may take"})
+    except (OSError, ImportError) as error:
+        return json.dumps({"refused": str(error)})
+    except Exception:
+        return json.dumps({"raised": traceback.format_exc()})

@@ -1,0 +1,207 @@
+"""Many runs of one command: each a process of its own, in a folder that the same command finds again.
+
+What is done is skipped, what was cut is gone on with, what failed is tried again. Knows nothing of what a job computes:
+a job is a run's folder with a configuration, and `resume=FOLDER` begins it or goes on with it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from slr.config import schema
+from slr.core.errors import UserError
+from slr.core.files import read_json, write_json
+from slr.core.locks import is_occupied
+from slr.core.run_folder import RunFolder, status_of
+from slr.core.signals import Stopping
+
+BUSY = 75  # exit code of a job whose folder another process works in: EX_TEMPFAIL of sysexits.h
+ENDED = ("done", "pruned")
+TIED = "SLR_ENDS_WITH_ITS_SWEEP"  # set for a job's process, whose standard input ends when the sweep's process does
+CONSOLE = ".console.txt"  # what a job's process printed, its transcript aside
+POLL = 0.2  # seconds
+GRACE = 120.0  # seconds that jobs have for saving themselves when a sweep is stopped
+
+
+@dataclass
+class SweepJob:
+    """One run of a sweep.
+
+    Attributes:
+        folder: of the run.
+        name: what tells it from the others, such as `frames=8 lora.r=16`.
+        tried: whether this sweep has started it.
+        status: as `slr.core.run_folder.status_of` says, or elsewhere, where another sweep's process is at it.
+        told: what a scheduler says of it.
+    """
+
+    folder: RunFolder
+    name: str
+    tried: bool = False
+    status: str = "waiting"
+    told: str = ""
+
+    def look(self) -> None:
+        """Take notice of how it stands."""
+        status = status_of(self.folder)
+        self.status = "waiting" if status == "missing" else status
+
+    @property
+    def facts(self) -> dict:
+        """What its result says."""
+        return read_json(self.folder.result) if self.folder.result.is_file() else {}
+
+    @property
+    def reason(self) -> str:
+        """Why it is not done, in a line."""
+        if self.status == "elsewhere":
+            return "another process is at it"
+        if self.status not in ("failed", "killed"):
+            return self.told if self.status == "stopped" else ""
+        console = self.folder.root / CONSOLE
+        said = console.read_text(encoding="utf-8", errors="replace").splitlines() if console.is_file() else []
+        last = next((line.strip() for line in reversed(said) if line.strip()), "")
+        unsaid = self.told or (last if self.status != "killed" else "its process was killed")
+        return str(self.facts.get("error", unsaid))
+
+
+def lay_out(folder: RunFolder, config: schema.Config, overrides: Sequence[str]) -> None:
+    """Write into a job's folder what `resume=` needs to begin it; one that is there already stays.
+
+    Raises:
+        UserError: it holds a run of other settings.
+    """
+    if folder.config.is_file():
+        other = schema.from_plain(read_json(folder.config), folder.config)
+        if differing := schema.differences(other, config):
+            raise UserError(
+                f"{folder.root} holds a run of other settings ({'; '.join(differing[:4])}); give this sweep another "
+                "name, sweep=NAME"
+            )
+        return
+    write_json(folder.result, {"status": "waiting", "overrides": list(overrides)})
+    write_json(folder.config, schema.to_plain(config))
+
+
+def start(program: Path, folder: Path, console: IO[bytes] | None) -> subprocess.Popen:
+    """Start a job's process, which ends with this one; what it prints goes to `console`, or where this one's does."""
+    return subprocess.Popen(
+        [sys.executable, str(program), f"resume={folder}"],
+        stdin=subprocess.PIPE,
+        stdout=console,
+        stderr=console,
+        env=os.environ | {TIED: "1", "TQDM_MININTERVAL": "30"},
+        start_new_session=True,  # Ctrl-C reaches it through this process alone, and once
+    )
+
+
+@dataclass
+class Sweep:
+    """Works through jobs.
+
+    Attributes:
+        jobs: in the order of their start.
+        program: what to call with `resume=FOLDER`.
+        at_once: processes at the same time.
+        keep_going: whether other jobs are started after one has failed.
+        show: called with the jobs whenever something has changed, and every few seconds.
+    """
+
+    jobs: Sequence[SweepJob]
+    program: Path
+    at_once: int
+    keep_going: bool
+    show: Callable[[Sequence[SweepJob]], None]
+    _processes: dict[int, tuple[SweepJob, subprocess.Popen, IO[bytes]]] = field(default_factory=dict)
+
+    def run(self, stopping: Stopping) -> None:
+        """Start what is missing, wait for it and for what other processes are at.
+
+        Raises:
+            SystemExit: 130 or 143 where a signal asked for the end; jobs have saved themselves before.
+        """
+        for job in self.jobs:
+            job.look()
+            job.tried = False
+        self.show(self.jobs)
+        while (self._start() or self._processes or self._elsewhere()) and stopping.code is None:
+            time.sleep(POLL)
+            self._collect()
+            self.show(self.jobs)
+        if stopping.code is not None:
+            self._stop()
+            self.show(self.jobs)
+            raise SystemExit(stopping.code)
+
+    def _start(self) -> bool:
+        """Start jobs where there is room for them; whether one was."""
+        failed = any(job.tried and job.status not in (*ENDED, "running", "waiting", "elsewhere") for job in self.jobs)
+        room = 0 if failed and not self.keep_going else self.at_once - len(self._processes)
+        ready = [job for job in self.jobs if not job.tried and job.status not in ENDED][: max(0, room)]
+        for job in ready:
+            if is_occupied(job.folder.root):
+                job.status = "elsewhere"
+                job.tried = True
+                continue
+            console = (job.folder.root / CONSOLE).open("wb")
+            process = start(self.program, job.folder.root, console)
+            job.tried, job.status = True, "running"
+            self._processes[process.pid] = (job, process, console)
+        return bool(ready)
+
+    def _collect(self) -> None:
+        for pid, (job, process, console) in list(self._processes.items()):
+            if process.poll() is not None:
+                del self._processes[pid]
+                console.close()
+                if process.stdin:
+                    process.stdin.close()
+                job.look()
+                if process.returncode == BUSY or job.status == "running":
+                    job.status = "elsewhere"
+                elif job.status == "waiting":  # it ended before it could write how
+                    job.status = "failed"
+
+    def _elsewhere(self) -> bool:
+        """Whether another process is at a job still; one that it has left undone is this one's to try."""
+        others = [job for job in self.jobs if job.status == "elsewhere"]
+        for job in others:
+            if not is_occupied(job.folder.root):
+                job.look()
+                job.tried = job.status in ENDED
+        return bool(others)
+
+    def _stop(self) -> None:
+        for _, process, _ in self._processes.values():
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE
+        while self._processes and time.monotonic() < deadline:
+            time.sleep(POLL)
+            self._collect()
+        for _, process, _ in self._processes.values():
+            process.kill()
+            process.wait()
+        self._collect()
+
+
+def end_with_sweep() -> None:
+    """In a job's process: be asked to end, as by SIGTERM, when the sweep's process is gone, however it went."""
+    if os.environ.pop(TIED, None) is None:
+        return
+
+    for name in ("SIGUSR1", "SIGUSR2"):  # Slurm may send every process what is meant for the one that started this one
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+    def watch() -> None:
+        os.read(0, 1)  # not sys.stdin, whose lock a worker that is forked meanwhile would wait for
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,319 @@
+"""Lightning's loop around a recognizer: what is saved and when, how a training ends early, and how it goes on.
+
+Everything random depends on the seed and on the number of the step, and batches on the epoch and its number, so a
+state is exact wherever between two steps it is saved, and its place follows from the number of steps alone.
+"""
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from slr.core import checkpoints, distributed
+from slr.core.errors import UserError
+from slr.core.signals import Stopping
+
+if TYPE_CHECKING:
+    from slr.core.hardware import Machine
+
+BRIEF = 60.0  # seconds of training that a killed validation may cost besides itself
+LOSS = "val/loss"  # the one monitor that is better when it is smaller
+SCORE = "val/top1"  # what sweeps and searches rank by
+
+
+class PlainCheckpointIO(TorchCheckpointIO):
+    """Writes a state where it is told to, whose wholeness `slr.core.checkpoints` sees to.
+
+    Lightning's own way holds it in memory twice, and writes it into the system's temporary folder first, which may be
+    small or on another disk, and where a killed process leaves it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
+        """Write; the folder is made."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # In the processor's memory, so that any machine can read it.
+        torch.save(move_data_to_device(checkpoint, torch.device("cpu")), path)
+
+
+class CheckpointCallback(Checkpoint):
+    """Saves a training's state so that it can end at any moment, and ends it where somebody asks.
+
+    States are saved when `every` minutes have gone by, around each validation, and when the process is asked to end.
+    They are installed whole (`slr.core.checkpoints`), curves are written out before. Of several processes the main
+    process saves, by its clock, and all end where one is asked to.
+
+    Args:
+        folder: of the checkpoints.
+        monitor: the validation metric that the best one follows.
+        every: minutes between two states, at most, as far as single steps allow.
+        stopping: what a signal has asked for.
+        tell: called with how far the training is, whenever that has been saved.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint; Lightning would take that of the class, whatever that will be."""
+        return "Keeper"
+
+    def __init__(
+        self,
+        folder: Path,
+        monitor: str,
+        every: float,
+        stopping: Stopping,
+        tell: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self.folder = folder
+        self.monitor = monitor
+        self.every = every
+        self.stopping = stopping
+        self.tell = tell
+        self.best: float | None = None
+        self.ties = (math.inf, math.inf)  # what decides against a score that equals the best: MRR, then minus the loss
+        self.saved = time.monotonic()
+        self.validated = True  # whether the last step's epoch has its validation behind it, where one is due
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Handle signals once more: Lightning has put its own handlers in between."""
+        self.stopping.listen()
+        self.stopping.deferred = True
+        self.saved = time.monotonic()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Save where it is time: here all curves of the step before are written, and nothing of the next is."""
+        is_due = self._is_older_than(60 * self.every)
+        asked = self.asked()
+        if asked or is_due:
+            self._save(trainer, best=False)
+        if asked:
+            raise SystemExit(asked)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save before a validation, which may be long, unless hardly anything has happened since the last state."""
+        self.validated = False
+        if self._is_older_than(min(60 * self.every, BRIEF)):
+            self._save(trainer, best=False)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Save and end where that was asked for; ranking changes nothing of what a state has."""
+        if asked := self.asked():
+            self._save(trainer, best=False)
+            raise SystemExit(asked)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, as the best one where it is."""
+        self.validated = True
+        score, mrr, loss = (float(trainer.callback_metrics[name]) for name in (self.monitor, "val/mrr", LOSS))
+        better = self._is_better(score, (mrr, -loss))
+        if better:
+            self.best, self.ties = score, (mrr, -loss)
+        self._save(trainer, best=better)
+        pl_module.print(_epoch(trainer) + (", the best so far" if better else ""))
+        if asked := self.asked():
+            raise SystemExit(asked)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next process must know."""
+        return {"best": self.best, "ties": self.ties}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know it."""
+        self.best = state_dict["best"]
+        self.ties = tuple(state_dict.get("ties", self.ties))  # a state of old has none: only a better score replaces it
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write the place in the training as Lightning reads it, and whether early stopping has ended it."""
+        checkpoint["ended"] = trainer.should_stop
+        checkpoint["validated"] = self.validated
+        place(checkpoint["loops"]["fit_loop"], trainer.global_step, int(trainer.num_training_batches), self.validated)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Stay ended where early stopping has ended the training: Lightning itself would train one epoch more."""
+        if checkpoint["ended"]:
+            pl_module.print("early stopping had ended the training")
+        trainer.should_stop = checkpoint["ended"]
+
+    def asked(self) -> int | None:
+        """The exit code that any of the processes was asked to end with, told to all at the same place.
+
+        What this one is asked while it waits for the others waits in turn: they could not know of it.
+        """
+        codes = [code for code in distributed.gather(self.stopping.code) if code is not None]
+        if not codes:
+            return None
+        self.stopping.told(codes[0])
+        return codes[0]
+
+    def _is_better(self, score: float, ties: tuple[float, float]) -> bool:
+        """Whether a validation goes before the best one: by the monitor, then by MRR, then by the loss."""
+        if self.best is None or score == self.best:
+            return self.best is None or ties > self.ties
+        return score < self.best if self.monitor == LOSS else score > self.best
+
+    def _is_older_than(self, seconds: float) -> bool:
+        """Whether the last state is, by the main process's clock."""
+        return distributed.gather(time.monotonic() - self.saved >= seconds)[0]
+
+    def _save(self, trainer: Trainer, best: bool) -> None:
+        distributed.on_main(lambda: self._write(trainer, best))
+        self.saved = time.monotonic()
+
+    def _write(self, trainer: Trainer, best: bool) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # a killed process writes nothing out any more
+        trainer.save_checkpoint(self.folder / checkpoints.PART)
+        checkpoints.install(self.folder, best)
+        steps = int(trainer.estimated_stepping_batches)
+        self.tell({"step": trainer.global_step, "steps": steps, self.monitor: self.best})
+
+
+class Pruner(Callback):
+    """Tells a search how each validation went, and ends the training where the search gives it up.
+
+    Args:
+        report: called with the number of the epoch that has ended, from 1 on, and its score; whether to give up.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """As `CheckpointCallback.state_key`."""
+        return "Pruner"
+
+    def __init__(self, report: Callable[[int, float], bool]) -> None:
+        self.report = report
+        self.pruned = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report, before `CheckpointCallback` saves; a training that ends here anyway is not given up."""
+        epoch, score = trainer.current_epoch + 1, float(trainer.callback_metrics[SCORE])
+        hopeless = distributed.on_main(lambda: self.report(epoch, score))
+        if hopeless and not trainer.should_stop and epoch != trainer.max_epochs:
+            self.pruned = trainer.should_stop = True
+            pl_module.print(f"pruned: {SCORE} {score:.3f} after epoch {epoch} is below the median of the other trials")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next process must know."""
+        return {"pruned": self.pruned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know it."""
+        self.pruned = state_dict["pruned"]
+
+
+def was_pruned(trainer: Trainer) -> bool:
+    """Whether a search has given a training up."""
+    return any(isinstance(callback, Pruner) and callback.pruned for callback in cast(Any, trainer).callbacks)
+
+
+def _epoch(trainer: Trainer) -> str:
+    """An epoch's end, in a line."""
+    shown = ("train/loss", "val/loss", "val/top1", "val/mrr")
+    figures = [
+        f"{name} {float(trainer.callback_metrics[name]):.3f}" for name in shown if name in trainer.callback_metrics
+    ]
+    return f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {', '.join(figures)}"
+
+
+def place(loop: dict[str, Any], step: int, batches: int, validated: bool) -> None:
+    """Put a place in a training into the state of Lightning's fit loop, as its restart logic understands it.
+
+    Lightning's own counts depend on the hook that saves, and some hooks' states do not lead back to where they were
+    (Lightning issue 18780).
+
+    Args:
+        loop: `fit_loop` of a checkpoint's loops, changed here.
+        step: optimiser steps that lie behind, each of one batch.
+        batches: of an epoch.
+        validated: whether the validation that follows an epoch's last step lies behind too.
+    """
+    epochs, rest = divmod(step, batches)
+    waits = step > 0 and rest == 0 and not validated  # for the validation that ends an epoch
+    if waits:
+        epochs, rest = epochs - 1, batches
+    begun = epochs + (rest > 0)
+    epoch = {"ready": begun, "started": begun, "processed": epochs, "completed": epochs}
+    loop["epoch_progress"] = {"total": dict(epoch), "current": dict(epoch)}
+    keys = ("ready", "started", "processed", "completed")
+    loop["epoch_loop.batch_progress"] = {
+        "total": dict.fromkeys(keys, step),
+        "current": dict.fromkeys(keys, rest),
+        "is_last_batch": waits,
+    }
+    # A validation batch that has begun and not ended makes Lightning validate first, from the first batch on.
+    batch = {"ready": int(waits), "started": int(waits), "processed": 0, "completed": 0}
+    loop["epoch_loop.val_loop.batch_progress"] = {"total": batch, "current": dict(batch), "is_last_batch": False}
+    loop["epoch_loop.state_dict"] = {"_batches_that_stepped": step - waits}
+
+
+def build_trainer(
+    machine: "Machine",
+    epochs: int,
+    logger: TensorBoardLogger | None,
+    keeper: CheckpointCallback,
+    patience: EarlyStopping,
+    pruner: Pruner | None = None,
+) -> Trainer:
+    """Lightning's loop, quiet.
+
+    Of several processes each has one, which knows of no other: what they share goes by `slr.core.distributed`.
+    Lightning's own strategies would look for Slurm and requeue behind our back, ask for SIGTERM by a message in every
+    step, and send one from inside the signal's handler, where the others may not be listening.
+
+    Raises:
+        UserError: Lightning would not train where it should.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it would say is said elsewhere
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.15
+    warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist")  # metrics are gathered before
+    warnings.filterwarnings("ignore", ".*does not have many workers")  # hardware.workers was chosen
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # ours asks the trainer where it is
+    trainer = Trainer(
+        **_place(machine),
+        precision=cast(Any, machine.precision if machine.mixed else "32-true"),  # what learns is in 32 bits
+        max_epochs=epochs,
+        logger=logger or False,
+        callbacks=[patience, *([pruner] if pruner else []), keeper, TQDMProgressBar(leave=False)],
+        plugins=[PlainCheckpointIO(), LightningEnvironment()],
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,  # the census says more
+    )
+    if trainer.strategy.root_device.type != torch.device(machine.device).type:
+        raise UserError(f"hardware={machine.kind}: Lightning would train on {trainer.strategy.root_device} instead")
+    return trainer
+
+
+def _place(machine: "Machine") -> dict[str, Any]:
+    """Where, in Lightning's words."""
+    if machine.kind == "directml":
+        from slr.training.directml import strategy
+
+        return {"strategy": strategy()}
+    return {"accelerator": machine.kind, "devices": [torch.cuda.current_device()] if machine.kind == "cuda" else 1}
+
+
+def early_stopping(monitor: str, patience: int) -> EarlyStopping:
+    """Give up after `patience` epochs in which `monitor` did not get better.
+
+    It counts when a validation ends, before `CheckpointCallback` saves; at the epoch's end, Lightning's own choice,
+    would be behind the state from which a killed training goes on.
+    """
+    return EarlyStopping(monitor, mode=mode(monitor), patience=patience, check_on_train_epoch_end=False)
+
+
+def mode(monitor: str) -> str:
+    """Lightning's word for which way a validation metric gets better."""
+    return "min" if monitor == LOSS else "max"

@@ -1,0 +1,138 @@
+"""What a run is, written down when it begins: split, vocabulary and model; and that a begun run is no other."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slr import factory
+from slr.config import schema
+from slr.config.provenance import refuse_other_base
+from slr.core.errors import UserError
+from slr.core.files import read_json, write_json
+from slr.core.run_folder import RunFolder, hashes_of
+from slr.data import coverage
+from slr.data.manifest import Clip
+from slr.data.split import PARTS, Split, make_split, read_split, write_split
+from slr.training import warm_start
+
+
+def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dict[str, Any], bool]:
+    """What the folder's result says, and whether the run is now to train more epochs than before."""
+    longer = refuse_other(config, folder, goes_on) if folder.is_begun else False
+    found = read_json(folder.result) if folder.result.is_file() else {}
+    if longer or found.get("status") not in ("done", "pruned"):
+        _refuse_other_base(folder)
+    return found, longer
+
+
+def _refuse_other_base(folder: RunFolder) -> None:
+    """See that what a run has learned, or has written down of its base model, is of the one that is here."""
+    hashes = hashes_of(folder)
+    if hashes or any(folder.checkpoints.glob("*.ckpt")):
+        written = schema.from_plain(read_json(folder.config), folder.config)
+        refuse_other_base(written.model, hashes, factory.base_of(written), str(folder.root))
+
+
+def refuse_other(config: schema.Config, folder: RunFolder, goes_on: bool) -> bool:
+    """Refuse to go on with a run of other settings; returns whether it is now to train more epochs than before.
+
+    Raises:
+        UserError: names the settings.
+    """
+    other = schema.from_plain(read_json(folder.config), folder.config)
+    if config.init == other.init is not None and not goes_on:
+        warm_start.the_same(config, folder)
+    differing = schema.differences(other, config)
+    if differing and not goes_on:
+        raise UserError(
+            f"{folder.root} holds a run of other settings ({'; '.join(differing[:4])}); give this one another folder, "
+            "with sweep=NAME in a sweep"
+        )
+    return config.epochs > other.epochs
+
+
+def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> tuple[Split, list[str]]:
+    """The run's split and vocabulary: made and written down, or what was written down when it began."""
+    if folder.is_begun:
+        return read_split(folder.split, clips), read_json(folder.vocabulary)
+    split = divide(clips, config)
+    vocabulary = vocabulary_of(config, clips)
+    record_beginning(folder, config, clips, split, vocabulary)
+    return split, vocabulary
+
+
+def pinned(config: schema.Config, folder: RunFolder, quantization: str) -> schema.Config:
+    """The configuration of a run that begins, with what it leaves open and another day or machine would settle anew.
+
+    That is the commit of the hub which the model's name and revision mean, and whether its weights are in 4 bits. A run
+    that has begun keeps its own.
+    """
+    from slr.models.hub import commit_of, locate
+
+    if folder.is_begun:
+        return config
+    commit = _known_commit(config)
+    if commit is None:
+        weights = config.model.weights == "pretrained"
+        commit = commit_of(locate(config.model.checkpoint, config.model.revision, need_weights=weights))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, commit=commit))
+    if config.model.quantization != "auto" or config.lora.scope == "full":  # which has no 4 bits anywhere
+        return config
+    return dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=quantization == "nf4"))
+
+
+def _known_commit(config: schema.Config) -> str | None:
+    return config.model.commit or (warm_start.commit(config) if config.init else None)
+
+
+def refuse_other_init(config: schema.Config) -> None:
+    """See that an adapter to begin with was trained on the base model that it is put on.
+
+    Raises:
+        UserError: it was another one.
+    """
+    model = dataclasses.replace(config.model, commit=_known_commit(config))
+    warm_start.refuse_other_base(config, factory.base_of(dataclasses.replace(config, model=model)))
+
+
+def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
+    """What was typed once more for a run that has begun, with what that run keeps; see `pinned`."""
+    if not folder.is_begun:
+        return config
+    written = schema.from_plain(read_json(folder.config), folder.config)
+    if written.hardware.four_bit is False:
+        config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=False))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, commit=written.model.commit))
+
+
+def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:
+    """The glosses that a run ranks."""
+    return coverage.vocabulary(clips, coverage.read_lost(Path(config.data) / config.dataset.place), config.split.rule)
+
+
+def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
+    """The clips divided as the configuration says, near-duplicates known by their pictures."""
+    split = config.split
+    shares = {part: getattr(split, part) for part in PARTS}
+    copies = []
+    if config.dataset.name != "synthetic":  # every drawn clip is a drawing of its own: docs/audit.md
+        from slr.data.duplicates.fingerprint import look_for_copies
+
+        copies = look_for_copies(Path(config.data) / config.dataset.place, clips, os.cpu_count() or 1)
+    return make_split(
+        clips, split.rule, split.seed, shares, copies, split.coverage, split.drop_leaks, config.limit_train
+    )
+
+
+def record_beginning(
+    folder: RunFolder, config: schema.Config, clips: Sequence[Clip], split: Split, vocabulary: list[str]
+) -> None:
+    """Write what evaluate, resume and `slr.load` need, before anything can fail."""
+    if config.init:
+        refuse_other_init(config)
+        warm_start.write_down(folder, warm_start.take(config, clips, split))
+    write_json(folder.config, schema.to_plain(config))
+    write_json(folder.vocabulary, vocabulary)
+    write_split(folder.split, split)

@@ -1,0 +1,197 @@
+"""`init=`: the adapter that a run begins with, which an earlier run has trained. Knows no torch.
+
+What it was is written down when the run begins, since the earlier run may go on, move or be deleted.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from slr.config import provenance, schema
+from slr.config.saved_run import find_run
+from slr.core.errors import UserError
+from slr.core.files import read_json, sha256, write_json
+from slr.core.run_folder import RunFolder, hashes_of
+from slr.data.duplicates.groups import marks
+from slr.data.manifest import Clip, read_manifest
+from slr.data.split import Split, read_split
+
+EXPORTED = "adapter_model.safetensors"  # as PEFT names it
+# What makes an adapter's numbers mean the same. The vocabulary is none of it, and neither is the quantization.
+AGREEING = ("model.checkpoint", "model.weights", "lora.scope", "lora.r", "lora.alpha", "lora.targets")
+
+
+@dataclass(frozen=True)
+class Initial:
+    """The adapter that a run begins with.
+
+    Attributes:
+        run: the earlier run's folder.
+        file: within it.
+        sha256: of the file.
+        seen: val and test -> clips of the new run's part that the earlier one trained with; None where its prepared
+            clips are gone, so that nobody can say.
+    """
+
+    run: str
+    file: str
+    sha256: str
+    seen: dict[str, int] | None
+
+    def describe(self) -> str:
+        """One line: where the adapter comes from, and what of the evaluation it knows already."""
+        return f"begins with the adapter of {self.run} ({self.file}, SHA-256 {self.sha256[:12]}){self._warning()}"
+
+    def _warning(self) -> str:
+        if self.seen is None:
+            return (
+                "; the clips that it has trained with are no longer where it had them, so how many of them are in val "
+                "and test is not known"
+            )
+        known = [f"{count} clips of {part}" for part, count in self.seen.items() if count]
+        return f"; it has trained with {' and '.join(known)}, which say nothing of unseen clips" if known else ""
+
+
+def adapter_file(config: schema.Config) -> Path:
+    """The earlier run's best checkpoint, or its exported adapter where the checkpoint is gone.
+
+    Raises:
+        UserError: `init` is no run, one without an adapter or without a validation yet, or one whose adapter does not
+            fit this run's model.
+    """
+    folder, other = _earlier(config)
+    if other.lora.scope != "language":
+        raise UserError(f"init={config.init}: expected a run with an adapter, found one of lora={other.lora.scope}")
+    before, now = schema.identity(other), schema.identity(config)
+    keys = [*AGREEING, *(["seed"] if config.model.weights == "random" else [])]  # which draws those weights
+    differing = [f"{key}: {before[key]} there, {now[key]} here" for key in keys if before[key] != now[key]]
+    if not _same_version(other.model, config.model):
+        differing.append(f"model.revision: {other.model.version} there, {config.model.version} here")
+    if differing:
+        raise UserError(f"init={config.init}: expected a run of the same model and adapter, found {differing[0]}")
+    if (folder.checkpoints / "best.ckpt").is_file():
+        return folder.checkpoint("best")
+    if (folder.adapter / EXPORTED).is_file():
+        return folder.adapter / EXPORTED
+    raise UserError(
+        f"init={config.init}: expected checkpoints/best.ckpt or adapter/{EXPORTED} in it, found neither; let that run "
+        "get through an epoch first"
+    )
+
+
+def _same_version(there: schema.Model, here: schema.Model) -> bool:
+    """Whether two runs mean the same version of a model of the hub; a commit says more than a branch that moves."""
+    if there.commit and here.commit:
+        return there.commit == here.commit
+    return here.revision in (there.revision, there.commit)
+
+
+def commit(config: schema.Config) -> str | None:
+    """The commit of the hub at which the earlier run began, where it had one."""
+    return _earlier(config)[1].model.commit
+
+
+def refuse_other_base(config: schema.Config, found: str) -> None:
+    """See that the earlier run stands on the base model that is here, whose hash is `found`.
+
+    Raises:
+        UserError: it stands on another one, or `init` is no run.
+    """
+    folder, other = _earlier(config)
+    provenance.refuse_other_base(other.model, hashes_of(folder), found, f"init={config.init}")
+
+
+def _earlier(config: schema.Config) -> tuple[RunFolder, schema.Config]:
+    try:
+        return find_run(Path(config.init or ""))
+    except UserError as error:
+        raise UserError(f"init={config.init}: {error}") from None
+
+
+def take(config: schema.Config, clips: Sequence[Clip], split: Split) -> Initial:
+    """What a run begins with.
+
+    Args:
+        config: of the run, with `init`.
+        clips: its own.
+        split: of them.
+
+    Raises:
+        UserError: as `adapter_file`.
+    """
+    file = adapter_file(config)
+    folder, other = _earlier(config)
+    return Initial(
+        str(folder.root),
+        file.relative_to(folder.root).as_posix(),
+        sha256(file),
+        _seen(_trained_with(folder, other, clips), clips, split),
+    )
+
+
+def _trained_with(folder: RunFolder, other: schema.Config, clips: Sequence[Clip]) -> list[Clip] | None:
+    """The clips that the earlier run has trained with; None where its data set is gone, or was prepared anew since.
+
+    Args:
+        folder: of the earlier run.
+        other: its configuration.
+        clips: of the new run, which may be the same, wherever they lie now.
+    """
+    for found in (lambda: clips, lambda: read_manifest(Path(other.data) / other.dataset.place / "manifest.jsonl")):
+        with suppress(UserError):
+            there = found()
+            return read_split(folder.split, there).select(there, "train")
+    return None
+
+
+def _seen(trained: Sequence[Clip] | None, clips: Sequence[Clip], split: Split) -> dict[str, int] | None:
+    """Val and test -> how many of their clips have the content of one that has trained, whatever either is called."""
+    if trained is None:
+        return None
+    known = {mark for clip in trained for mark in _content(clip)}
+    return {part: sum(bool(known & _content(clip)) for clip in split.select(clips, part)) for part in ("val", "test")}
+
+
+def _content(clip: Clip) -> set[str]:
+    """What tells that two clips show one recording: their bytes, or the stretch that their data set gives them."""
+    return marks(clip) | ({clip.segment} if clip.segment else set())
+
+
+def write_down(folder: RunFolder, initial: Initial) -> None:
+    """Keep what a run begins with in its folder."""
+    write_json(_record(folder), asdict(initial))
+
+
+def written_down(folder: RunFolder) -> Initial:
+    """What a run has begun with, or is to begin with.
+
+    Raises:
+        UserError: its folder does not say.
+    """
+    try:
+        return Initial(**read_json(_record(folder)))
+    except (OSError, TypeError) as error:
+        raise UserError(f"expected what the run began with in {_record(folder)}, found {error}; train anew") from None
+
+
+def the_same(config: schema.Config, folder: RunFolder) -> Path:
+    """The file that the run has written down, if it still is what it was.
+
+    Raises:
+        UserError: the earlier run has another adapter now, or as `adapter_file`.
+    """
+    initial = written_down(folder)
+    adapter_file(config)  # says what is wrong where all of it is gone
+    file = Path(initial.run) / initial.file
+    found = sha256(file) if file.is_file() else "none"
+    if found != initial.sha256:
+        raise UserError(
+            f"init={config.init}: expected the adapter that this run began with, {initial.file} of SHA-256 "
+            f"{initial.sha256[:12]}, found {found[:12]}; begin a new run"
+        )
+    return file
+
+
+def _record(folder: RunFolder) -> Path:
+    return folder.root / "init.json"
