@@ -1,9 +1,10 @@
-"""What a comparison says: lines and tables for a person, CSV for programs."""
+"""Text of a comparison: lines and tables for a person, CSV for programs."""
 
 import csv
 import io
 import itertools
 import os
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,56 +12,50 @@ from pathlib import Path
 from slr.core.console import ABSENT, aligned
 from slr.core.units import format_bytes
 from slr.evaluation.compare.runs import METRICS, Run, Score
-from slr.evaluation.compare.settings import Answer, Group, Setting, Spread, answers, differing, shown
-from slr.evaluation.compare.significance import SEEDS, Difference, Pair
+from slr.evaluation.compare.settings import Answer, Group, Setting, answers, differing, shown
+from slr.evaluation.compare.significance import LEVEL, SEEDS, Difference, Pair
 
 PARTS = {"val": "validation", "test": "test"}
 TITLES = {"top1": "top-1", "top5": "top-5", "mrr": "mrr"}
+WIDTH = 100  # of a terminal
 
 
 def group_paragraphs(group: Group, by: Sequence[str], metric: str) -> list[str]:
-    """What is known of comparable runs: their table, their settings' table, what differs, and what to mind."""
+    """Comparable runs: their table, their settings' table, which settings differ, and notes."""
     repeats = "seeds" if list(by) == ["seed"] else f"values of {','.join(by)}"
-    best = group.settings[0]
+    best = group.settings[0].label
     paragraphs = [
         run_table(group.runs, by, metric),
         f"settings, best validation {TITLES[metric]} first:\n{setting_table(group.settings, metric, repeats)}",
     ]
     found = answers(group.settings, metric, repeats)
     if found:
-        head = f"the validation part chose {best.label}; on the test part:"
-        paragraphs.append("\n".join([head, *sentences(found, metric, repeats)]))
-    notes = [*repeated(group.settings, by), *made_with(group.runs), *unread(group.runs)]
+        head = f"the validation part chose {best}; on the test part:"
+        paragraphs.append("\n".join([head, *sentences(best, found, metric, repeats)]))
+    notes = [*tied(group.settings, metric), *repeated(group.settings, by), *made_with(group.runs), *unread(group.runs)]
     return [*paragraphs, "\n".join(notes)] if notes else paragraphs
 
 
 def run_table(runs: Sequence[Run], by: Sequence[str], metric: str) -> str:
     """One row a run: settings that differ, scores with their 95 % intervals, cost."""
-    keys = _columns(runs, by)
+    keys, root = _columns(runs, by), common_root(runs)
     scores = [("val", name) for name in dict.fromkeys(("top1", metric))] + [("test", name) for name in METRICS]
-    head = [*keys, *(f"{part} {TITLES[name]} [95 %]" for part, name in scores), "seconds", "memory", "run"]
-    root = common_root(runs)
-    rows = [
-        [
-            *(shown(run, key) for key in keys),
-            *(_interval(getattr(run, part)[name]) for part, name in scores),
-            _seconds(run.seconds),
-            _memory(run.memory),
-            os.path.relpath(run.folder, root),
-        ]
-        for run in runs
-    ]
-    return aligned([head, *rows])
+    titles = [f"{part} {TITLES[name]} [95 %]" for part, name in scores]
+    rows = [["", *keys, *titles, "seconds", "memory", "run"]]
+    for number, run in enumerate(runs, 1):
+        values = [shown(run, key) for key in keys] + [_interval(getattr(run, part)[name]) for part, name in scores]
+        place = os.path.relpath(run.folder, root)
+        rows.append([str(number), *values, _seconds(run.seconds), _memory(run.memory), place])
+    return aligned(rows, WIDTH)
 
 
 def status_table(runs: Sequence[Run], by: Sequence[str]) -> str:
-    """One row a run that is not done."""
-    keys = _columns(runs, by)
-    root = common_root(runs)
-    rows = [
-        [run.status, *(shown(run, key) for key in keys), os.path.relpath(run.folder, root), run.error] for run in runs
-    ]
-    return aligned([["status", *keys, "run", "error"], *rows])
+    """One row a run that is not done, and a line for each error."""
+    keys, root = _columns(runs, by), common_root(runs)
+    places = [os.path.relpath(run.folder, root) for run in runs]
+    rows = [[run.status, place, *(shown(run, key) for key in keys)] for run, place in zip(runs, places, strict=True)]
+    errors = [f"{place}: {run.error}" for run, place in zip(runs, places, strict=True) if run.error]
+    return "\n".join([aligned([["status", "run", *keys], *rows], WIDTH), *errors])
 
 
 def setting_table(settings: Sequence[Setting], metric: str, repeats: str) -> str:
@@ -69,69 +64,63 @@ def setting_table(settings: Sequence[Setting], metric: str, repeats: str) -> str
     head = ["", "setting", repeats, f"val {title}", "sd", "min – max", "val mrr", f"test {title}", "sd", "min – max"]
     rows = [[*head, "seconds", "memory"]]
     for number, setting in enumerate(settings, 1):
-        val, test = setting.spread("val", metric), setting.spread("test", metric)
         seconds = [run.seconds for run in setting.runs if run.seconds is not None]
         memory = [run.memory for run in setting.runs if run.memory is not None]
         rows.append(
             [
-                str(number),
-                setting.label,
-                str(len(setting.seeds)),
-                *_spread(val),
+                *(str(number), setting.label, str(len(setting.seeds))),
+                *_spread(setting, "val", metric),
                 f"{setting.spread('val', 'mrr').mean:.3f}",
-                *_spread(test),
+                *_spread(setting, "test", metric),
                 _seconds(sum(seconds) / len(seconds) if seconds else None),
                 _memory(max(memory, default=None)),
             ]
         )
-    return aligned(rows)
+    return aligned(rows, WIDTH)
 
 
-def sentences(answers: Sequence[Answer], metric: str, repeats: str) -> list[str]:
-    """What is known of the differences between the best setting and the others, one line each."""
+def sentences(best: str, answers: Sequence[Answer], metric: str, repeats: str) -> list[str]:
+    """Whether the best setting and each other one differ: a line with the verdict, and one with its figures."""
     lines = []
-    for answer in answers:
-        head = f"{answer.best.label} against {answer.other.label}: "
-        match answer.found:
-            case Difference():
-                questions = sum(isinstance(other.found, Difference) for other in answers)
-                lines.append(head + _of_settings(answer, answer.found, metric, questions))
-            case Pair():
-                questions = sum(isinstance(other.found, Pair) for other in answers)
-                lines.append(head + _of_networks(answer, answer.found, metric, questions))
-            case reason:
-                lines.append(head + reason)
+    for other, found, p, questions in answers:
+        if isinstance(found, str):
+            lines.append(f"{best} against {other.label}: {found}")
+        else:
+            verdict, figures = _judged(best, other.label, found, p, metric)
+            corrected = f", Holm's for {questions} questions {p:.2g}" if questions > 1 else ""
+            lines.append(f"{best} against {other.label}: {verdict}")
+            lines.append(f"    {figures}, p = {found.p:.2g}{corrected}")
     if any(isinstance(answer.found, Pair) for answer in answers):
         lines.append(
-            f"That is about these networks: one run each says nothing of the settings; "
+            f"This is about two networks: one run each says nothing of the settings; "
             f"train {SEEDS} {repeats} or more of each."
         )
     return lines
 
 
-def _of_settings(answer: Answer, found: Difference, metric: str, questions: int) -> str:
-    figures = (
-        f"test {TITLES[metric]} {found.value:+.3f} (95 % interval {found.low:+.3f} to {found.high:+.3f}; "
-        f"{_p(found.p, answer.p, questions)}): "
-    )
-    if not answer.differs:
-        return figures + "no real difference shown"
+def _judged(best: str, other: str, found: Difference | Pair, p: float, metric: str) -> tuple[str, str]:
+    """A verdict and its figures."""
+    if isinstance(found, Pair):
+        verdict = "these two networks differ" if p < LEVEL else "no difference of these two networks shown"
+        test = "sign test of reciprocal ranks" if metric == "mrr" else f"McNemar test of {TITLES[metric]}"
+        return verdict, f"better on {found.better}, worse on {found.worse} of the test clips, exact {test}"
+    figures = f"test {TITLES[metric]} {found.value:+.3f}, 95 % interval {found.low:+.3f} to {found.high:+.3f}"
+    if p >= LEVEL:
+        return "no real difference shown", figures
     if found.value > 0:
-        return figures + f"{answer.best.label} won, the difference is real"
-    return figures + f"{answer.other.label} won, the difference is real, though the validation part ranks it lower"
+        return f"{best} won, the difference is real", figures
+    return f"{other} won, the difference is real, though the validation part ranks it lower", figures
 
 
-def _of_networks(answer: Answer, found: Pair, metric: str, questions: int) -> str:
-    test = "sign test of reciprocal ranks" if metric == "mrr" else f"McNemar test of {TITLES[metric]}"
-    figures = (
-        f"ahead on {found.ahead} test clips, behind on {found.behind} "
-        f"(exact {test}, {_p(found.p, answer.p, questions)}): "
-    )
-    return figures + ("these two networks differ" if answer.differs else "no difference of these two networks shown")
-
-
-def _p(alone: float, corrected: float, questions: int) -> str:
-    return f"p = {alone:.2g}" + (f", Holm's for {questions} questions {corrected:.2g}" if questions > 1 else "")
+def tied(settings: Sequence[Setting], metric: str) -> list[str]:
+    """A line for the settings of equal validation metric, whose order another metric decided."""
+    lines = []
+    for value, group in itertools.groupby(enumerate(settings, 1), key=lambda pair: pair[1].merit(metric)[0]):
+        numbers, tie = zip(*group, strict=True)
+        if len({setting.merit(metric) for setting in tie}) > 1:
+            same = f"settings {', '.join(map(str, numbers))} have the same validation {TITLES[metric]}, {value:.3f}"
+            lines.append(f"note: {same}; their mean reciprocal rank (mrr) decided")
+    return lines
 
 
 def made_with(runs: Sequence[Run]) -> list[str]:
@@ -162,15 +151,15 @@ def unread(runs: Sequence[Run]) -> list[str]:
 
 
 def why_apart(groups: Sequence[Group]) -> list[str]:
-    """Which runs are comparable with each other, and what separates each two groups."""
+    """Which runs are comparable with each other, and in what each two groups differ."""
+    root = common_root([run for group in groups for run in group.runs])
     lines = []
     for number, group in enumerate(groups, 1):
-        root = common_root([run for group in groups for run in group.runs])
         names = ", ".join(os.path.relpath(run.folder, root) for run in group.runs)
-        lines.append(f"group {number}, comparable with each other: {names}")
+        line = f"group {number}, comparable with each other: {names}"
+        lines += textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     for (one, first), (other, second) in itertools.combinations(enumerate(groups, 1), 2):
-        reason = first.ground.against(second.ground)
-        lines.append(f"groups {one} and {other} are not ranked against each other, for they differ: {reason}")
+        lines.append(f"groups {one} and {other} are not comparable: {first.ground.against(second.ground)}")
     return lines
 
 
@@ -182,7 +171,7 @@ def csv_text(groups: Sequence[Group], runs: Sequence[Run], by: Sequence[str]) ->
     """
     numbers = {group.ground: number for number, group in enumerate(groups, 1)}
     keys = _columns(runs, by)
-    scores = [(part, name) for part in ("val", "test") for name in METRICS]
+    scores = [(part, name) for part in PARTS for name in METRICS]
     sides = [f"{part}_{name}{side}" for part, name in scores for side in ("", "_low", "_high")]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -214,9 +203,9 @@ def _interval(score: Score) -> str:
     return f"{score.value:.3f}" + ("" if score.low is None else f" [{score.low:.3f}, {score.high:.3f}]")
 
 
-def _spread(spread: Spread) -> list[str]:
-    deviation = ABSENT if spread.deviation is None else f"{spread.deviation:.3f}"
-    return [f"{spread.mean:.3f}", deviation, f"{spread.low:.3f} – {spread.high:.3f}"]
+def _spread(setting: Setting, part: str, metric: str) -> list[str]:
+    mean, deviation, low, high = setting.spread(part, metric)
+    return [f"{mean:.3f}", ABSENT if deviation is None else f"{deviation:.3f}", f"{low:.3f} – {high:.3f}"]
 
 
 def _seconds(value: float | None) -> str:
