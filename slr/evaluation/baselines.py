@@ -100,16 +100,14 @@ def refuse_mixed(folders: Mapping[str, RunFolder]) -> None:
     Raises:
         UserError: its branch on the hub has moved between them, or its weights are others.
     """
-    versions = {name: _version(folder) for name, folder in folders.items()}
+    models = {name: find_run(folder.root)[1].model for name, folder in folders.items()}
+    versions = {
+        name: model.commit or known_base(model.checkpoint, model.weights, hashes_of(folders[name]))
+        for name, model in models.items()
+    }
     if len(set(versions.values())) > 1:
         found = ", ".join(f"{name} with {version}" for name, version in versions.items())
         raise UserError(f"expected rungs of one version of the model, found {found}; name one: model.revision=COMMIT")
-
-
-def _version(folder: RunFolder) -> str | None:
-    """The hub's commit of a run's base model, or the hash of its weights; None where neither is known."""
-    model = find_run(folder.root)[1].model
-    return model.commit or known_base(model.checkpoint, model.weights, hashes_of(folder))
 
 
 def trained(name: str, words: Sequence[str], place: Path, config: schema.Config) -> RunFolder:
@@ -123,9 +121,7 @@ def trained(name: str, words: Sequence[str], place: Path, config: schema.Config)
         print(f"\n{RUNGS[name].title}: train.py {' '.join(words)}", flush=True)
         code = subprocess.run([sys.executable, str(compose.PROJECT / "train.py"), "-m", *words], check=False).returncode
         if code:
-            raise UserError(
-                f"rung {name}: train.py ended with {code}; correct what it says and type the same command again"
-            )
+            raise UserError(f"rung {name}: train.py ended with {code}; correct what it says, then type the same again")
         done = finished(place.parent.parent, wanted)
     return done[0]
 
@@ -188,13 +184,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             low, high = row.get(f"{name}_interval", (None, None))
             line += [f"{row[name]:.3f}", ABSENT if low is None else f"{low:.3f} – {high:.3f}"]
         cells.append([*line, f"{row['mrr']:.3f}", str(row["n"])])
-    return "\n".join([aligned(cells), *remarks(rows)])
-
-
-def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each rung whose interval contains chance."""
-    return [
+    lines = [
         f"{row['title']}: its interval contains chance, {row['chance']['top1']:.3f}; it cannot be told from guessing"
         for row in rows
         if "chance" in row and row["top1_interval"][0] <= row["chance"]["top1"] <= row["top1_interval"][1]
     ]
+    return "\n".join([aligned(cells), *lines])

@@ -57,9 +57,9 @@ def context(
     return Context(about, coverage(clips, lost, split.rule, part), conflicts([*clips, *lost]), calibration)
 
 
-def score(ranker: ClipPredictor, clips: Sequence[Clip], found: Context) -> dict[str, Any]:
+def score(ranker: ClipPredictor, clips: Sequence[Clip], against: Context) -> dict[str, Any]:
     """Rank clips of the run's own data; the content of `evaluation_results.json`."""
-    return evaluation(clips, ranker.vocabulary, ranker.look_clips(clips, f"ranking {found.about['part']}"), found)
+    return evaluation(clips, ranker.vocabulary, ranker.look_clips(clips, f"ranking {against.about['part']}"), against)
 
 
 def score_elsewhere(
@@ -79,8 +79,8 @@ def score_elsewhere(
     if not known:
         raise UserError(f"other={folder}: expected clips of glosses that the run knows, found none of {len(clips)}")
     about = {"part": "all", "checkpoint": checkpoint, "data": "/".join(folder.resolve().parts[-2:]), "split": "none"}
-    found = Context(about, coverage(clips, lost, "none", "all"), conflicts([*clips, *lost]), calibration)
-    results = evaluation(known, ranker.vocabulary, ranker.look_clips(known, "ranking", folder), found)
+    against = Context(about, coverage(clips, lost, "none", "all"), conflicts([*clips, *lost]), calibration)
+    results = evaluation(known, ranker.vocabulary, ranker.look_clips(known, "ranking", folder), against)
     if strange:
         states = ranker.look_clips(strange, "ranking unknown signs", folder).state
         results["summary"]["unknown"] = {

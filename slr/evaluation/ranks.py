@@ -8,11 +8,7 @@ from slr.core.files import read_json, write_json
 
 
 def true_rank(prediction: Mapping[str, Any]) -> int:
-    """The rank of the true gloss in a clip's ranking, 1 is first.
-
-    Raises:
-        ValueError: the ranking lacks it.
-    """
+    """The rank of the true gloss in a clip's ranking, 1 is first."""
     return 1 + [entry["gloss"] for entry in prediction["ranking"]].index(prediction["gloss"])
 
 

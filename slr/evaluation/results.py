@@ -4,7 +4,7 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,12 @@ from slr.predict import calibration as calibrating
 from slr.predict.calibration import Calibration, LogProbability, Predictions
 
 TITLES = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "top10": "top-10",
+    **{f"top{k}": f"top-{k}" for k in (1, 5, 10)},
     "mrr": "mean reciprocal rank",
-    "top1_per_class": "top-1 per class",
-    "top5_per_class": "top-5 per class",
-    "top10_per_class": "top-10 per class",
+    **{f"top{k}_per_class": f"top-{k} per class" for k in (1, 5, 10)},
     "f1_macro": "macro F1",
 }
 GROUPED = ("top1", "top5", "mrr", "top1_per_class")  # repeated with conflicting glosses as one
-WRITTEN = ("top1", "top5")  # of free text
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def evaluation(
     ranks = metrics.place_of_truth(torch.from_numpy(log_probability), torch.from_numpy(glosses)).numpy()
     answered = context.calibration.answers(predictions.state).tolist() if context.calibration else [True] * len(clips)
     return {
-        "summary": _summary(clips, vocabulary, log_probability, glosses, ranks, context),
+        "summary": _summary(clips, vocabulary, log_probability, ranks, context),
         "per_gloss": _per_gloss(vocabulary, log_probability, glosses, ranks),
         "per_signer": _per_signer(clips, ranks),
         "calibration": _calibration(predictions, glosses, context.calibration),
@@ -101,14 +96,12 @@ def evaluation(
 
 
 def _summary(
-    clips: Sequence[Clip],
-    vocabulary: Sequence[str],
-    log_probability: LogProbability,
-    glosses: Glosses,
-    ranks: Glosses,
-    context: Context,
+    clips: Sequence[Clip], vocabulary: Sequence[str], log_probability: LogProbability, ranks: Glosses, context: Context
 ) -> dict[str, Any]:
-    first, count = log_probability.argmax(axis=1), len(vocabulary)
+    glosses, first = gloss_numbers(clips, vocabulary), log_probability.argmax(axis=1)
+    count, covered = len(vocabulary), context.coverage
+    # Top-1 if all missing clips were wrong; with `limit=`, other clips that are there were not ranked either.
+    whole = covered.of != "data set" and len(clips) == covered.clips
     f1 = metrics.bootstrap(
         lambda rows: metrics.tally(first[rows], glosses[rows], count).macro_f1, metrics.resamples(len(glosses))
     )
@@ -122,7 +115,11 @@ def _summary(
         # Guessing names each gloss as often as it is meant, so that precision and recall are both one of K.
         "chance": metrics.chance(count) | {"f1_macro": 1 / count},
         "mass": float(np.exp(log_probability.astype(np.float64)).sum(axis=1).mean()),
-        "coverage": _coverage(context.coverage, len(clips), int((ranks == 1).sum())),
+        "coverage": {
+            **asdict(covered),
+            "missing": len(covered.missing),
+            "top1_of_listed": int((ranks == 1).sum()) / covered.listed if whole else None,
+        },
         "grouped": _grouped(log_probability, glosses, among(context.conflicts, vocabulary), vocabulary),
     }
 
@@ -133,21 +130,6 @@ def with_intervals(named: Mapping[str, Figure]) -> dict[str, Any]:
     for name, figure in named.items():
         rows |= {name: figure.value, f"{name}_interval": [figure.low, figure.high]}
     return rows
-
-
-def _coverage(coverage: Coverage, ranked: int, right: int) -> dict[str, Any]:
-    """How many clips are there; and, of a part that the data set lists, top-1 if all missing clips were wrong.
-
-    That top-1 is None where clips that are there were not ranked: they are not missing, and nobody knows their ranks.
-    """
-    whole = coverage.of != "data set" and ranked == coverage.clips
-    return {
-        "of": coverage.of,
-        "clips": coverage.clips,
-        "listed": coverage.listed,
-        "missing": len(coverage.missing),
-        "top1_of_listed": right / coverage.listed if whole else None,
-    }
 
 
 def _grouped(
@@ -258,26 +240,20 @@ def write_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
     """
     write_json(folder / "evaluation_results.json", results, indent=None)
     write_ranks(folder, results)
-    joined = [
+    rows = [
         row | {"confused_with": "; ".join(f"{gloss} {count}" for gloss, count in row["confused_with"])}
         for row in results["per_gloss"]
     ]
-    write_whole(folder / "per_gloss.csv", _csv(joined))
-    write_whole(folder / "confusion.csv", _csv(confusions(results["predictions"])))
+    write_whole(folder / "per_gloss.csv", _csv(list(rows[0]), [row.values() for row in rows]))
+    pairs = Counter((clip["gloss"], clip["ranking"][0]["gloss"]) for clip in results["predictions"])
+    confused = [(*pair, count) for pair, count in sorted(pairs.items())]
+    write_whole(folder / "confusion.csv", _csv(["gloss", "named", "clips"], confused))
     write_whole(folder / "missing.txt", "".join(f"{name}\n" for name in results["missing"]))
 
 
-def confusions(predictions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """How often each gloss was named for each, right ones included: the confusion matrix without its empty cells."""
-    counts = Counter((clip["gloss"], clip["ranking"][0]["gloss"]) for clip in predictions)
-    return [{"gloss": true, "named": named, "clips": count} for (true, named), count in sorted(counts.items())]
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
     return text.getvalue()
 
 
@@ -287,7 +263,7 @@ def metric_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     parts = [
         (summary, (*METRICS, "f1_macro"), ""),
         (summary["grouped"], GROUPED, ", conflicts as one"),
-        (results["generated"], WRITTEN, ", free text"),
+        (results["generated"], ("top1", "top5"), ", free text"),
     ]
     rows = []
     for values, names, how in parts:

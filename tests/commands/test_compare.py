@@ -234,7 +234,7 @@ def test_rankings_of_another_part_are_not_taken_for_the_tests(tmp_path, monkeypa
     content = read_json(path)
     write_json(path, content | {"ranks": dict(list(content["ranks"].items())[:9])})
     out = told(monkeypatch, capsys, tmp_path)
-    assert "not tested: expected 3 seeds or more of each, found 2 and 3 with rankings that can be read" in out
+    assert "not tested: expected 3 seeds or more of each, found 2 and 3 with readable rankings" in out
     assert "ranks 9 clips of part test, not the run's 200 test clips; python evaluate.py run=" in out
     write_json(path, content | {"checkpoint": "last"})
     assert "ranks with checkpoint last, the result with best" in told(monkeypatch, capsys, tmp_path)

@@ -90,7 +90,7 @@ class Run:
     folder: Path
     status: str
     settings: dict[str, Any]
-    seconds: float | None
+    seconds: float
     memory: int | None
     val: dict[str, Score]
     test: dict[str, Score]
@@ -125,14 +125,16 @@ def read_run(folder: Path) -> Run:
         result, config = read_json(place.result), read_json(place.config)
         status = status_of(place)
         done = status == "done"
-        ground = _ground(place, result["hashes"]["data"]) if done else None
+        ground = None
+        if done:
+            ground = _ground(result["hashes"]["data"], place.split.read_bytes(), place.vocabulary.read_bytes())
         ranks, unread = _ranks(place, result["test"]["checkpoint"], ground) if ground else ({}, "")
         settings = flat(_as_of_today(config))
         return Run(
             folder=folder,
             status=status,
             settings={key: value for key, value in settings.items() if key not in PLACES},
-            seconds=float(result["seconds"]) if "seconds" in result else None,
+            seconds=float(result.get("seconds", 0)),
             memory=result.get("memory", {"measured": None})["measured"],  # absent where nothing was trained
             val={name: _score(result["val"], name) for name in METRICS} if done else {},
             test={name: _score(result["test"], name) for name in METRICS} if done else {},
@@ -170,12 +172,8 @@ def _made_with(result: dict[str, Any], settings: dict[str, Any]) -> dict[str, st
     return {"code": result["hashes"]["code"][:8]} | ({"base": base[:8]} if base else {}) | versions
 
 
-def _ground(place: RunFolder, data: str) -> ComparisonKey:
-    return _key(data, place.split.read_bytes(), place.vocabulary.read_bytes())
-
-
 @functools.lru_cache(maxsize=16)
-def _key(data: str, split: bytes, vocabulary: bytes) -> ComparisonKey:
+def _ground(data: str, split: bytes, vocabulary: bytes) -> ComparisonKey:
     """From the files' content. Runs of a sweep have the same split, which may list tens of thousands of clips."""
     parts, glosses = json.loads(split)["parts"], json.loads(vocabulary)
     if not isinstance(glosses, list):

@@ -37,10 +37,10 @@ def draw(path: Path, groups: Sequence[Sequence[Setting]], part: str, metric: str
     from matplotlib.figure import Figure  # takes a second to import
 
     panels = groups[:PANELS]
-    lines = [sum(len(_wrapped(setting)) for setting in settings[: NAMED + 1]) for settings in panels]
-    heights = [max(HEIGHT, LINE * (3 + count)) for count in lines]
+    lines = [[line for setting in settings[: NAMED + 1] for line in _wrapped(setting)] for settings in panels]
+    heights = [max(HEIGHT, LINE * (3 + len(own))) for own in lines]
     figure = Figure(figsize=(WIDTH, sum(heights)))
-    grid = figure.subplots(len(panels), squeeze=False, gridspec_kw={"height_ratios": heights, "hspace": 0.25})
+    grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights, gridspec_kw={"hspace": 0.25})
     for number, (settings, axes) in enumerate(zip(panels, grid[:, 0], strict=True), 1):
         _panel(axes, settings, part, metric)
         if len(groups) > 1:
@@ -60,20 +60,22 @@ def _save(figure: "Figure", path: Path) -> None:
 
 
 def _panel(axes: "Axes", settings: Sequence[Setting], part: str, metric: str) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     for number, setting in reversed(list(enumerate(settings))):  # the best lies on top
         _points(axes, setting, number, part, metric)
     costs = [run.seconds for setting in settings for run in setting.runs if run.seconds]
     if costs and max(costs) > WIDE * min(costs):
         axes.set_xscale("log")
-        _plain_numbers(axes)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,g}")  # 200 and 1,000 instead of powers of ten
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="seconds of a run", ylabel=f"{PARTS[part]} {TITLES[metric]}, with 95 % intervals")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
     legend = axes.legend(
-        handles[::-1],
-        labels[::-1],
+        reverse=True,
         loc="upper left",
         bbox_to_anchor=(1.01, 1.02),
         frameon=False,
@@ -84,15 +86,6 @@ def _panel(axes: "Axes", settings: Sequence[Setting], part: str, metric: str) ->
     )
     for text in legend.get_texts():
         text.set_parse_math(False)  # a `$` in a setting is no formula
-
-
-def _plain_numbers(axes: "Axes") -> None:
-    """200 and 1,000 instead of powers of ten."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:,g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _points(axes: "Axes", setting: Setting, number: int, part: str, metric: str) -> None:

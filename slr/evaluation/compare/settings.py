@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slr.core.console import ABSENT
 from slr.evaluation.compare.runs import ComparisonKey, Run
-from slr.evaluation.compare.significance import SEEDS, Difference, Pair, holm, of_two_networks, over_seeds_and_clips
+from slr.evaluation.compare.significance import SEEDS, Difference, Pair, of_two_networks, over_seeds_and_clips
 
 
 class Spread(NamedTuple):
@@ -89,7 +89,7 @@ def comparable(runs: Sequence[Run], by: Sequence[str], metric: str) -> list[Grou
         if run.ground is not None:
             groups[run.ground].append(run)
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
-    return [Group(ground, ranked_settings(members, by, metric)) for ground, members in ordered]
+    return [Group(ground, _ranked(members, by, metric)) for ground, members in ordered]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -108,14 +108,8 @@ def shown(run: Run, key: str) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def ranked_settings(runs: Sequence[Run], by: Sequence[str], metric: str) -> list[Setting]:
-    """The runs gathered into settings, best first; see `Setting.merit`.
-
-    Args:
-        runs: finished and comparable.
-        by: keys over which runs repeat each other.
-        metric: top1, top5 or mrr.
-    """
+def _ranked(runs: Sequence[Run], by: Sequence[str], metric: str) -> list[Setting]:
+    """Comparable runs gathered into settings, best first."""
     keys = [key for key in differing(runs) if key not in by]
     gathered: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
@@ -128,45 +122,21 @@ def ranked_settings(runs: Sequence[Run], by: Sequence[str], metric: str) -> list
     return sorted(settings, key=lambda setting: setting.merit(metric), reverse=True)
 
 
-class Answer(NamedTuple):
-    """Whether a setting differs from the best one, as far as its runs can tell.
+def tested(best: Setting, other: Setting, metric: str, repeats: str) -> Difference | Pair | str:
+    """How two settings differ over seeds and clips; two networks where either has a single run; or why neither is told.
 
-    Attributes:
-        other: the setting that is compared with the best one.
-        found: over seeds and clips; of two networks where either has a single run; or why neither can be said.
-        p: two-sided, after Holm's correction for `questions` of that kind; 1 where there is none.
-        questions: how many there are.
+    Args:
+        best: of settings that are compared, that of the best validation.
+        other: any other of them.
+        metric: top1, top5 or mrr.
+        repeats: what seeds are called.
     """
-
-    other: Setting
-    found: Difference | Pair | str
-    p: float
-    questions: int
-
-
-def answers(settings: Sequence[Setting], metric: str, repeats: str) -> list[Answer]:
-    """Each setting against the best one, the first."""
-    best, *others = settings
-    found = [_test(best, other, metric, repeats) for other in others]
-    corrected: dict[int, tuple[float, int]] = {}
-    for kind in (Difference, Pair):
-        ps = {number: result.p for number, result in enumerate(found) if isinstance(result, kind)}
-        corrected |= zip(ps, [(p, len(ps)) for p in holm(list(ps.values()))], strict=True)
-    return [
-        Answer(other, result, *corrected.get(number, (1.0, 0)))
-        for number, (other, result) in enumerate(zip(others, found, strict=True))
-    ]
-
-
-def _test(best: Setting, other: Setting, metric: str, repeats: str) -> Difference | Pair | str:
     one, two = best.scores(metric), other.scores(metric)
     if len(best.runs) == len(other.runs) == len(one) == len(two) == 1:
         return of_two_networks(one[0], two[0])
     if min(len(one), len(two)) < SEEDS:
-        unread = any(run.unread for run in [*best.runs, *other.runs])
-        return f"not tested: expected {SEEDS} {repeats} or more of each, found {len(one)} and {len(two)}" + (
-            " with rankings that can be read" if unread else ""
-        )
+        found = f"found {len(one)} and {len(two)} with readable rankings"
+        return f"not tested: expected {SEEDS} {repeats} or more of each, {found}"
     if one.shape[1] < 2:
         return "not tested: expected two test clips or more, found one"
     return over_seeds_and_clips(one, two)

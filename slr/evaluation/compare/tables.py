@@ -7,13 +7,13 @@ import os
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from statistics import mean
 
 from slr.core.console import ABSENT, aligned
 from slr.core.units import format_bytes
 from slr.evaluation.compare.runs import METRICS, Run, Score
-from slr.evaluation.compare.settings import Answer, Group, Setting, answers, differing, shown
-from slr.evaluation.compare.significance import LEVEL, SEEDS, Difference, Pair
+from slr.evaluation.compare.settings import Group, Setting, differing, shown, tested
+from slr.evaluation.compare.significance import LEVEL, SEEDS, Difference, Pair, holm
 
 PARTS = {"val": "validation", "test": "test"}
 TITLES = {"top1": "top-1", "top5": "top-5", "mrr": "mrr"}
@@ -23,36 +23,32 @@ WIDTH = 100  # of a terminal
 def group_paragraphs(group: Group, by: Sequence[str], metric: str) -> list[str]:
     """Comparable runs: their table, their settings' table, which settings differ, and notes."""
     repeats = "seeds" if list(by) == ["seed"] else f"values of {','.join(by)}"
-    best = group.settings[0].label
     paragraphs = [
         run_table(group.runs, by, metric),
         f"settings, best validation {TITLES[metric]} first:\n{setting_table(group.settings, metric, repeats)}",
     ]
-    found = answers(group.settings, metric, repeats)
-    if found:
-        head = f"the validation part chose {best}; on the test part:"
-        paragraphs.append("\n".join([head, *sentences(best, found, metric, repeats)]))
-    notes = [*tied(group.settings, metric), *repeated(group.settings, by), *made_with(group.runs), *unread(group.runs)]
+    if len(group.settings) > 1:
+        paragraphs.append("\n".join(sentences(group.settings, metric, repeats)))
+    notes = [*tied(group.settings, metric), *repeated(group.settings, by), *made_with(group.runs)]
+    notes += [f"note: not tested over clips: {run.unread}" for run in group.runs if run.unread]
     return [*paragraphs, "\n".join(notes)] if notes else paragraphs
 
 
 def run_table(runs: Sequence[Run], by: Sequence[str], metric: str) -> str:
     """One row a run: settings that differ, scores with their 95 % intervals, cost."""
-    keys, root = _columns(runs, by), common_root(runs)
+    keys = _columns(runs, by)
     scores = [("val", name) for name in dict.fromkeys(("top1", metric))] + [("test", name) for name in METRICS]
     titles = [f"{part} {TITLES[name]} [95 %]" for part, name in scores]
     rows = [["", *keys, *titles, "seconds", "memory", "run"]]
-    for number, run in enumerate(runs, 1):
+    for number, (run, place) in enumerate(zip(runs, _places(runs), strict=True), 1):
         values = [shown(run, key) for key in keys] + [_interval(getattr(run, part)[name]) for part, name in scores]
-        place = os.path.relpath(run.folder, root)
-        rows.append([str(number), *values, _seconds(run.seconds), _memory(run.memory), place])
+        rows.append([str(number), *values, f"{run.seconds:.0f}", _memory(run.memory), place])
     return aligned(rows, WIDTH)
 
 
 def status_table(runs: Sequence[Run], by: Sequence[str]) -> str:
     """One row a run that is not done, and a line for each error."""
-    keys, root = _columns(runs, by), common_root(runs)
-    places = [os.path.relpath(run.folder, root) for run in runs]
+    keys, places = _columns(runs, by), _places(runs)
     rows = [[run.status, place, *(shown(run, key) for key in keys)] for run, place in zip(runs, places, strict=True)]
     errors = [f"{place}: {run.error}" for run, place in zip(runs, places, strict=True) if run.error]
     return "\n".join([aligned([["status", "run", *keys], *rows], WIDTH), *errors])
@@ -64,37 +60,38 @@ def setting_table(settings: Sequence[Setting], metric: str, repeats: str) -> str
     head = ["", "setting", repeats, f"val {title}", "sd", "min – max", "val mrr", f"test {title}", "sd", "min – max"]
     rows = [[*head, "seconds", "memory"]]
     for number, setting in enumerate(settings, 1):
-        seconds = [run.seconds for run in setting.runs if run.seconds is not None]
-        memory = [run.memory for run in setting.runs if run.memory is not None]
+        memory = max((run.memory for run in setting.runs if run.memory is not None), default=None)
         rows.append(
             [
                 *(str(number), setting.label, str(len(setting.seeds))),
                 *_spread(setting, "val", metric),
                 f"{setting.spread('val', 'mrr').mean:.3f}",
                 *_spread(setting, "test", metric),
-                _seconds(sum(seconds) / len(seconds) if seconds else None),
-                _memory(max(memory, default=None)),
+                f"{mean(run.seconds for run in setting.runs):.0f}",
+                _memory(memory),
             ]
         )
     return aligned(rows, WIDTH)
 
 
-def sentences(best: str, answers: Sequence[Answer], metric: str, repeats: str) -> list[str]:
-    """Whether the best setting and each other one differ: a line with the verdict, and one with its figures."""
-    lines = []
-    for other, found, p, questions in answers:
-        if isinstance(found, str):
-            lines.append(f"{best} against {other.label}: {found}")
-        else:
-            verdict, figures = _judged(best, other.label, found, p, metric)
-            corrected = f", Holm's for {questions} questions {p:.2g}" if questions > 1 else ""
-            lines.append(f"{best} against {other.label}: {verdict}")
-            lines.append(f"    {figures}, p = {found.p:.2g}{corrected}")
-    if any(isinstance(answer.found, Pair) for answer in answers):
-        lines.append(
-            f"This is about two networks: one run each says nothing of the settings; "
-            f"train {SEEDS} {repeats} or more of each."
-        )
+def sentences(settings: Sequence[Setting], metric: str, repeats: str) -> list[str]:
+    """Whether each setting differs from the best one, the first: a line with the verdict, and one with its figures."""
+    best, *others = settings
+    found = [tested(best, other, metric, repeats) for other in others]
+    ps = [result.p for result in found if not isinstance(result, str)]  # all of one kind, the best setting's
+    corrected = iter(holm(ps))
+    lines = [f"the validation part chose {best.label}; on the test part:"]
+    for other, result in zip(others, found, strict=True):
+        if isinstance(result, str):
+            lines.append(f"{best.label} against {other.label}: {result}")
+            continue
+        p = next(corrected)
+        verdict, figures = _judged(best.label, other.label, result, p, metric)
+        also = f", Holm's for {len(ps)} questions {p:.2g}" if len(ps) > 1 else ""
+        lines += [f"{best.label} against {other.label}: {verdict}", f"    {figures}, p = {result.p:.2g}{also}"]
+    if any(isinstance(result, Pair) for result in found):
+        advice = f"train {SEEDS} {repeats} or more of each"
+        lines.append(f"This is about two networks: one run each says nothing of the settings; {advice}.")
     return lines
 
 
@@ -145,17 +142,11 @@ def repeated(settings: Sequence[Setting], by: Sequence[str]) -> list[str]:
     ]
 
 
-def unread(runs: Sequence[Run]) -> list[str]:
-    """A line for each run whose rankings cannot be tested."""
-    return [f"note: not tested over clips: {run.unread}" for run in runs if run.unread]
-
-
 def why_apart(groups: Sequence[Group]) -> list[str]:
     """Which runs are comparable with each other, and in what each two groups differ."""
-    root = common_root([run for group in groups for run in group.runs])
-    lines = []
+    places, lines = iter(_places([run for group in groups for run in group.runs])), []
     for number, group in enumerate(groups, 1):
-        names = ", ".join(os.path.relpath(run.folder, root) for run in group.runs)
+        names = ", ".join(itertools.islice(places, len(group.runs)))
         line = f"group {number}, comparable with each other: {names}"
         lines += textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     for (one, first), (other, second) in itertools.combinations(enumerate(groups, 1), 2):
@@ -189,9 +180,10 @@ def counted(runs: int) -> str:
     return f"{runs} run" if runs == 1 else f"{runs} runs"
 
 
-def common_root(runs: Sequence[Run]) -> Path:
-    """The deepest folder that holds all of the runs' folders."""
-    return Path(os.path.commonpath([run.folder.parent for run in runs]))
+def _places(runs: Sequence[Run]) -> list[str]:
+    """The runs' folders, relative to the deepest folder that holds them all."""
+    root = os.path.commonpath([run.folder.parent for run in runs])
+    return [os.path.relpath(run.folder, root) for run in runs]
 
 
 def _columns(runs: Sequence[Run], by: Sequence[str]) -> list[str]:
@@ -204,13 +196,9 @@ def _interval(score: Score) -> str:
 
 
 def _spread(setting: Setting, part: str, metric: str) -> list[str]:
-    mean, deviation, low, high = setting.spread(part, metric)
-    return [f"{mean:.3f}", ABSENT if deviation is None else f"{deviation:.3f}", f"{low:.3f} – {high:.3f}"]
+    centre, deviation, low, high = setting.spread(part, metric)
+    return [f"{centre:.3f}", ABSENT if deviation is None else f"{deviation:.3f}", f"{low:.3f} – {high:.3f}"]
 
 
-def _seconds(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.0f}"
-
-
-def _memory(value: float | None) -> str:
+def _memory(value: int | None) -> str:
     return ABSENT if value is None else format_bytes(value)

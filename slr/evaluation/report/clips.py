@@ -49,11 +49,6 @@ def choose(results: Mapping[str, Any], most: int) -> list[int]:
     return chosen[:most]
 
 
-def glosses_asked(prediction: Mapping[str, Any]) -> list[str]:
-    """The gloss that was named and, where that is another one, the true one: what frames may speak for."""
-    return list(dict.fromkeys([prediction["ranking"][0]["gloss"], prediction["gloss"]]))
-
-
 def pictures(seen: Seen) -> Pictures:
     """A clip's frames as JPEG, made smaller than `SIDE` where they are larger."""
     frames = []

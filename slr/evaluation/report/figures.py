@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,46 +31,32 @@ LOSSES = {"train/loss": ("training", SOFT), "val/loss": ("validation", RIGHT)}
 SCORES = {"val/top1": ("top-1", RIGHT), "val/top5": ("top-5", THIRD), "val/mrr": ("mean reciprocal rank", SOFT)}
 
 
-def loss(curves: Curves) -> "Figure | None":
-    """Loss of either part over optimiser steps; None where nothing was logged."""
-    return _curves(curves, LOSSES, "loss, nats")
+def curves(curves: Curves, shown: Mapping[str, tuple[str, str]], title: str) -> "Figure | None":
+    """Metrics over optimiser steps, of long curves the means of neighbours; None where nothing was logged.
 
-
-def scores(curves: Curves) -> "Figure | None":
-    """Validation metrics over optimiser steps; None where nothing was logged."""
-    figure = _curves(curves, SCORES, "validation part")
-    if figure:
-        figure.axes[0].set_ylim(-0.02, 1.02)
-    return figure
-
-
-def _curves(curves: Curves, shown: Mapping[str, tuple[str, str]], title: str) -> "Figure | None":
-    if not any(curves.get(tag) for tag in shown):
+    Args:
+        curves: tag -> (step, value).
+        shown: tag -> name and colour.
+        title: of the vertical axis.
+    """
+    there = {tag: curves[tag] for tag in shown if curves.get(tag)}
+    if not there:
         return None
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _axes("optimiser step", title)
-    for tag in shown:
-        if points := curves.get(tag):
-            steps, values = thinned(points)
-            label, colour = shown[tag]
-            marker = "o" if len(steps) < 30 else ""
-            axes.plot(steps, values, color=colour, label=label, marker=marker, markersize=4, linewidth=1.6)
+    for tag, points in there.items():
+        parts = np.array_split(np.array(points, dtype=np.float64), min(POINTS, len(points)))
+        steps, values = np.array([part.mean(axis=0) for part in parts]).T
+        label, colour = shown[tag]
+        marker = "o" if len(steps) < 30 else ""
+        axes.plot(steps, values, color=colour, label=label, marker=marker, markersize=4, linewidth=1.6)
     axes.set_xlim(left=0)
+    if shown is SCORES:
+        axes.set_ylim(-0.02, 1.02)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     return figure
-
-
-def thinned(points: Sequence[tuple[int, float]], most: int = POINTS) -> tuple[list[float], list[float]]:
-    """Steps and values of a curve, of which neighbours are averaged where there are more than `most`.
-
-    >>> thinned([(0, 1.0), (1, 3.0), (2, 5.0)], most=2)
-    ([0.5, 2.0], [2.0, 5.0])
-    """
-    parts = np.array_split(np.array(points, dtype=np.float64), min(most, len(points)))
-    steps, values = np.array([part.mean(axis=0) for part in parts]).T.tolist()
-    return steps, values
 
 
 def reliability(calibration: Mapping[str, Any]) -> "Figure":
@@ -167,11 +154,8 @@ def svg(figure: "Figure", name: str) -> str:
     """
     import matplotlib
 
-    drawn = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a gloss may be of any writing system
-        figure.savefig(drawn, format="svg", transparent=True)
-    root = ElementTree.fromstring(drawn.getvalue())
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        root = ElementTree.fromstring(_saved(figure, format="svg", transparent=True).getvalue())
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{SVG}metadata", f"{SVG}style"):  # the style would be the whole page's
@@ -197,11 +181,12 @@ def _renamed(key: str, value: str, name: str) -> str:
 
 def pixels(figure: "Figure") -> NDArray[np.uint8]:
     """A figure as uint8 (H, W, 3) on white."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    return np.array(Image.open(_saved(figure, format="png", dpi=130)).convert("RGB"))
 
-    figure.set_dpi(130)
-    canvas = FigureCanvasAgg(figure)
+
+def _saved(figure: "Figure", **options: object) -> io.BytesIO:
+    file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a gloss may be of any writing system
+        figure.savefig(file, **options)  # pyright: ignore[reportArgumentType]
+    return file

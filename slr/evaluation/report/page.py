@@ -27,7 +27,7 @@ from slr.data.manifest import Clip
 from slr.evaluation.compare.runs import PLACES
 from slr.evaluation.ranks import true_rank
 from slr.evaluation.report import figures
-from slr.evaluation.report.clips import FRAMES, Pictures, choose, glosses_asked, pictures, worst_first
+from slr.evaluation.report.clips import FRAMES, Pictures, choose, pictures, worst_first
 from slr.evaluation.results import TITLES, metric_rows, notes
 
 if TYPE_CHECKING:
@@ -80,24 +80,26 @@ def report(
         UserError: the page cannot be written.
     """
     chosen = choose(results, max(1, FRAMES // read_json(run.config)["frames"]))
-    asked = [glosses_asked(results["predictions"][number]) for number in chosen]
-    seen = recognizer.show([clips[number] for number in chosen], asked, "report: frames that decided", data)
-    shown = {clips[number].id: pictures(clip) for number, clip in zip(chosen, seen, strict=True)}
+    shown = [results["predictions"][number] for number in chosen]
+    # Frames may speak for the gloss that was named and, where that is another one, for the true one.
+    glosses = [list(dict.fromkeys([clip["ranking"][0]["gloss"], clip["gloss"]])) for clip in shown]
+    seen = recognizer.show([clips[number] for number in chosen], glosses, "report: frames that decided", data)
+    strips = {clip["clip"]: pictures(own) for clip, own in zip(shown, seen, strict=True)}
     curves = events.scalars(run.root)
     path = (place or run.evaluation) / "report.html"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, page(results, shown, curves, about(run)))
+        write_whole(path, page(results, strips, curves, _about(run)))
     except OSError as error:
         raise UserError(f"{path}: expected a page that can be written, {error.strerror}; use report=no") from error
-    drawn = {name: figures.pixels(figure) for name, figure in drawings(results, {}).items()}
+    drawn = {name: figures.pixels(figure) for name, figure in _drawings(results, {}).items()}
     title = results["summary"]["part"] if path.parent == run.evaluation else path.parent.name
     last = max((step for points in curves.values() for step, _ in points), default=0)
     events.add_images(run.root, f"evaluation/{title}", drawn, last)
     return path
 
 
-def about(run: RunFolder) -> About:
+def _about(run: RunFolder) -> About:
     """What a run's folder records of it, without the paths of files."""
     result = read_json(run.result) if run.result.is_file() else {}
     return About(
@@ -109,17 +111,12 @@ def about(run: RunFolder) -> About:
     )
 
 
-def drawings(results: Mapping[str, Any], curves: figures.Curves) -> dict[str, Any]:
-    """The figures of an evaluation by name; those that have nothing to show are left out.
-
-    Args:
-        results: of `evaluation`.
-        curves: tag -> (step, value), from TensorBoard.
-    """
+def _drawings(results: Mapping[str, Any], curves: figures.Curves) -> dict[str, Any]:
+    """The figures of an evaluation by name, without those that have nothing to show."""
     calibration, confused = results["calibration"], confusion(results)
     drawn = {
-        "loss": figures.loss(curves),
-        "scores": figures.scores(curves),
+        "loss": figures.curves(curves, figures.LOSSES, "loss, nats"),
+        "scores": figures.curves(curves, figures.SCORES, "validation part"),
         "confusion": figures.confusion(*confused) if confused else None,
         "reliability": figures.reliability(calibration) if calibration else None,
         "risk": figures.risk(calibration) if calibration else None,
@@ -139,7 +136,7 @@ def page(results: Mapping[str, Any], pictures: Mapping[str, Pictures], curves: f
     style, script, text = ((HERE / f"page.{end}").read_text(encoding="utf-8") for end in ("css", "js", "html"))
     code = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"share": _share, "signed": _signed}
+    environment.filters["share"] = lambda value: ABSENT if value is None else f"{value:.3f}"
     metrics, pairs, rows = metric_rows(results), _pairs(results), _rows(results, pictures)
     return environment.from_string(text).render(
         about=about,
@@ -151,7 +148,7 @@ def page(results: Mapping[str, Any], pictures: Mapping[str, Pictures], curves: f
         headlines=[row for row in metrics if row["title"] in HEADLINES],
         metrics=metrics,
         notes=[note.partition(": ")[::2] for note in notes(results)],
-        figures={name: Markup(figures.svg(figure, name)) for name, figure in drawings(results, curves).items()},
+        figures={name: Markup(figures.svg(figure, name)) for name, figure in _drawings(results, curves).items()},
         curves={tag: points for tag, points in curves.items() if tag in figures.LOSSES | figures.SCORES},
         pairs=pairs[:PAIRS],
         mistakes=sum(count for *_, count in pairs),
@@ -163,19 +160,6 @@ def page(results: Mapping[str, Any], pictures: Mapping[str, Pictures], curves: f
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{code}'; "
         "base-uri 'none'; form-action 'none'",
     )
-
-
-def _share(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.3f}"
-
-
-def _signed(value: float) -> str:
-    """A weight as it is read: with a sign, none for what rounds to nothing.
-
-    >>> _signed(1.26), _signed(-0.3), _signed(-0.01)
-    ('+1.3', '−0.3', '0.0')
-    """
-    return f"{value:+.1f}".replace("-", "−") if abs(value) >= 0.05 else "0.0"
 
 
 def _pairs(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:
@@ -192,8 +176,7 @@ def confusion(results: Mapping[str, Any]) -> tuple[list[str], NDArray[np.int64]]
     """
     mistakes: Counter[str] = Counter()
     for signed, named, count in _pairs(results):
-        mistakes[signed] += count
-        mistakes[named] += count
+        mistakes.update({signed: count, named: count})
     if not mistakes:
         return None
     worst = sorted(gloss for gloss, _ in mistakes.most_common(CONFUSED))
@@ -253,19 +236,13 @@ def _frames(shown: Pictures, kinds: Mapping[str, str]) -> list[dict[str, Any]]:
     values = np.array(list(shown.weights.values()))  # (glosses, T)
     above, below = max(0.0, values.max()), max(0.0, -values.min())
     scale = BARS / max(above + below, 1.0)
-    line, width = BARS - below * scale, 100 / len(values)
+    line = BARS - below * scale
     frames = []
     for number, (jpeg, seconds) in enumerate(zip(shown.frames, shown.seconds, strict=True)):
         weights = {gloss: weights[number] for gloss, weights in shown.weights.items()}
         bars = [
-            {
-                "kind": kinds[gloss],
-                "x": width * (place + 0.2),
-                "y": line - max(0.0, value) * scale,
-                "width": width * 0.6,
-                "height": abs(value) * scale,
-            }
-            for place, (gloss, value) in enumerate(weights.items())
+            {"kind": kinds[gloss], "y": line - max(0.0, value) * scale, "height": abs(value) * scale}
+            for gloss, value in weights.items()
         ]
         source = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
         frames.append({"source": source, "seconds": seconds, "weights": weights, "bars": bars, "line": line})
