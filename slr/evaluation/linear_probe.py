@@ -41,9 +41,9 @@ def _fitted(features: Features, glosses: Glosses, strength: float):  # noqa: ANN
 
 
 def _ranked(model, features: Features, count: int) -> NDArray[np.float32]:  # noqa: ANN001
-    found = model.predict_log_proba(features).astype(np.float32)
-    ranked = np.repeat(found.min(axis=1, keepdims=True) - ABSENT, count, axis=1)
-    ranked[:, model.classes_] = found
+    known = model.predict_log_proba(features).astype(np.float32)
+    ranked = np.repeat(known.min(axis=1, keepdims=True) - ABSENT, count, axis=1)
+    ranked[:, model.classes_] = known
     return ranked
 
 

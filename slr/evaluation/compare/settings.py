@@ -123,7 +123,7 @@ def _ranked(runs: Sequence[Run], by: Sequence[str], metric: str) -> list[Setting
 
 
 def tested(best: Setting, other: Setting, metric: str, repeats: str) -> Difference | Pair | str:
-    """How two settings differ over seeds and clips; two networks where either has a single run; or why neither is told.
+    """How two settings differ over seeds and clips, or two networks with one run each; or why it is not tested.
 
     Args:
         best: of settings that are compared, that of the best validation.

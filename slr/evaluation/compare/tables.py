@@ -77,11 +77,11 @@ def setting_table(settings: Sequence[Setting], metric: str, repeats: str) -> str
 def sentences(settings: Sequence[Setting], metric: str, repeats: str) -> list[str]:
     """Whether each setting differs from the best one, the first: a line with the verdict, and one with its figures."""
     best, *others = settings
-    found = [tested(best, other, metric, repeats) for other in others]
-    ps = [result.p for result in found if not isinstance(result, str)]  # all of one kind, the best setting's
+    results = [tested(best, other, metric, repeats) for other in others]
+    ps = [result.p for result in results if not isinstance(result, str)]  # all of one kind: seeds or networks
     corrected = iter(holm(ps))
     lines = [f"the validation part chose {best.label}; on the test part:"]
-    for other, result in zip(others, found, strict=True):
+    for other, result in zip(others, results, strict=True):
         if isinstance(result, str):
             lines.append(f"{best.label} against {other.label}: {result}")
             continue
@@ -89,22 +89,22 @@ def sentences(settings: Sequence[Setting], metric: str, repeats: str) -> list[st
         verdict, figures = _judged(best.label, other.label, result, p, metric)
         also = f", Holm's for {len(ps)} questions {p:.2g}" if len(ps) > 1 else ""
         lines += [f"{best.label} against {other.label}: {verdict}", f"    {figures}, p = {result.p:.2g}{also}"]
-    if any(isinstance(result, Pair) for result in found):
+    if any(isinstance(result, Pair) for result in results):
         advice = f"train {SEEDS} {repeats} or more of each"
         lines.append(f"This is about two networks: one run each says nothing of the settings; {advice}.")
     return lines
 
 
-def _judged(best: str, other: str, found: Difference | Pair, p: float, metric: str) -> tuple[str, str]:
+def _judged(best: str, other: str, result: Difference | Pair, p: float, metric: str) -> tuple[str, str]:
     """A verdict and its figures."""
-    if isinstance(found, Pair):
+    if isinstance(result, Pair):
         verdict = "these two networks differ" if p < LEVEL else "no difference of these two networks shown"
         test = "sign test of reciprocal ranks" if metric == "mrr" else f"McNemar test of {TITLES[metric]}"
-        return verdict, f"better on {found.better}, worse on {found.worse} of the test clips, exact {test}"
-    figures = f"test {TITLES[metric]} {found.value:+.3f}, 95 % interval {found.low:+.3f} to {found.high:+.3f}"
+        return verdict, f"better on {result.better}, worse on {result.worse} of the test clips, exact {test}"
+    figures = f"test {TITLES[metric]} {result.value:+.3f}, 95 % interval {result.low:+.3f} to {result.high:+.3f}"
     if p >= LEVEL:
         return "no real difference shown", figures
-    if found.value > 0:
+    if result.value > 0:
         return f"{best} won, the difference is real", figures
     return f"{other} won, the difference is real, though the validation part ranks it lower", figures
 
