@@ -91,6 +91,8 @@ def make_run(
     ]
     results = {"summary": summary(places), "predictions": predictions}
     write_json(run.evaluation / "evaluation_results.json", results, indent=None)
+    ranks = dict(zip(clips, places.tolist(), strict=True))
+    write_json(run.evaluation / "ranks.json", {"part": "test", "checkpoint": "best", "ranks": ranks}, indent=None)
     result = {
         "status": "done",
         "overrides": [],

@@ -141,7 +141,7 @@ WITHOUT_TORCH += [f"slr.data.{name}" for name in ("manifest", "split", "signer_s
 WITHOUT_TORCH += [f"slr.models.{name}" for name in ("trie", "hub", "generation_config", "memory_plan")]
 WITHOUT_TORCH += [f"slr.predict.{name}" for name in ("sources", "results", "segmentation", "calibration", "bundle")]
 WITHOUT_TORCH += [f"slr.training.{name}" for name in ("start", "warm_start", "console_log")]
-WITHOUT_TORCH += ["slr.evaluation.compare"]
+WITHOUT_TORCH += ["slr.evaluation.compare", "slr.evaluation.ranks"]
 WITH_TORCH = {f"slr.core.{name}" for name in ("hardware", "distributed", "directml", "tensorboard")}
 
 

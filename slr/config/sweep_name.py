@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from slr.config import compose, overrides, schema, search_space
 from slr.core.errors import UserError
+from slr.core.run_folder import flat
 
 
 def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[search_space.Axis], list[str]]:
@@ -106,14 +107,7 @@ def named(arguments: Sequence[str]) -> list[str]:
 def shared(composed: DictConfig, apart: Sequence[str]) -> dict[str, Any]:
     """What decides the numbers of all runs of a sweep, `key` or `group.key` -> value, but for some keys."""
     plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
-    return _flat(_without(plain, ["hydra", *schema.ASIDE, *(key.lstrip("+") for key in apart)]))
-
-
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    rows: dict[str, Any] = {}
-    for key, value in plain.items():
-        rows |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return rows
+    return flat(_without(plain, ["hydra", *schema.ASIDE, *(key.lstrip("+") for key in apart)]))
 
 
 def _without(plain: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:

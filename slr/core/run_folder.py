@@ -174,6 +174,19 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def flat(nested: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """Nested settings by their joined names.
+
+    >>> flat({"seed": 1, "lora": {"r": 8, "targets": ["q", "k"]}})
+    {'seed': 1, 'lora.r': 8, 'lora.targets': ['q', 'k']}
+    """
+    rows: dict[str, Any] = {}
+    for key, value in nested.items():
+        inner = flat(value, separator) if isinstance(value, Mapping) else None
+        rows |= {key: value} if inner is None else {f"{key}{separator}{name}": own for name, own in inner.items()}
+    return rows
+
+
 def hashes_of(folder: RunFolder) -> dict[str, str]:
     """The hashes that a run has recorded; none where it has not come that far."""
     return read_json(folder.result).get("hashes", {}) if folder.result.is_file() else {}

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slr.core.run_folder import flat
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -24,23 +26,12 @@ def show_settings(writer: "SummaryWriter", settings: Mapping[str, Any]) -> None:
     """
     from torch.utils.tensorboard.summary import hparams
 
-    for summary in hparams(flat(settings), dict.fromkeys(JUDGED_BY, 0.0)):
+    values = {
+        key: value if isinstance(value, bool | str | int | float) else str(value)
+        for key, value in flat(settings, "/").items()
+    }
+    for summary in hparams(values, dict.fromkeys(JUDGED_BY, 0.0)):
         writer.file_writer.add_summary(summary)  # pyright: ignore[reportOptionalMemberAccess]
-
-
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float]:
-    """Nested settings as `group/key`, with lists and None as text: what TensorBoard can show.
-
-    >>> flat({"lora": {"r": 8, "targets": ["q"]}})
-    {'lora/r': 8, 'lora/targets': "['q']"}
-    """
-    rows: dict[str, bool | str | float] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            rows |= flat(value, f"{prefix}{key}/")
-        else:
-            rows[prefix + key] = value if isinstance(value, bool | str | int | float) else str(value)
-    return rows
 
 
 def add_results(folder: Path, part: str, metrics: Mapping[str, float], step: int) -> None:

@@ -1,9 +1,8 @@
 """Is it better than simpler things? `python -m slr.ladder experiment=demo` runs or reuses them under one protocol.
 
-A run that is done already is taken, whether it was trained by a ladder, a sweep or alone.
-
-From chance upwards, on the same test clips of the same split and vocabulary: the commonest gloss, the base model
-without training, a linear probe on its vision features, and what was trained.
+Finished runs are reused, whether a ladder, a sweep or `train.py` made them. On the same test clips of the same split
+and vocabulary, from chance upwards: the commonest gloss, the base model without training, a linear probe on its vision
+features, and trained models.
 """
 
 import contextlib
@@ -17,16 +16,13 @@ from slr import factory
 from slr.config import compose, jobs, overrides, schema
 from slr.config.provenance import known_base
 from slr.config.saved_run import find_run, open_run
+from slr.core.console import ABSENT, aligned
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder, digest, hashes_of, status_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from slr.data.manifest import Clip
-    from slr.predict.predictor import ClipPredictor
+    from slr.predict.calibration import LogProbability
 
 GREY = 128  # of a clip that shows nothing
 
@@ -61,12 +57,14 @@ def climb(words: Sequence[str], rungs: Sequence[str]) -> tuple[list[dict[str, An
         rungs: keys of `RUNGS`.
 
     Returns:
-        A row for each rung, with metrics and intervals, and the folder in which the runs and `ladder.json` lie.
+        A row for each rung, with metrics and intervals, and the folder with the runs and `ladder.json`.
     """
     words = [*words, *([] if any(word.startswith("sweep=") for word in words) else ["sweep=ladder"])]
-    [config] = one_job(words)
+    config = one_job(words)
     place = Path(config.outputs) / f"{config.dataset.name}-{config.model.name}" / "sweeps" / str(config.sweep)
-    folders = {name: trained(name, words, place, config) for name in needed(rungs)}
+    # The base model's run is always needed: all else is measured on its split.
+    runs = [name for name, rung in RUNGS.items() if rung.words and (name in rungs or name == "zero_shot")]
+    folders = {name: trained(name, words, place, config) for name in runs}
     refuse_mixed(folders)
     base = folders["zero_shot"]
     known = read_json(place / "ladder.json") if (place / "ladder.json").is_file() else {}
@@ -76,13 +74,15 @@ def climb(words: Sequence[str], rungs: Sequence[str]) -> tuple[list[dict[str, An
     if computed:
         rows |= measured(base, computed)
         write_json(place / "ladder.json", {"key": key, "rows": rows})
-    told = {
-        name: read_json(folder.evaluation / "evaluation_results.json")["summary"] for name, folder in folders.items()
-    }
-    return [{"rung": name, "title": RUNGS[name].title} | (rows | told)[name] for name in rungs], place
+    rows |= {name: _summary(folder) for name, folder in folders.items()}
+    return [{"rung": name, "title": RUNGS[name].title} | rows[name] for name in rungs], place
 
 
-def one_job(words: Sequence[str]) -> list[schema.Config]:
+def _summary(folder: RunFolder) -> dict[str, Any]:
+    return read_json(folder.evaluation / "evaluation_results.json")["summary"]
+
+
+def one_job(words: Sequence[str]) -> schema.Config:
     """The configuration that the words make.
 
     Raises:
@@ -91,45 +91,37 @@ def one_job(words: Sequence[str]) -> list[schema.Config]:
     configs = jobs.configurations(overrides.quote_paths(["-m", *words]))
     if len(configs) != 1:
         raise UserError(f"expected words of one run, found those of {len(configs)}; give each setting one value")
-    return configs
+    return configs[0]
 
 
 def refuse_mixed(folders: Mapping[str, RunFolder]) -> None:
-    """See that the rungs' runs have one base model.
+    """Check that the rungs' runs have one base model.
 
     Raises:
         UserError: its branch on the hub has moved between them, or its weights are others.
     """
-    versions = {name: _version(folder) for name, folder in folders.items()}
+    models = {name: find_run(folder.root)[1].model for name, folder in folders.items()}
+    versions = {
+        name: model.commit or known_base(model.checkpoint, model.weights, hashes_of(folders[name]))
+        for name, model in models.items()
+    }
     if len(set(versions.values())) > 1:
-        told = ", ".join(f"{name} with {version}" for name, version in versions.items())
-        raise UserError(f"expected rungs of one version of the model, found {told}; name one: model.revision=COMMIT")
-
-
-def _version(folder: RunFolder) -> str | None:
-    """What tells a run's base model: the hub's commit, or the hash of the weights; None where neither is known."""
-    model = find_run(folder.root)[1].model
-    return model.commit or known_base(model.checkpoint, model.weights, hashes_of(folder))
-
-
-def needed(rungs: Sequence[str]) -> list[str]:
-    """The rungs that are runs; the base model's is always one, since all else is measured on its split."""
-    return [name for name, rung in RUNGS.items() if rung.words and (name in rungs or name == "zero_shot")]
+        found = ", ".join(f"{name} with {version}" for name, version in versions.items())
+        raise UserError(f"expected rungs of one version of the model, found {found}; name one: model.revision=COMMIT")
 
 
 def trained(name: str, words: Sequence[str], place: Path, config: schema.Config) -> RunFolder:
-    """The folder of a rung's run, which `train.py` begins or goes on with where it is not done."""
-    own = list(RUNGS[name].words or ())
+    """The folder of a rung's run, which `train.py` starts or continues where it is not done."""
+    words = [*words, *(RUNGS[name].words or ())]
     if name == "full":
-        own.append(f"optimizer.lr={config.optimizer.lr * FULL_RATE:g}")
-    wanted = digest(schema.identity(one_job([*words, *own])[0]))
+        words.append(f"optimizer.lr={config.optimizer.lr * FULL_RATE:g}")
+    wanted = digest(schema.identity(one_job(words)))
     done = finished(place.parent.parent, wanted)
     if not done:
-        print(f"\n{RUNGS[name].title}: train.py {' '.join([*words, *own])}", flush=True)
-        command = [sys.executable, str(compose.PROJECT / "train.py"), "-m", *words, *own]
-        code = subprocess.run(command, check=False).returncode
+        print(f"\n{RUNGS[name].title}: train.py {' '.join(words)}", flush=True)
+        code = subprocess.run([sys.executable, str(compose.PROJECT / "train.py"), "-m", *words], check=False).returncode
         if code:
-            raise UserError(f"rung {name}: train.py ended with {code}; mend what it says, the same command goes on")
+            raise UserError(f"rung {name}: train.py ended with {code}; correct what it says, then type the same again")
         done = finished(place.parent.parent, wanted)
     return done[0]
 
@@ -140,75 +132,61 @@ def finished(place: Path, wanted: str) -> list[RunFolder]:
     for path in sorted(place.rglob("config.json")):
         folder = RunFolder(path.parent)
         if folder.is_begun and status_of(folder) == "done":
-            with contextlib.suppress(UserError):  # of a run that an older slr has left
+            with contextlib.suppress(UserError):  # a run of an older slr
                 if digest(schema.identity(find_run(folder.root)[1])) == wanted:
                     found.append(folder)
     return found
 
 
 def measured(base: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Rows of what is no run: metrics of the test part with intervals, as of `slr.evaluation.results`."""
+    """Rows of the rungs that are no runs: metrics of the test part, as in the summary of `results.evaluation`."""
     import numpy as np
 
     from slr.data.split import PARTS, read_split
-    from slr.evaluation.evaluate import context, glosses
+    from slr.evaluation.evaluate import context
     from slr.evaluation.linear_probe import majority, probe
-    from slr.evaluation.results import evaluation
+    from slr.evaluation.results import evaluation, gloss_numbers
     from slr.predict import recognizer
     from slr.predict.calibration import Predictions
 
     _, config, vocabulary = open_run(base.root)
     split = read_split(base.split, clips := factory.clips(config))
     parts = {part: split.select(clips, part) for part in PARTS}
-    rows: dict[str, dict[str, Any]] = {}
-    if "chance" in names:
-        summary = read_json(base.evaluation / "evaluation_results.json")["summary"]
-        rows["chance"] = summary["chance"] | {"n": summary["n"]}
+    true = {part: gloss_numbers(chosen, vocabulary) for part, chosen in parts.items()}
+    summary = _summary(base)
+    rows: dict[str, dict[str, Any]] = {"chance": summary["chance"] | {"n": summary["n"]}}
     with recognizer.load(base.root) as ranker:
-        true = {part: glosses(ranker, chosen) for part, chosen in parts.items()}
 
-        def probed() -> "NDArray[np.float32]":
+        def probed() -> "LogProbability":
             features = {part: ranker.vision_features(parts[part], f"features of {part}") for part in PARTS}
             train, val = ((features[part], true[part]) for part in ("train", "val"))
             return probe(train, val, features["test"], len(vocabulary))
 
-        ways: dict[str, Callable[[], NDArray[np.float32]]] = {
+        ways: dict[str, Callable[[], LogProbability]] = {
             "majority": lambda: majority(true["train"], len(parts["test"]), len(vocabulary)),
-            "zero_shot_prior": lambda: without_prior(ranker, parts["test"]),
+            # Less the log-probabilities of a clip that shows nothing: contextual calibration (Zhao et al. 2021).
+            "zero_shot_prior": lambda: ranker.rank_clips(parts["test"], "ranking test") - ranker.rank_nothing(GREY),
             "probe": probed,
         }
-        found = context(config, clips, split, "test", None, None)
-        for name in names:
-            if name in ways:
-                looked = Predictions(ways[name](), np.zeros((len(parts["test"]), 0), np.float32))
-                rows[name] = evaluation(parts["test"], vocabulary, looked, found)["summary"]
+        against = context(config, clips, split, "test", None, None)
+        for name in [name for name in names if name in ways]:
+            predictions = Predictions(ways[name](), np.zeros((len(parts["test"]), 0), np.float32))
+            rows[name] = evaluation(parts["test"], vocabulary, predictions, against)["summary"]
     return rows
 
 
-def without_prior(ranker: "ClipPredictor", clips: "Sequence[Clip]") -> "NDArray[np.float32]":
-    """Log-probabilities (n, K) less those of a clip that shows nothing (contextual calibration, Zhao et al. 2021)."""
-    return ranker.rank_clips(clips, "ranking test") - ranker.rank_nothing(GREY)
-
-
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rungs as text, and what is to be said of them."""
-    from slr.core.console import aligned
-
+    """The rungs as text, and a line for each that does not differ from chance."""
     cells = [["", "top-1", "95 % interval", "top-5", "95 % interval", "mean reciprocal rank", "n"]]
     for row in rows:
         line = [row["title"]]
         for name in ("top1", "top5"):
             low, high = row.get(f"{name}_interval", (None, None))
-            line += [f"{row[name]:.3f}", "–" if low is None else f"{low:.3f} – {high:.3f}"]
+            line += [f"{row[name]:.3f}", ABSENT if low is None else f"{low:.3f} – {high:.3f}"]
         cells.append([*line, f"{row['mrr']:.3f}", str(row["n"])])
-    return "\n".join([aligned(cells), *remarks(rows)])
-
-
-def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Which rungs are not told from chance."""
-    lines = []
-    for row in rows:
-        if "chance" in row and row["top1_interval"][0] <= row["chance"]["top1"] <= row["top1_interval"][1]:
-            chance = f"{row['chance']['top1']:.3f}"
-            lines.append(f"{row['title']}: its interval holds chance, {chance}; it cannot be told from guessing")
-    return lines
+    lines = [
+        f"{row['title']}: its interval contains chance, {row['chance']['top1']:.3f}; it cannot be told from guessing"
+        for row in rows
+        if "chance" in row and row["top1_interval"][0] <= row["chance"]["top1"] <= row["top1_interval"][1]
+    ]
+    return "\n".join([aligned(cells), *lines])

@@ -1,11 +1,10 @@
-"""A recognizer put to the test: what training's end and `evaluate.py` do alike."""
+"""Evaluate a recognizer on clips: shared by training's end and `evaluate.py`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slr import factory
 from slr.config import schema
@@ -15,29 +14,24 @@ from slr.data.coverage import conflicts, coverage, read_lost
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split
 from slr.evaluation.free_text import exact_match
-from slr.evaluation.results import Context, evaluation
+from slr.evaluation.results import Context, evaluation, gloss_numbers
 from slr.predict.calibration import Calibration, fit, fit_familiarity
 from slr.predict.predictor import ClipPredictor
 
 
 def calibrate(ranker: ClipPredictor, train: Sequence[Clip], val: Sequence[Clip]) -> Calibration:
-    """What the run's own clips teach about its answers.
+    """Fit the calibration of a run on its own clips.
 
     Args:
         ranker: of the run.
-        train: what familiarity, and how long a clip is, are learned from.
-        val: what temperature and threshold are learned from.
+        train: clips for familiarity and the usual duration.
+        val: clips for temperature and threshold.
     """
-    familiar = fit_familiarity(ranker.look_clips(train, "calibrating on train").state, glosses(ranker, train))
-    looked = ranker.look_clips(val, "calibrating on val")
+    states = ranker.look_clips(train, "calibrating on train").state
+    familiarity = fit_familiarity(states, gloss_numbers(train, ranker.vocabulary))
+    log_probability, states = ranker.look_clips(val, "calibrating on val")
     seconds = float(np.median([clip.frames / clip.fps for clip in train]))
-    return fit(looked.log_probability, looked.state, glosses(ranker, val), familiar, seconds)
-
-
-def glosses(ranker: ClipPredictor, clips: Sequence[Clip]) -> NDArray[np.int64]:
-    """The places of the clips' glosses in the vocabulary: (n,)."""
-    position = {gloss: number for number, gloss in enumerate(ranker.vocabulary)}
-    return np.array([position[clip.gloss] for clip in clips])
+    return fit(log_probability, states, gloss_numbers(val, ranker.vocabulary), familiarity, seconds)
 
 
 def context(
@@ -63,18 +57,18 @@ def context(
     return Context(about, coverage(clips, lost, split.rule, part), conflicts([*clips, *lost]), calibration)
 
 
-def score(ranker: ClipPredictor, clips: Sequence[Clip], found: Context) -> dict[str, Any]:
+def score(ranker: ClipPredictor, clips: Sequence[Clip], against: Context) -> dict[str, Any]:
     """Rank clips of the run's own data; the content of `evaluation_results.json`."""
-    return evaluation(clips, ranker.vocabulary, ranker.look_clips(clips, f"ranking {found.about['part']}"), found)
+    return evaluation(clips, ranker.vocabulary, ranker.look_clips(clips, f"ranking {against.about['part']}"), against)
 
 
 def score_elsewhere(
     ranker: ClipPredictor, folder: Path, checkpoint: str | None, calibration: Calibration
 ) -> tuple[dict[str, Any], list[Clip]]:
-    """Rank a prepared data set that the run does not know; its content as of `score`, and the clips that it counts.
+    """Rank a prepared data set that the run does not know; results as of `score`, and the clips they are of.
 
-    Clips of glosses outside the vocabulary count for one thing alone: whether they are called unknown. The summary has
-    `unknown` of them: n, glosses, and the share `abstained` on.
+    Clips of glosses outside the vocabulary are only asked whether they are called unknown. The summary has `unknown` of
+    them: n, glosses, and the share `abstained` on.
 
     Raises:
         UserError: no prepared data set, or none of its glosses is in the vocabulary.
@@ -85,8 +79,8 @@ def score_elsewhere(
     if not known:
         raise UserError(f"other={folder}: expected clips of glosses that the run knows, found none of {len(clips)}")
     about = {"part": "all", "checkpoint": checkpoint, "data": "/".join(folder.resolve().parts[-2:]), "split": "none"}
-    found = Context(about, coverage(clips, lost, "none", "all"), conflicts([*clips, *lost]), calibration)
-    results = evaluation(known, ranker.vocabulary, ranker.look_clips(known, "ranking", folder), found)
+    against = Context(about, coverage(clips, lost, "none", "all"), conflicts([*clips, *lost]), calibration)
+    results = evaluation(known, ranker.vocabulary, ranker.look_clips(known, "ranking", folder), against)
     if strange:
         states = ranker.look_clips(strange, "ranking unknown signs", folder).state
         results["summary"]["unknown"] = {
@@ -100,15 +94,15 @@ def score_elsewhere(
 def add_generated(
     results: dict[str, Any], ranker: ClipPredictor, clips: Sequence[Clip], beams: int, folder: Path | None
 ) -> dict[str, Any]:
-    """The results with `generated`: what free text by a beam search gives on the same clips; see `exact_match`."""
+    """The results with `generated`: free text by a beam search on the same clips; see `exact_match`."""
     texts = ranker.generated(clips, beams, f"writing, {beams} beams", folder)
-    told = exact_match(texts, [clip.gloss for clip in clips], ranker.vocabulary)
-    predictions = [one | {"generated": own} for one, own in zip(results["predictions"], texts, strict=True)]
-    return results | {"generated": told | {"beams": beams}, "predictions": predictions}
+    generated = exact_match(texts, [clip.gloss for clip in clips], ranker.vocabulary) | {"beams": beams}
+    predictions = [row | {"generated": own} for row, own in zip(results["predictions"], texts, strict=True)]
+    return results | {"generated": generated, "predictions": predictions}
 
 
 def refuse_strangers(folder: RunFolder, split: Split, vocabulary: Sequence[str]) -> None:
-    """See that split and vocabulary are those that the run was trained with; clips are held against the split's hash.
+    """Check that split and vocabulary are those that the run was trained with.
 
     Raises:
         UserError: names what differs, and both hashes.

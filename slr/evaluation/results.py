@@ -1,10 +1,10 @@
-"""From rankings to what a run's `evaluation/` folder holds, and to the table that a person reads."""
+"""From rankings to the content of a run's `evaluation/` folder, and to the table that is printed."""
 
 import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +13,32 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from slr.core.console import ABSENT, aligned
 from slr.core.files import write_json, write_whole
 from slr.data.coverage import Coverage, among
 from slr.data.manifest import Clip
-from slr.models.metrics import (
-    METRICS,
-    Figure,
-    Glosses,
-    best_place,
-    bootstrap,
-    chance,
-    figures,
-    place_of_truth,
-    places,
-    resamples,
-    tally,
-    wilson,
-)
+from slr.evaluation.ranks import write_ranks
+from slr.models import metrics
+from slr.models.metrics import METRICS, Figure, Glosses
 from slr.predict import calibration as calibrating
-from slr.predict.calibration import Calibration, Predictions
+from slr.predict.calibration import Calibration, LogProbability, Predictions
 
 TITLES = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "top10": "top-10",
+    **{f"top{k}": f"top-{k}" for k in (1, 5, 10)},
     "mrr": "mean reciprocal rank",
-    "top1_per_class": "top-1 per class",
-    "top5_per_class": "top-5 per class",
-    "top10_per_class": "top-10 per class",
+    **{f"top{k}_per_class": f"top-{k} per class" for k in (1, 5, 10)},
     "f1_macro": "macro F1",
 }
-GROUPED = ("top1", "top5", "mrr", "top1_per_class")  # told once more with conflicting glosses as one
-LogProbability = NDArray[np.float32]  # (n, K)
+GROUPED = ("top1", "top5", "mrr", "top1_per_class")  # repeated with conflicting glosses as one
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a number is to be read against.
+    """What numbers are to be read against.
 
     Attributes:
-        about: what the summary says first (part, checkpoint, data, split).
-        coverage: how many of the clips that are listed are there.
+        about: first entries of the summary (part, checkpoint, data, split).
+        coverage: how many of the listed clips are there.
         conflicts: groups of glosses that the data set gives to the same video, in the vocabulary or not.
         calibration: learned from the validation part, or None.
     """
@@ -64,45 +49,37 @@ class Context:
     calibration: Calibration | None
 
 
+def gloss_numbers(clips: Sequence[Clip], vocabulary: Sequence[str]) -> Glosses:
+    """The places of the clips' glosses in the vocabulary: int64 (n,)."""
+    position = {gloss: number for number, gloss in enumerate(vocabulary)}
+    return np.array([position[clip.gloss] for clip in clips])
+
+
 def evaluation(
-    clips: Sequence[Clip], vocabulary: Sequence[str], looked: Predictions, context: Context
+    clips: Sequence[Clip], vocabulary: Sequence[str], predictions: Predictions, context: Context
 ) -> dict[str, Any]:
     """The content of `evaluation_results.json`.
 
     Args:
         clips: the n ranked clips, whose glosses are in the vocabulary.
         vocabulary: the K ordered glosses.
-        looked: what a recognizer makes of the clips.
+        predictions: of the recognizer, for the clips.
         context: what the numbers are to be read against.
 
     Returns:
         `summary` (each metric with `<metric>_interval`, n, chance, coverage, mean mass), `per_gloss`, `per_signer`,
         `calibration` (None without one), `generated` (None; see `slr.evaluation.evaluate.add_generated`), `missing`
-        (ids that are listed and not there), and `predictions`: whole rankings, best first, and whether the clip is
+        (ids of listed clips that are not there), and `predictions`: whole rankings, best first, and whether the clip is
         answered or called unknown.
     """
-    log_probability = looked.log_probability
-    position = {gloss: number for number, gloss in enumerate(vocabulary)}
-    glosses = np.array([position[clip.gloss] for clip in clips])
-    ranks = place_of_truth(torch.from_numpy(log_probability), torch.from_numpy(glosses)).numpy()
-    summary: dict[str, Any] = dict(context.about) | {"n": len(clips), "glosses": len(vocabulary)}
-    summary |= _told(figures(ranks, glosses) | {"f1_macro": _macro_f1(log_probability, glosses)})
-    summary["glosses_with_clips"] = len(set(glosses.tolist()))
-    summary["signers"] = len({clip.signer for clip in clips if clip.signer is not None})
-    # Guessing names each gloss as often as it is meant, so that precision and recall are both one of K.
-    summary["chance"] = chance(len(vocabulary)) | {"f1_macro": 1 / len(vocabulary)}
-    summary["mass"] = float(np.exp(log_probability.astype(np.float64)).sum(axis=1).mean())
-    summary["coverage"] = _coverage(context.coverage, len(clips), int((ranks == 1).sum()))
-    conflicts = among(context.conflicts, vocabulary)
-    summary["grouped"] = _grouped(log_probability, glosses, [[position[g] for g in c] for c in conflicts])
-    if summary["grouped"]:
-        summary["grouped"]["groups"] = conflicts
-    answered = context.calibration.answers(looked.state).tolist() if context.calibration else [True] * len(clips)
+    log_probability, glosses = predictions.log_probability, gloss_numbers(clips, vocabulary)
+    ranks = metrics.place_of_truth(torch.from_numpy(log_probability), torch.from_numpy(glosses)).numpy()
+    answered = context.calibration.answers(predictions.state).tolist() if context.calibration else [True] * len(clips)
     return {
-        "summary": summary,
+        "summary": _summary(clips, vocabulary, log_probability, ranks, context),
         "per_gloss": _per_gloss(vocabulary, log_probability, glosses, ranks),
         "per_signer": _per_signer(clips, ranks),
-        "calibration": _calibration(looked, glosses, context.calibration),
+        "calibration": _calibration(predictions, glosses, context.calibration),
         "generated": None,
         "missing": context.coverage.missing,
         "predictions": [
@@ -118,38 +95,53 @@ def evaluation(
     }
 
 
-def _told(named: Mapping[str, Figure]) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+def _summary(
+    clips: Sequence[Clip], vocabulary: Sequence[str], log_probability: LogProbability, ranks: Glosses, context: Context
+) -> dict[str, Any]:
+    glosses, first = gloss_numbers(clips, vocabulary), log_probability.argmax(axis=1)
+    count, covered = len(vocabulary), context.coverage
+    # Top-1 if all missing clips were wrong; with `limit=`, other clips that are there were not ranked either.
+    whole = covered.of != "data set" and len(clips) == covered.clips
+    f1 = metrics.bootstrap(
+        lambda rows: metrics.tally(first[rows], glosses[rows], count).macro_f1, metrics.resamples(len(glosses))
+    )
+    return {
+        **context.about,
+        "n": len(clips),
+        "glosses": count,
+        **with_intervals(metrics.figures(ranks, glosses) | {"f1_macro": f1}),
+        "glosses_with_clips": len(set(glosses.tolist())),
+        "signers": len({clip.signer for clip in clips if clip.signer is not None}),
+        # Guessing names each gloss as often as it is meant, so that precision and recall are both one of K.
+        "chance": metrics.chance(count) | {"f1_macro": 1 / count},
+        "mass": float(np.exp(log_probability.astype(np.float64)).sum(axis=1).mean()),
+        "coverage": {
+            **asdict(covered),
+            "missing": len(covered.missing),
+            "top1_of_listed": int((ranks == 1).sum()) / covered.listed if whole else None,
+        },
+        "grouped": _grouped(log_probability, glosses, among(context.conflicts, vocabulary), vocabulary),
+    }
+
+
+def with_intervals(named: Mapping[str, Figure]) -> dict[str, Any]:
+    """Each figure's value, and `<name>_interval` with its bounds."""
+    rows: dict[str, Any] = {}
     for name, figure in named.items():
-        told |= {name: figure.value, f"{name}_interval": [figure.low, figure.high]}
-    return told
-
-
-def _macro_f1(log_probability: LogProbability, glosses: Glosses) -> Figure:
-    first, count = log_probability.argmax(axis=1), log_probability.shape[1]
-    return bootstrap(lambda rows: tally(first[rows], glosses[rows], count).macro_f1, resamples(len(glosses)))
-
-
-def _coverage(coverage: Coverage, ranked: int, right: int) -> dict[str, Any]:
-    """How many clips are there; and, of a part that the data set lists, top-1 if all missing clips were wrong.
-
-    That top-1 is None where clips that are there were not ranked: of these nobody knows, and they are not missing.
-    """
-    told: dict[str, Any] = {"of": coverage.of, "clips": coverage.clips, "listed": coverage.listed}
-    told["missing"] = len(coverage.missing)
-    whole = coverage.of != "data set" and ranked == coverage.clips
-    return told | {"top1_of_listed": right / coverage.listed if whole else None}
+        rows |= {name: figure.value, f"{name}_interval": [figure.low, figure.high]}
+    return rows
 
 
 def _grouped(
-    log_probability: LogProbability, glosses: Glosses, groups: Sequence[Sequence[int]]
+    log_probability: LogProbability, glosses: Glosses, groups: list[list[str]], vocabulary: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Metrics that take any gloss of the true one's group for right; None where there is no group."""
+    """Metrics that count any gloss of the true one's group as right; None where there is no group."""
     if not groups:
         return None
-    found = figures(best_place(places(log_probability), glosses, groups), glosses)
-    touched = np.isin(glosses, [number for group in groups for number in group])
-    return _told({name: found[name] for name in GROUPED}) | {"n_in_groups": int(touched.sum())}
+    numbers = [[vocabulary.index(gloss) for gloss in group] for group in groups]
+    figures = metrics.figures(metrics.best_place(metrics.places(log_probability), glosses, numbers), glosses)
+    inside = int(np.isin(glosses, np.concatenate(numbers)).sum())
+    return with_intervals({name: figures[name] for name in GROUPED}) | {"n_in_groups": inside, "groups": groups}
 
 
 def _per_gloss(
@@ -157,16 +149,14 @@ def _per_gloss(
 ) -> list[dict[str, Any]]:
     """A row for each gloss that has clips or was named, in the vocabulary's order."""
     first = log_probability.argmax(axis=1)
-    counts = tally(first, glosses, len(vocabulary))
+    counts = metrics.tally(first, glosses, len(vocabulary))
     rows = []
-    for number, gloss in enumerate(vocabulary):
-        if not counts.true[number] and not counts.named[number]:
-            continue
+    for number in np.flatnonzero(counts.true + counts.named).tolist():
         own = ranks[glosses == number]
         wrong = Counter(vocabulary[other] for other in first[glosses == number].tolist() if other != number)
         rows.append(
             {
-                "gloss": gloss,
+                "gloss": vocabulary[number],
                 "n": len(own),
                 "named": int(counts.named[number]),
                 "top1": float((own == 1).mean()) if len(own) else None,
@@ -183,27 +173,27 @@ def _per_gloss(
 
 def _per_signer(clips: Sequence[Clip], ranks: Glosses) -> list[dict[str, Any]]:
     """A row for each signer that the data set names, the worst first."""
-    own: dict[str, list[int]] = defaultdict(list)
+    by_signer: dict[str, list[int]] = defaultdict(list)
     for clip, rank in zip(clips, ranks.tolist(), strict=True):
         if clip.signer is not None:
-            own[clip.signer].append(rank)
+            by_signer[clip.signer].append(rank)
     rows = []
-    for signer, places_ in own.items():
-        found = np.array(places_)
-        figure = wilson(float((found == 1).mean()), len(found))
-        five = float((found <= 5).mean())
-        rows.append({"signer": signer, "n": len(found), **_told({"top1": figure}), "top5": five})
+    for signer, listed in by_signer.items():
+        own = np.array(listed)
+        top1 = with_intervals({"top1": metrics.wilson(float((own == 1).mean()), len(own))})
+        rows.append({"signer": signer, "n": len(own), **top1, "top5": float((own <= 5).mean())})
     return sorted(rows, key=lambda row: (row["top1"], -row["n"], row["signer"]))
 
 
-def _calibration(looked: Predictions, glosses: Glosses, calibration: Calibration | None) -> dict[str, Any] | None:
-    """How far the answers can be believed here, by what the run's own clips have taught."""
+def _calibration(predictions: Predictions, glosses: Glosses, calibration: Calibration | None) -> dict[str, Any] | None:
+    """How well the probabilities fit here, and what answering fewer clips gives, as the run's calibration has it."""
     if calibration is None:
         return None
-    right = looked.log_probability.argmax(axis=1) == glosses
-    plain = calibrating.reliability(softmax(looked.log_probability.astype(np.float64), axis=1).max(axis=1), right)
-    bins = calibrating.reliability(calibration.probabilities(looked.log_probability).max(axis=1), right)
-    scores, answered = calibration.familiarity.scores(looked.state), calibration.answers(looked.state)
+    log_probability, states = predictions
+    right = log_probability.argmax(axis=1) == glosses
+    plain = calibrating.reliability(softmax(log_probability.astype(np.float64), axis=1).max(axis=1), right)
+    bins = calibrating.reliability(calibration.probabilities(log_probability).max(axis=1), right)
+    scores, answered = calibration.familiarity.scores(states), calibration.answers(states)
     coverage, risk = calibrating.risk_coverage(scores, right)
     last = np.flatnonzero(np.diff(coverage, append=2) > 0)  # one point a score
     return {
@@ -214,9 +204,9 @@ def _calibration(looked: Predictions, glosses: Glosses, calibration: Calibration
         "fitted_n": calibration.n,
         "ece": calibrating.calibration_error(bins),
         "ece_uncalibrated": calibrating.calibration_error(plain),
-        "bins": [list(one) for one in bins],
+        "bins": [list(row) for row in bins],
         "aurc": calibrating.area_under_risk(scores, right),
-        "risk_coverage": [[float(coverage[at]), float(risk[at])] for at in last],
+        "risk_coverage": np.stack([coverage, risk], axis=1)[last].tolist(),
         "answered_here": float(answered.mean()),
         "risk_answered": float((~right[answered]).mean()) if answered.any() else None,
     }
@@ -232,16 +222,12 @@ def ranking(vocabulary: Sequence[str], log_probability: NDArray[np.float32]) -> 
     >>> [row["gloss"] for row in ranking(["no", "yes"], np.log(np.array([0.1, 0.3], dtype=np.float32)))]
     ['yes', 'no']
     """
-    shifted = np.exp(log_probability.astype(np.float64) - log_probability.max())
-    probability = shifted / shifted.sum()
     order = np.argsort(-log_probability, kind="stable")
+    probability = softmax(log_probability.astype(np.float64))
+    columns = (order.tolist(), log_probability[order].tolist(), probability[order].tolist())
     return [
-        {
-            "gloss": vocabulary[number],
-            "log_probability": float(log_probability[number]),
-            "probability": float(probability[number]),
-        }
-        for number in order.tolist()
+        {"gloss": vocabulary[number], "log_probability": log, "probability": share}
+        for number, log, share in zip(*columns, strict=True)
     ]
 
 
@@ -250,85 +236,86 @@ def write_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
 
     Args:
         folder: the run's `evaluation/`.
-        results: what `evaluation` gives.
+        results: of `evaluation`.
     """
     write_json(folder / "evaluation_results.json", results, indent=None)
-    rows = [row | {"confused_with": _confusions(row["confused_with"])} for row in results["per_gloss"]]
-    write_whole(folder / "per_gloss.csv", _csv(rows))
-    write_whole(folder / "confusion.csv", _csv(confusions(results["predictions"])))
+    write_ranks(folder, results)
+    rows = [
+        row | {"confused_with": "; ".join(f"{gloss} {count}" for gloss, count in row["confused_with"])}
+        for row in results["per_gloss"]
+    ]
+    write_whole(folder / "per_gloss.csv", _csv(list(rows[0]), [row.values() for row in rows]))
+    pairs = Counter((clip["gloss"], clip["ranking"][0]["gloss"]) for clip in results["predictions"])
+    confused = [(*pair, count) for pair, count in sorted(pairs.items())]
+    write_whole(folder / "confusion.csv", _csv(["gloss", "named", "clips"], confused))
     write_whole(folder / "missing.txt", "".join(f"{name}\n" for name in results["missing"]))
 
 
-def _confusions(pairs: Iterable[Sequence[Any]]) -> str:
-    return "; ".join(f"{gloss} {count}" for gloss, count in pairs)
-
-
-def confusions(predictions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """How often each gloss was named for each, right ones included: the confusion matrix without its empty cells."""
-    counts = Counter((one["gloss"], one["ranking"][0]["gloss"]) for one in predictions)
-    return [{"gloss": true, "named": named, "clips": count} for (true, named), count in sorted(counts.items())]
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
     return text.getvalue()
 
 
+def metric_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every metric: title, value, low and high of its 95 % interval, chance (None where it is not known)."""
+    summary = results["summary"]
+    parts = [
+        (summary, (*METRICS, "f1_macro"), ""),
+        (summary["grouped"], GROUPED, ", conflicts as one"),
+        (results["generated"], ("top1", "top5"), ", free text"),
+    ]
+    rows = []
+    for values, names, how in parts:
+        for name in names if values else ():
+            low, high = values[f"{name}_interval"]
+            chance = None if how else summary["chance"][name]
+            rows.append(
+                {"title": f"{TITLES[name]}{how}", "value": values[name], "low": low, "high": high, "chance": chance}
+            )
+    return rows
+
+
 def table(results: Mapping[str, Any]) -> str:
-    """The results as text: one row a metric, with value, 95 % interval, chance and n; then what else is to be known."""
+    """The results as text: one row a metric, with value, 95 % interval, chance and n; then the notes."""
     summary, n = results["summary"], str(results["summary"]["n"])
     signers = f" of {summary['signers']} signers" if summary["signers"] else ""
-    head = f"{summary['part']} part: {summary['n']} clips{signers}, {summary['glosses']} glosses to choose from"
-    rows = [("", "value", "95 % interval", "chance", "n")]
-    for name in (*METRICS, "f1_macro"):
-        rows.append((TITLES[name], *_cells(summary, name), f"{summary['chance'][name]:.3f}", n))
-    grouped = summary["grouped"]
-    for name in GROUPED if grouped else ():
-        rows.append((f"{TITLES[name]}, conflicts as one", *_cells(grouped, name), "", n))
-    for name in ("top1", "top5") if results["generated"] else ():
-        rows.append((f"{TITLES[name]}, free text", *_cells(results["generated"], name), "", n))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([head, *lines, *notes(results)])
-
-
-def _cells(values: Mapping[str, Any], name: str) -> tuple[str, str]:
-    low, high = values[f"{name}_interval"]
-    return f"{values[name]:.3f}", f"{low:.3f} – {high:.3f}"
+    head = f"{summary['part']} part: {n} clips{signers}, {summary['glosses']} glosses to choose from"
+    rows = [["", "value", "95 % interval", "chance", "n"]]
+    for row in metric_rows(results):
+        chance = ABSENT if row["chance"] is None else f"{row['chance']:.3f}"
+        rows.append([row["title"], f"{row['value']:.3f}", f"{row['low']:.3f} – {row['high']:.3f}", chance, n])
+    return "\n".join([head, aligned(rows), *notes(results)])
 
 
 def notes(results: Mapping[str, Any]) -> list[str]:
-    """What else is to be known of the numbers: lines that begin with what they are about, `coverage: …`."""
-    summary, told = results["summary"], results["calibration"]
-    notes, grouped, covered = [], summary["grouped"], summary["coverage"]
+    """What else is to be known of the numbers: lines that begin with their subject, `coverage: …`."""
+    summary, calibration, free = results["summary"], results["calibration"], results["generated"]
+    lines, grouped, covered = [], summary["grouped"], summary["coverage"]
     if grouped:
         groups = "; ".join("/".join(group) for group in grouped["groups"][:4])
-        more = ", …" if len(grouped["groups"]) > 4 else ""
-        notes.append(f"conflicts: glosses of the same video, in {grouped['n_in_groups']} of the clips: {groups}{more}")
+        more = "; …" if len(grouped["groups"]) > 4 else ""
+        lines.append(f"conflicts: {grouped['n_in_groups']} clips have a gloss that shares its video: {groups}{more}")
     line = f"coverage: {covered['clips']:,} of {covered['listed']:,} clips listed for the {covered['of']}"
     if covered["missing"] and covered["top1_of_listed"] is not None:
         line += f"; top-1 {covered['top1_of_listed']:.3f} if every missing clip were wrong"
-    notes.append(line)
+    lines.append(line)
     if "unknown" in summary:
         strange = summary["unknown"]
-        notes.append(
+        lines.append(
             f"unknown signs: {strange['n']} clips of {strange['glosses']} glosses outside the vocabulary, "
             f"{strange['abstained']:.1%} of them called unknown"
         )
-    if results["generated"]:
-        free = results["generated"]
-        notes.append(
-            f"free text: of the {free['beams']} beams a clip, {free['no_gloss']:.1%} are no gloss and "
-            f"{free['doubled']:.1%} name one again; exact match, capitals and spaces aside"
+    if free:
+        lines.append(
+            f"free text: {free['beams']} beams per clip, {free['no_gloss']:.1%} of the texts are no gloss, "
+            f"{free['doubled']:.1%} repeat one; exact match but for capitals and spaces"
         )
-    if told:
-        notes.append(
-            f"calibration: error {told['ece']:.3f} at temperature {told['temperature']:.2f}, "
-            f"{told['ece_uncalibrated']:.3f} without; learned from {told['fitted_n']} val clips"
+    if calibration:
+        lines.append(
+            f"calibration: error {calibration['ece']:.3f} with temperature scaling ({calibration['temperature']:.2f}), "
+            f"{calibration['ece_uncalibrated']:.3f} without; learned from {calibration['fitted_n']} validation clips"
         )
-        wrong = "" if told["risk_answered"] is None else f", {told['risk_answered']:.1%} of those wrongly"
-        notes.append(f"abstention: {told['answered_here']:.1%} of the clips are answered{wrong}")
-    return notes
+        wrong = "" if calibration["risk_answered"] is None else f" ({calibration['risk_answered']:.1%} of these wrong)"
+        lines.append(f"answered: {calibration['answered_here']:.1%} of the clips{wrong}; the others are called unknown")
+    return lines

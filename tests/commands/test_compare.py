@@ -18,8 +18,8 @@ from slr.commands import compare
 from slr.config import compose, jobs, schema
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
-from slr.core.run_folder import RunFolder
-from slr.evaluation.compare.runs import find_runs, flat, read_run, true_places
+from slr.core.run_folder import RunFolder, flat
+from slr.evaluation.compare.runs import find_runs, read_run
 from slr.evaluation.compare.settings import comparable, differing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +113,7 @@ def test_a_real_difference_is_named_with_its_winner_and_no_difference_is_not(tmp
     assert "the validation part chose frames=8; on the test part:" in out
     lines = {line.partition(":")[0]: line for line in out.splitlines() if " against " in line}
     assert lines["frames=8 against frames=2"].endswith("frames=8 won, the difference is real")
-    assert "Holm's for 2 questions" in lines["frames=8 against frames=2"]
+    assert out.count("Holm's for 2 questions") == 2
     assert lines["frames=8 against frames=4"].endswith("no real difference shown")
 
 
@@ -144,8 +144,8 @@ def test_one_run_each_says_something_of_the_networks_alone(tmp_path, monkeypatch
     p = binomtest(ahead, ahead + behind).pvalue
     verdict = "these two networks differ" if p < 0.05 else "no difference of these two networks shown"
     assert (
-        f"frames=8 against frames=4: ahead on {ahead} test clips, behind on {behind} "
-        f"(exact McNemar test of top-1, p = {p:.2g}): {verdict}" in out
+        f"frames=8 against frames=4: {verdict}\n"
+        f"    better on {ahead}, worse on {behind} of the test clips, exact McNemar test of top-1, p = {p:.2g}\n" in out
     )
     assert "one run each says nothing of the settings; train 3 seeds or more of each" in out
     assert "real" not in out
@@ -230,16 +230,15 @@ def test_a_broken_run_is_told_and_left_out(tmp_path, monkeypatch, capsys):
 
 def test_rankings_of_another_part_are_not_taken_for_the_tests(tmp_path, monkeypatch, capsys):
     grid(tmp_path, {4: 0.2, 8: 0.9})
-    path = tmp_path / "frames-8_seed-0" / "evaluation" / "evaluation_results.json"
+    path = tmp_path / "frames-8_seed-0" / "evaluation" / "ranks.json"
     content = read_json(path)
-    write_json(path, content | {"predictions": content["predictions"][:9]}, indent=None)
+    write_json(path, content | {"ranks": dict(list(content["ranks"].items())[:9])})
     out = told(monkeypatch, capsys, tmp_path)
-    assert "not tested: expected 3 seeds or more of each, found 2 and 3 with rankings that can be read" in out
+    assert "not tested: expected 3 seeds or more of each, found 2 and 3 with readable rankings" in out
     assert "ranks 9 clips of part test, not the run's 200 test clips; python evaluate.py run=" in out
-    content["summary"]["checkpoint"] = "last"
-    write_json(path, content, indent=None)
+    write_json(path, content | {"checkpoint": "last"})
     assert "ranks with checkpoint last, the result with best" in told(monkeypatch, capsys, tmp_path)
-    path.unlink()
+    path.write_text("[]", encoding="utf-8")
     assert "holds no rankings that can be read" in told(monkeypatch, capsys, tmp_path)
 
 
@@ -253,24 +252,47 @@ def test_a_seed_that_ran_twice_counts_once(tmp_path, monkeypatch, capsys):
     assert "has 2 runs of seed=0; they count as one, with their mean" in told(monkeypatch, capsys, tmp_path)
 
 
-@pytest.mark.parametrize("indent", [None, 1])
-def test_places_are_those_of_a_whole_json_reading(tmp_path, indent):
-    rng = np.random.default_rng(0)
-    run = make_run(tmp_path, places_of(rng, 0.4, 90))
-    path = run / "evaluation" / "evaluation_results.json"
-    write_json(path, read_json(path), indent=indent)
-    expected = {
-        row["clip"]: [entry["gloss"] for entry in row["ranking"]].index(row["gloss"]) + 1
-        for row in json.loads(path.read_text(encoding="utf-8"))["predictions"]
-    }
-    summary, places = true_places(path.read_bytes())
-    assert places == expected
-    assert summary["n"] == 90
+def test_runs_evaluated_before_ranks_were_written_are_tested_alike(tmp_path, monkeypatch, capsys):
+    grid(tmp_path, {4: 0.2, 8: 0.9})
+    new = told(monkeypatch, capsys, tmp_path)
+    for path in tmp_path.glob("*/evaluation/ranks.json"):
+        path.unlink()
+    assert told(monkeypatch, capsys, tmp_path) == new
+    path = tmp_path / "frames-8_seed-0" / "evaluation" / "evaluation_results.json"
     content = read_json(path)
     content["predictions"][0]["gloss"] = "coffee"
-    write_json(path, content, indent=indent)
-    with pytest.raises(ValueError, match="coffee"):
-        true_places(path.read_bytes())
+    write_json(path, content)
+    assert "holds no rankings that can be read (ValueError(\"'coffee' is not in list\"))" in told(
+        monkeypatch, capsys, tmp_path
+    )
+    path.unlink()
+    assert "holds no rankings that can be read (FileNotFoundError" in told(monkeypatch, capsys, tmp_path)
+
+
+def test_tables_fit_a_terminal_of_100_columns(tmp_path, monkeypatch, capsys):
+    grid(tmp_path, {4: 0.2, 8: 0.9}, lora__r=16)
+    grid(tmp_path / "more", {4: 0.2, 8: 0.9}, lora__r=8)
+    failed = make_run(tmp_path / "failed", np.ones(200, dtype=int), frames=64)
+    change(failed / "result.json", status="failed", error="ValueError: no")
+    out = told(monkeypatch, capsys, tmp_path)
+    assert max(map(len, out.partition("\n\nwritten: ")[0].splitlines())) <= 100
+    firsts = [line.split()[0] for line in out.splitlines()[1:] if line]
+    assert [firsts.count(str(number)) for number in (1, 4, 5, 12)] == [4, 4, 2, 2], (
+        "12 runs, 4 settings, two blocks each"
+    )
+
+
+def test_it_says_when_the_reciprocal_rank_decided(tmp_path, monkeypatch, capsys):
+    for frames, val, mrr in ((2, 0.0, 0.1), (4, 0.0, 0.3), (8, 0.0, 0.2)):
+        make_run(tmp_path / str(frames), np.ones(50, dtype=int), val, mrr, frames=frames)
+    out = told(monkeypatch, capsys, tmp_path)
+    assert "the validation part chose frames=4" in out
+    assert (
+        "note: settings 1, 2, 3 have the same validation top-1, 0.000; their mean reciprocal rank (mrr) decided" in out
+    )
+    change(tmp_path / "2" / "result.json", val={"top1": 0.1, "top5": 0.9, "mrr": 0.1})
+    assert "note: settings 2, 3 have the same validation top-1, 0.000" in told(monkeypatch, capsys, tmp_path)
+    assert "decided" not in told(monkeypatch, capsys, tmp_path, "metric=mrr")
 
 
 def test_rows_come_back_from_the_csv(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 from slr.data.coverage import Coverage
 from slr.data.manifest import Clip
+from slr.evaluation.ranks import read_ranks
 from slr.evaluation.results import Context, evaluation, table, write_evaluation
 from slr.predict.calibration import Predictions, fit, fit_familiarity
 
@@ -34,7 +35,9 @@ def made():
     ]
     other_glosses, other = drawn(1)
     learned = fit(other.log_probability, other.state, other_glosses, fit_familiarity(other.state, other_glosses), 1.5)
-    context = Context({"part": "test"}, Coverage("official test part", 90, 120, ["x"] * 30), CONFLICTS, learned)
+    context = Context(
+        {"part": "test", "checkpoint": "best"}, Coverage("official test part", 90, 120, ["x"] * 30), CONFLICTS, learned
+    )
     return glosses, looked.log_probability, evaluation(clips, VOCABULARY, looked, context)
 
 
@@ -141,6 +144,11 @@ def test_what_is_written_can_be_read_as_tables(made, tmp_path):
     glosses, log_probability, results = made
     write_evaluation(tmp_path, results)
     assert json.loads((tmp_path / "evaluation_results.json").read_text(encoding="utf-8")) == results
+    ranks = (log_probability > np.take_along_axis(log_probability, glosses[:, None], axis=1)).sum(axis=1) + 1
+    expected = {"part": "test", "checkpoint": "best", "ranks": {str(n): rank for n, rank in enumerate(ranks.tolist())}}
+    assert read_ranks(tmp_path) == expected
+    (tmp_path / "ranks.json").unlink()
+    assert read_ranks(tmp_path) == expected, "as before there was that file"
     assert (tmp_path / "missing.txt").read_text(encoding="utf-8") == 30 * "x\n"
     with (tmp_path / "confusion.csv").open(encoding="utf-8", newline="") as file:
         cells = {(row["gloss"], row["named"]): int(row["clips"]) for row in csv.DictReader(file)}

@@ -70,6 +70,15 @@ def test_without_taste_and_noise_it_is_welchs_test():
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-6)
 
 
+def test_three_seeds_each_by_hand():
+    """Nothing but the seeds varies: a pooled t test of 4 degrees of freedom, 97.5 % point 2.776 by the tables."""
+    clips, seeds = np.array([0.2, 0.4, 0.9]), np.array([[-0.03], [0.0], [0.03]])
+    error, point = 0.03 * np.sqrt(2 / 3), 2.7764451051977987
+    found = over_seeds_and_clips(clips + seeds + point * error, clips + seeds)
+    assert (found.low, found.high) == pytest.approx((0, 2 * point * error), abs=1e-9)
+    assert found.p == pytest.approx(0.05, rel=1e-9)
+
+
 def test_variance_is_that_of_the_model_by_brute_force():
     """Means over many simulated sets of runs vary as much as the intervals say."""
     rng = np.random.default_rng(2)
@@ -106,7 +115,7 @@ def test_exact_mcnemar_is_scipys_binomial_test():
         one, other = (rng.random(n) < 0.5).astype(float), (rng.random(n) < chance).astype(float)
         ahead, behind = int(((one == 1) & (other == 0)).sum()), int(((one == 0) & (other == 1)).sum())
         found = of_two_networks(one, other)
-        assert (found.ahead, found.behind) == (ahead, behind)
+        assert (found.better, found.worse) == (ahead, behind)
         expected = stats.binomtest(ahead, ahead + behind).pvalue if ahead + behind else 1.0
         assert found.p == pytest.approx(expected, rel=1e-9)
 

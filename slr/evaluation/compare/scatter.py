@@ -22,8 +22,7 @@ NAMED = 30  # settings with a colour and a name; those that rank lower are grey
 PANELS = 6
 WIDE = 10  # largest over smallest cost from which on the axis is logarithmic
 LABEL = 44  # characters of a line of the legend
-AXES, LEFT, BELOW, ABOVE = 7.0, 0.8, 0.6, 0.3  # inches
-LETTER, LINE = 0.078, 0.2  # inches of the legend
+WIDTH, HEIGHT, LINE = 9.0, 4.8, 0.25  # inches: a panel, its least height, and a line of the legend
 
 
 def draw(path: Path, groups: Sequence[Sequence[Setting]], part: str, metric: str) -> None:
@@ -38,19 +37,14 @@ def draw(path: Path, groups: Sequence[Sequence[Setting]], part: str, metric: str
     from matplotlib.figure import Figure  # takes a second to import
 
     panels = groups[:PANELS]
-    legends = [[_wrapped(setting) for setting in settings[: NAMED + 1]] for settings in panels]
-    heights = [max(3.8, LINE * (2 + sum(map(len, legend)))) for legend in legends]
-    longest = max(len(line) for legend in legends for lines in legend for line in lines)
-    width = LEFT + AXES + 0.7 + LETTER * max(longest, len("best validation first"))
-    top = whole = sum(heights) + (BELOW + ABOVE) * len(panels)
-    figure = Figure(figsize=(width, whole))
-    for number, (settings, height) in enumerate(zip(panels, heights, strict=True), 1):
-        bottom = top - ABOVE - height
-        axes = figure.add_axes((LEFT / width, bottom / whole, AXES / width, height / whole))
+    lines = [[line for setting in settings[: NAMED + 1] for line in _wrapped(setting)] for settings in panels]
+    heights = [max(HEIGHT, LINE * (3 + len(own))) for own in lines]
+    figure = Figure(figsize=(WIDTH, sum(heights)))
+    grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights, gridspec_kw={"hspace": 0.25})
+    for number, (settings, axes) in enumerate(zip(panels, grid[:, 0], strict=True), 1):
         _panel(axes, settings, part, metric)
         if len(groups) > 1:
             axes.set_title(f"group {number}, not comparable with the others", fontsize=10, loc="left")
-        top = bottom - BELOW
     _save(figure, path)
 
 
@@ -59,41 +53,29 @@ def _save(figure: "Figure", path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # a setting may be of any writing system
-            figure.savefig(beside, format="png", dpi=130)
+            figure.savefig(beside, format="png", dpi=130, bbox_inches="tight")  # with the legends beside the axes
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
 
 def _panel(axes: "Axes", settings: Sequence[Setting], part: str, metric: str) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     for number, setting in reversed(list(enumerate(settings))):  # the best lies on top
         _points(axes, setting, number, part, metric)
     costs = [run.seconds for setting in settings for run in setting.runs if run.seconds]
     if costs and max(costs) > WIDE * min(costs):
         axes.set_xscale("log")
-        _plain_numbers(axes)
-    axes.set_xlabel("seconds of a run")
-    axes.set_ylabel(f"{PARTS[part]} {TITLES[metric]}, with 95 % intervals")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,g}")  # 200 and 1,000 instead of powers of ten
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel="seconds of a run", ylabel=f"{PARTS[part]} {TITLES[metric]}, with 95 % intervals")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    _legend(axes)
-
-
-def _plain_numbers(axes: "Axes") -> None:
-    """200 and 1,000 instead of powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:,g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _legend(axes: "Axes") -> None:
-    handles, labels = axes.get_legend_handles_labels()
     legend = axes.legend(
-        handles[::-1],
-        labels[::-1],
+        reverse=True,
         loc="upper left",
         bbox_to_anchor=(1.01, 1.02),
         frameon=False,
@@ -107,16 +89,13 @@ def _legend(axes: "Axes") -> None:
 
 
 def _points(axes: "Axes", setting: Setting, number: int, part: str, metric: str) -> None:
-    costs, scores = [], []
-    for run in setting.runs:
-        if run.seconds:
-            costs.append(run.seconds)
-            scores.append(getattr(run, part)[metric])
+    runs = [run for run in setting.runs if run.seconds]
+    scores = [getattr(run, part)[metric] for run in runs]
     named = number < NAMED
     label = "\n".join(_wrapped(setting)) if named else ("lower ranks" if number == NAMED else "_")
     colour = COLOURS[number % len(COLOURS)] if named else GREY
     axes.errorbar(
-        costs,
+        [run.seconds for run in runs],
         [score.value for score in scores],
         yerr=[
             [0 if score.low is None else max(0, score.value - score.low) for score in scores],

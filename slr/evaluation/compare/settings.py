@@ -1,4 +1,4 @@
-"""Which runs can be held against each other, which setting is best, and whether the others really differ from it."""
+"""Which runs are comparable, which setting is best, and whether the others really differ from it."""
 
 import json
 from collections import defaultdict
@@ -12,15 +12,7 @@ from numpy.typing import NDArray
 
 from slr.core.console import ABSENT
 from slr.evaluation.compare.runs import ComparisonKey, Run
-from slr.evaluation.compare.significance import (
-    LEVEL,
-    SEEDS,
-    Difference,
-    Pair,
-    holm,
-    of_two_networks,
-    over_seeds_and_clips,
-)
+from slr.evaluation.compare.significance import SEEDS, Difference, Pair, of_two_networks, over_seeds_and_clips
 
 
 class Spread(NamedTuple):
@@ -37,8 +29,8 @@ class Setting:
     """Runs that differ in nothing but the keys over which they repeat each other.
 
     Attributes:
-        label: what sets it apart from the others it is compared with.
-        seeds: value of those keys -> its runs, which are several where one was run again.
+        label: its values of the settings that differ among those it is compared with.
+        seeds: value of the repeated keys -> its runs, several where one was run again.
     """
 
     label: str
@@ -55,27 +47,20 @@ class Setting:
         deviation = stdev(values) if len(values) > 1 else None
         return Spread(mean(values), deviation, min(values), max(values))
 
+    def merit(self, metric: str) -> tuple[float, float]:
+        """What settings are ordered by: the validation metric, then its mean reciprocal rank."""
+        # Six digits: a checkpoint keeps its metrics in float32.
+        return round(self.spread("val", metric).mean, 6), round(self.spread("val", "mrr").mean, 6)
+
     def scores(self, metric: str) -> NDArray[np.float64]:
         """What each seed scores on each test clip: (R, C), clips sorted, of the R seeds whose rankings were read."""
-        read = [[run for run in runs if run.places] for runs in self.seeds.values()]
-        return np.array([np.mean([_scored(run, metric) for run in runs], axis=0) for runs in read if runs])
-
-
-def _scored(run: Run, metric: str) -> NDArray[np.float64]:
-    places = np.array([run.places[clip] for clip in sorted(run.places)])
-    match metric:
-        case "top1":
-            return (places <= 1).astype(np.float64)
-        case "top5":
-            return (places <= 5).astype(np.float64)
-        case "mrr":
-            return 1 / places
-    raise ValueError(f"expected top1, top5 or mrr, found {metric}")
+        read = [[run for run in runs if run.ranks] for runs in self.seeds.values()]
+        return np.array([np.mean([run.scores(metric) for run in runs], axis=0) for runs in read if runs])
 
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs whose numbers stand on the same ground, and so may be ranked.
+    """Finished runs that are comparable, and so may be ranked.
 
     Attributes:
         ground: what they share.
@@ -92,7 +77,7 @@ class Group:
 
 
 def comparable(runs: Sequence[Run], by: Sequence[str], metric: str) -> list[Group]:
-    """The finished ones among the runs, apart by what their numbers stand on; most runs first.
+    """The finished ones among the runs in comparable groups, the largest first.
 
     Args:
         runs: done or not.
@@ -104,7 +89,7 @@ def comparable(runs: Sequence[Run], by: Sequence[str], metric: str) -> list[Grou
         if run.ground is not None:
             groups[run.ground].append(run)
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
-    return [Group(ground, ranked_settings(members, by, metric)) for ground, members in ordered]
+    return [Group(ground, _ranked(members, by, metric)) for ground, members in ordered]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -123,75 +108,35 @@ def shown(run: Run, key: str) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def ranked_settings(runs: Sequence[Run], by: Sequence[str], metric: str) -> list[Setting]:
-    """The runs gathered into settings, best first by the validation part; its mean reciprocal rank breaks ties.
-
-    Args:
-        runs: finished and comparable.
-        by: keys over which runs repeat each other.
-        metric: top1, top5 or mrr.
-    """
+def _ranked(runs: Sequence[Run], by: Sequence[str], metric: str) -> list[Setting]:
+    """Comparable runs gathered into settings, best first."""
     keys = [key for key in differing(runs) if key not in by]
     gathered: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         label = " ".join(f"{key}={shown(run, key)}" for key in keys)
-        gathered[label][",".join(shown(run, key) for key in by)].append(run)
+        gathered[label or "the one setting"][",".join(shown(run, key) for key in by)].append(run)
     settings = [
-        Setting(label or "the one setting", dict(sorted(seeds.items(), key=lambda item: (len(item[0]), item[0]))))
+        Setting(label, dict(sorted(seeds.items(), key=lambda item: (len(item[0]), item[0]))))
         for label, seeds in gathered.items()
     ]
-
-    def merit(setting: Setting) -> tuple[float, float]:
-        # Six digits: a checkpoint keeps its metrics in float32.
-        return round(setting.spread("val", metric).mean, 6), round(setting.spread("val", "mrr").mean, 6)
-
-    return sorted(settings, key=merit, reverse=True)
+    return sorted(settings, key=lambda setting: setting.merit(metric), reverse=True)
 
 
-class Answer(NamedTuple):
-    """Whether a setting differs from the best one, as far as its runs can tell.
+def tested(best: Setting, other: Setting, metric: str, repeats: str) -> Difference | Pair | str:
+    """How two settings differ over seeds and clips, or two networks with one run each; or why it is not tested.
 
-    Attributes:
-        best: the setting that the validation part chose.
-        other: the setting that is held against it.
-        found: over seeds and clips; of two networks where either has a single run; or why neither can be said.
-        p: the two-sided p that is judged, after Holm's correction for all questions of the kind; 1 where there is none.
+    Args:
+        best: of settings that are compared, that of the best validation.
+        other: any other of them.
+        metric: top1, top5 or mrr.
+        repeats: what seeds are called.
     """
-
-    best: Setting
-    other: Setting
-    found: Difference | Pair | str
-    p: float
-
-    @property
-    def differs(self) -> bool:
-        """Whether the difference is taken for real."""
-        return self.p < LEVEL
-
-
-def answers(settings: Sequence[Setting], metric: str, repeats: str) -> list[Answer]:
-    """Each setting against the best one, the first."""
-    best, *others = settings
-    found = [_held_against(best, other, metric, repeats) for other in others]
-    corrected: dict[int, float] = {}
-    for kind in (Difference, Pair):
-        ps = {number: what.p for number, what in enumerate(found) if isinstance(what, kind)}
-        corrected |= zip(ps, holm(list(ps.values())), strict=True)
-    return [
-        Answer(best, other, what, corrected.get(number, 1.0))
-        for number, (other, what) in enumerate(zip(others, found, strict=True))
-    ]
-
-
-def _held_against(best: Setting, other: Setting, metric: str, repeats: str) -> Difference | Pair | str:
     one, two = best.scores(metric), other.scores(metric)
     if len(best.runs) == len(other.runs) == len(one) == len(two) == 1:
         return of_two_networks(one[0], two[0])
     if min(len(one), len(two)) < SEEDS:
-        unread = any(run.unread for run in [*best.runs, *other.runs])
-        return f"not tested: expected {SEEDS} {repeats} or more of each, found {len(one)} and {len(two)}" + (
-            " with rankings that can be read" if unread else ""
-        )
+        found = f"found {len(one)} and {len(two)} with readable rankings"
+        return f"not tested: expected {SEEDS} {repeats} or more of each, {found}"
     if one.shape[1] < 2:
         return "not tested: expected two test clips or more, found one"
     return over_seeds_and_clips(one, two)

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from slr.evaluation.compare.student import quantile, two_sided
+from scipy.special import bdtr, stdtr, stdtrit  # distribution functions; scipy.stats would cost a second to import
 
 LEVEL = 0.05
 SEEDS = 3  # of each setting, below which the spread over seeds cannot be told
@@ -27,13 +26,6 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-
-
-class Component(NamedTuple):
-    """A part of a difference's variance, known with so many degrees of freedom."""
-
-    variance: float
-    freedom: int
 
 
 def over_seeds_and_clips(one: Scores, other: Scores) -> Difference:
@@ -56,9 +48,15 @@ def over_seeds_and_clips(one: Scores, other: Scores) -> Difference:
     clips = one.shape[1]
     by_clip = one.mean(axis=0) - other.mean(axis=0)  # (C,)
     by_chance = sum(_rest(scores) / scores.size for scores in (one, other))
-    components = [_seeds(one), _seeds(other)]
-    components.append(Component(max(0.0, float(by_clip.var(ddof=1)) / clips - by_chance), clips - 1))
-    return _judged(float(by_clip.mean()), components)
+    interaction = max(0.0, float(by_clip.var(ddof=1)) / clips - by_chance)
+    components = np.array([_seeds(one), _seeds(other), interaction])
+    value, variance = float(by_clip.mean()), float(components.sum())
+    if variance == 0:  # every clip shows the same difference with every seed
+        return Difference(value, value, value, float(value == 0))
+    freedom = variance**2 / float((components**2 / [len(one) - 1, len(other) - 1, clips - 1]).sum())
+    error = math.sqrt(variance)
+    reach = error * float(stdtrit(freedom, 1 - LEVEL / 2))
+    return Difference(value, value - reach, value + reach, 2 * float(stdtr(freedom, -abs(value) / error)))
 
 
 def _rest(scores: Scores) -> float:
@@ -67,27 +65,16 @@ def _rest(scores: Scores) -> float:
     return float((left**2).sum()) / ((len(scores) - 1) * (scores.shape[1] - 1))
 
 
-def _seeds(scores: Scores) -> Component:
+def _seeds(scores: Scores) -> float:
     """Variance of a setting's mean over seeds."""
-    spread = max(float(scores.mean(axis=1).var(ddof=1)), _rest(scores) / scores.shape[1])
-    return Component(spread / len(scores), len(scores) - 1)
-
-
-def _judged(value: float, components: Sequence[Component]) -> Difference:
-    variance = sum(component.variance for component in components)
-    if variance == 0:  # every clip shows the same difference with every seed
-        return Difference(value, value, value, float(value == 0))
-    freedom = variance**2 / sum(component.variance**2 / component.freedom for component in components)
-    error = math.sqrt(variance)
-    reach = error * quantile(1 - LEVEL / 2, freedom)
-    return Difference(value, value - reach, value + reach, two_sided(value / error, freedom))
+    return max(float(scores.mean(axis=1).var(ddof=1)), _rest(scores) / scores.shape[1]) / len(scores)
 
 
 class Pair(NamedTuple):
-    """Two networks on the same clips: on how many either is ahead, and the two-sided p of equal chances."""
+    """Two networks on the same clips: on how many either is better, and the two-sided p of equal chances."""
 
-    ahead: int
-    behind: int
+    better: int
+    worse: int
     p: float
 
 
@@ -99,12 +86,10 @@ def of_two_networks(one: Scores, other: Scores) -> Pair:
         other: float64 (C,), on the same clips in the same order.
 
     >>> of_two_networks(np.array([1.0, 1, 1, 1, 1, 1]), np.array([0.0, 0, 0, 0, 0, 1]))
-    Pair(ahead=5, behind=0, p=0.0625)
+    Pair(better=5, worse=0, p=0.0625)
     """
-    ahead, behind = int((one > other).sum()), int((one < other).sum())
-    n, fewer = ahead + behind, min(ahead, behind)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1))
-    return Pair(ahead, behind, min(1.0, 2 * tail / 2**n))
+    better, worse = int((one > other).sum()), int((one < other).sum())
+    return Pair(better, worse, min(1.0, 2 * float(bdtr(min(better, worse), better + worse, 0.5))))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -113,8 +98,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    adjusted, largest = [0.0] * len(ps), 0.0
-    for left, number in zip(range(len(ps), 0, -1), sorted(range(len(ps)), key=lambda number: ps[number]), strict=True):
-        largest = max(largest, min(1.0, left * ps[number]))
-        adjusted[number] = largest
-    return adjusted
+    order = np.argsort(ps)
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.maximum.accumulate(np.minimum(1, np.sort(ps) * np.arange(len(ps), 0, -1)))
+    return adjusted.tolist()

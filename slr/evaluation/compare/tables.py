@@ -1,36 +1,36 @@
-"""What a comparison says: lines and tables for a person, CSV for programs."""
+"""Text of a comparison: lines and tables for a person, CSV for programs."""
 
 import csv
 import io
 import itertools
 import os
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from statistics import mean
 
 from slr.core.console import ABSENT, aligned
 from slr.core.units import format_bytes
 from slr.evaluation.compare.runs import METRICS, Run, Score
-from slr.evaluation.compare.settings import Answer, Group, Setting, Spread, answers, differing, shown
-from slr.evaluation.compare.significance import SEEDS, Difference, Pair
+from slr.evaluation.compare.settings import Group, Setting, differing, shown, tested
+from slr.evaluation.compare.significance import LEVEL, SEEDS, Difference, Pair, holm
 
 PARTS = {"val": "validation", "test": "test"}
 TITLES = {"top1": "top-1", "top5": "top-5", "mrr": "mrr"}
+WIDTH = 100  # of a terminal
 
 
 def group_paragraphs(group: Group, by: Sequence[str], metric: str) -> list[str]:
-    """What is known of comparable runs: their table, their settings' table, what differs, and what to mind."""
+    """Comparable runs: their table, their settings' table, which settings differ, and notes."""
     repeats = "seeds" if list(by) == ["seed"] else f"values of {','.join(by)}"
-    best = group.settings[0]
     paragraphs = [
         run_table(group.runs, by, metric),
         f"settings, best validation {TITLES[metric]} first:\n{setting_table(group.settings, metric, repeats)}",
     ]
-    found = answers(group.settings, metric, repeats)
-    if found:
-        head = f"the validation part chose {best.label}; on the test part:"
-        paragraphs.append("\n".join([head, *sentences(found, metric, repeats)]))
-    notes = [*repeated(group.settings, by), *made_with(group.runs), *unread(group.runs)]
+    if len(group.settings) > 1:
+        paragraphs.append("\n".join(sentences(group.settings, metric, repeats)))
+    notes = [*tied(group.settings, metric), *repeated(group.settings, by), *made_with(group.runs)]
+    notes += [f"note: not tested over clips: {run.unread}" for run in group.runs if run.unread]
     return [*paragraphs, "\n".join(notes)] if notes else paragraphs
 
 
@@ -38,29 +38,20 @@ def run_table(runs: Sequence[Run], by: Sequence[str], metric: str) -> str:
     """One row a run: settings that differ, scores with their 95 % intervals, cost."""
     keys = _columns(runs, by)
     scores = [("val", name) for name in dict.fromkeys(("top1", metric))] + [("test", name) for name in METRICS]
-    head = [*keys, *(f"{part} {TITLES[name]} [95 %]" for part, name in scores), "seconds", "memory", "run"]
-    root = common_root(runs)
-    rows = [
-        [
-            *(shown(run, key) for key in keys),
-            *(_interval(getattr(run, part)[name]) for part, name in scores),
-            _seconds(run.seconds),
-            _memory(run.memory),
-            os.path.relpath(run.folder, root),
-        ]
-        for run in runs
-    ]
-    return aligned([head, *rows])
+    titles = [f"{part} {TITLES[name]} [95 %]" for part, name in scores]
+    rows = [["", *keys, *titles, "seconds", "memory", "run"]]
+    for number, (run, place) in enumerate(zip(runs, _places(runs), strict=True), 1):
+        values = [shown(run, key) for key in keys] + [_interval(getattr(run, part)[name]) for part, name in scores]
+        rows.append([str(number), *values, f"{run.seconds:.0f}", _memory(run.memory), place])
+    return aligned(rows, WIDTH)
 
 
 def status_table(runs: Sequence[Run], by: Sequence[str]) -> str:
-    """One row a run that is not done."""
-    keys = _columns(runs, by)
-    root = common_root(runs)
-    rows = [
-        [run.status, *(shown(run, key) for key in keys), os.path.relpath(run.folder, root), run.error] for run in runs
-    ]
-    return aligned([["status", *keys, "run", "error"], *rows])
+    """One row a run that is not done, and a line for each error."""
+    keys, places = _columns(runs, by), _places(runs)
+    rows = [[run.status, place, *(shown(run, key) for key in keys)] for run, place in zip(runs, places, strict=True)]
+    errors = [f"{place}: {run.error}" for run, place in zip(runs, places, strict=True) if run.error]
+    return "\n".join([aligned([["status", "run", *keys], *rows], WIDTH), *errors])
 
 
 def setting_table(settings: Sequence[Setting], metric: str, repeats: str) -> str:
@@ -69,69 +60,64 @@ def setting_table(settings: Sequence[Setting], metric: str, repeats: str) -> str
     head = ["", "setting", repeats, f"val {title}", "sd", "min – max", "val mrr", f"test {title}", "sd", "min – max"]
     rows = [[*head, "seconds", "memory"]]
     for number, setting in enumerate(settings, 1):
-        val, test = setting.spread("val", metric), setting.spread("test", metric)
-        seconds = [run.seconds for run in setting.runs if run.seconds is not None]
-        memory = [run.memory for run in setting.runs if run.memory is not None]
+        memory = max((run.memory for run in setting.runs if run.memory is not None), default=None)
         rows.append(
             [
-                str(number),
-                setting.label,
-                str(len(setting.seeds)),
-                *_spread(val),
+                *(str(number), setting.label, str(len(setting.seeds))),
+                *_spread(setting, "val", metric),
                 f"{setting.spread('val', 'mrr').mean:.3f}",
-                *_spread(test),
-                _seconds(sum(seconds) / len(seconds) if seconds else None),
-                _memory(max(memory, default=None)),
+                *_spread(setting, "test", metric),
+                f"{mean(run.seconds for run in setting.runs):.0f}",
+                _memory(memory),
             ]
         )
-    return aligned(rows)
+    return aligned(rows, WIDTH)
 
 
-def sentences(answers: Sequence[Answer], metric: str, repeats: str) -> list[str]:
-    """What is known of the differences between the best setting and the others, one line each."""
-    lines = []
-    for answer in answers:
-        head = f"{answer.best.label} against {answer.other.label}: "
-        match answer.found:
-            case Difference():
-                questions = sum(isinstance(other.found, Difference) for other in answers)
-                lines.append(head + _of_settings(answer, answer.found, metric, questions))
-            case Pair():
-                questions = sum(isinstance(other.found, Pair) for other in answers)
-                lines.append(head + _of_networks(answer, answer.found, metric, questions))
-            case reason:
-                lines.append(head + reason)
-    if any(isinstance(answer.found, Pair) for answer in answers):
-        lines.append(
-            f"That is about these networks: one run each says nothing of the settings; "
-            f"train {SEEDS} {repeats} or more of each."
-        )
+def sentences(settings: Sequence[Setting], metric: str, repeats: str) -> list[str]:
+    """Whether each setting differs from the best one, the first: a line with the verdict, and one with its figures."""
+    best, *others = settings
+    results = [tested(best, other, metric, repeats) for other in others]
+    ps = [result.p for result in results if not isinstance(result, str)]  # all of one kind: seeds or networks
+    corrected = iter(holm(ps))
+    lines = [f"the validation part chose {best.label}; on the test part:"]
+    for other, result in zip(others, results, strict=True):
+        if isinstance(result, str):
+            lines.append(f"{best.label} against {other.label}: {result}")
+            continue
+        p = next(corrected)
+        verdict, figures = _judged(best.label, other.label, result, p, metric)
+        also = f", Holm's for {len(ps)} questions {p:.2g}" if len(ps) > 1 else ""
+        lines += [f"{best.label} against {other.label}: {verdict}", f"    {figures}, p = {result.p:.2g}{also}"]
+    if any(isinstance(result, Pair) for result in results):
+        advice = f"train {SEEDS} {repeats} or more of each"
+        lines.append(f"This is about two networks: one run each says nothing of the settings; {advice}.")
     return lines
 
 
-def _of_settings(answer: Answer, found: Difference, metric: str, questions: int) -> str:
-    figures = (
-        f"test {TITLES[metric]} {found.value:+.3f} (95 % interval {found.low:+.3f} to {found.high:+.3f}; "
-        f"{_p(found.p, answer.p, questions)}): "
-    )
-    if not answer.differs:
-        return figures + "no real difference shown"
-    if found.value > 0:
-        return figures + f"{answer.best.label} won, the difference is real"
-    return figures + f"{answer.other.label} won, the difference is real, though the validation part ranks it lower"
+def _judged(best: str, other: str, result: Difference | Pair, p: float, metric: str) -> tuple[str, str]:
+    """A verdict and its figures."""
+    if isinstance(result, Pair):
+        verdict = "these two networks differ" if p < LEVEL else "no difference of these two networks shown"
+        test = "sign test of reciprocal ranks" if metric == "mrr" else f"McNemar test of {TITLES[metric]}"
+        return verdict, f"better on {result.better}, worse on {result.worse} of the test clips, exact {test}"
+    figures = f"test {TITLES[metric]} {result.value:+.3f}, 95 % interval {result.low:+.3f} to {result.high:+.3f}"
+    if p >= LEVEL:
+        return "no real difference shown", figures
+    if result.value > 0:
+        return f"{best} won, the difference is real", figures
+    return f"{other} won, the difference is real, though the validation part ranks it lower", figures
 
 
-def _of_networks(answer: Answer, found: Pair, metric: str, questions: int) -> str:
-    test = "sign test of reciprocal ranks" if metric == "mrr" else f"McNemar test of {TITLES[metric]}"
-    figures = (
-        f"ahead on {found.ahead} test clips, behind on {found.behind} "
-        f"(exact {test}, {_p(found.p, answer.p, questions)}): "
-    )
-    return figures + ("these two networks differ" if answer.differs else "no difference of these two networks shown")
-
-
-def _p(alone: float, corrected: float, questions: int) -> str:
-    return f"p = {alone:.2g}" + (f", Holm's for {questions} questions {corrected:.2g}" if questions > 1 else "")
+def tied(settings: Sequence[Setting], metric: str) -> list[str]:
+    """A line for the settings of equal validation metric, whose order another metric decided."""
+    lines = []
+    for value, group in itertools.groupby(enumerate(settings, 1), key=lambda pair: pair[1].merit(metric)[0]):
+        numbers, tie = zip(*group, strict=True)
+        if len({setting.merit(metric) for setting in tie}) > 1:
+            same = f"settings {', '.join(map(str, numbers))} have the same validation {TITLES[metric]}, {value:.3f}"
+            lines.append(f"note: {same}; their mean reciprocal rank (mrr) decided")
+    return lines
 
 
 def made_with(runs: Sequence[Run]) -> list[str]:
@@ -156,21 +142,15 @@ def repeated(settings: Sequence[Setting], by: Sequence[str]) -> list[str]:
     ]
 
 
-def unread(runs: Sequence[Run]) -> list[str]:
-    """A line for each run whose rankings cannot be tested."""
-    return [f"note: not tested over clips: {run.unread}" for run in runs if run.unread]
-
-
 def why_apart(groups: Sequence[Group]) -> list[str]:
-    """Which runs are comparable with each other, and what separates each two groups."""
-    lines = []
+    """Which runs are comparable with each other, and in what each two groups differ."""
+    places, lines = iter(_places([run for group in groups for run in group.runs])), []
     for number, group in enumerate(groups, 1):
-        root = common_root([run for group in groups for run in group.runs])
-        names = ", ".join(os.path.relpath(run.folder, root) for run in group.runs)
-        lines.append(f"group {number}, comparable with each other: {names}")
+        names = ", ".join(itertools.islice(places, len(group.runs)))
+        line = f"group {number}, comparable with each other: {names}"
+        lines += textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     for (one, first), (other, second) in itertools.combinations(enumerate(groups, 1), 2):
-        reason = first.ground.against(second.ground)
-        lines.append(f"groups {one} and {other} are not ranked against each other, for they differ: {reason}")
+        lines.append(f"groups {one} and {other} are not comparable: {first.ground.against(second.ground)}")
     return lines
 
 
@@ -182,7 +162,7 @@ def csv_text(groups: Sequence[Group], runs: Sequence[Run], by: Sequence[str]) ->
     """
     numbers = {group.ground: number for number, group in enumerate(groups, 1)}
     keys = _columns(runs, by)
-    scores = [(part, name) for part in ("val", "test") for name in METRICS]
+    scores = [(part, name) for part in PARTS for name in METRICS]
     sides = [f"{part}_{name}{side}" for part, name in scores for side in ("", "_low", "_high")]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -200,9 +180,10 @@ def counted(runs: int) -> str:
     return f"{runs} run" if runs == 1 else f"{runs} runs"
 
 
-def common_root(runs: Sequence[Run]) -> Path:
-    """The deepest folder that holds all of the runs' folders."""
-    return Path(os.path.commonpath([run.folder.parent for run in runs]))
+def _places(runs: Sequence[Run]) -> list[str]:
+    """The runs' folders, relative to the deepest folder that holds them all."""
+    root = os.path.commonpath([run.folder.parent for run in runs])
+    return [os.path.relpath(run.folder, root) for run in runs]
 
 
 def _columns(runs: Sequence[Run], by: Sequence[str]) -> list[str]:
@@ -214,14 +195,10 @@ def _interval(score: Score) -> str:
     return f"{score.value:.3f}" + ("" if score.low is None else f" [{score.low:.3f}, {score.high:.3f}]")
 
 
-def _spread(spread: Spread) -> list[str]:
-    deviation = ABSENT if spread.deviation is None else f"{spread.deviation:.3f}"
-    return [f"{spread.mean:.3f}", deviation, f"{spread.low:.3f} – {spread.high:.3f}"]
+def _spread(setting: Setting, part: str, metric: str) -> list[str]:
+    centre, deviation, low, high = setting.spread(part, metric)
+    return [f"{centre:.3f}", ABSENT if deviation is None else f"{deviation:.3f}", f"{low:.3f} – {high:.3f}"]
 
 
-def _seconds(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.0f}"
-
-
-def _memory(value: float | None) -> str:
+def _memory(value: int | None) -> str:
     return ABSENT if value is None else format_bytes(value)

@@ -1,13 +1,10 @@
-"""Which clips of an evaluation a page shows, and their frames as small pictures."""
+"""Choose the clips that the page shows, and make their frames small pictures."""
 
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from slr.predict.results import Seen
@@ -18,8 +15,7 @@ SIDE = 192  # pixels of a picture's longer side
 QUALITY = 78  # of its JPEG
 
 
-@dataclass(frozen=True)
-class Pictures:
+class Pictures(NamedTuple):
     """A clip on the page: `Seen` with its T frames as JPEG."""
 
     frames: Sequence[bytes]
@@ -35,41 +31,30 @@ def worst_first(per_gloss: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 def choose(results: Mapping[str, Any], most: int) -> list[int]:
     """Numbers of the predictions to show, at most `most`.
 
-    Of each gloss, the worst first, the `WRONG` mistakes that the model was surest of, and the `RIGHT` right clips.
+    Of each gloss, the worst first: the `WRONG` most confident mistakes and the `RIGHT` most confident right clips.
 
     Args:
-        results: what `evaluation` gives.
+        results: of `evaluation`.
         most: clips.
     """
-    own: dict[str, list[int]] = defaultdict(list)
+    first = [prediction["ranking"][0] for prediction in results["predictions"]]
+    by_gloss: dict[str, list[int]] = defaultdict(list)
     for number, prediction in enumerate(results["predictions"]):
-        own[prediction["gloss"]].append(number)
+        by_gloss[prediction["gloss"]].append(number)
     chosen: list[int] = []
-    for row in worst_first(results["per_gloss"]):
-        numbers = sorted(own[row["gloss"]], key=lambda number: -_first(results, number)["probability"])
-        right = [number for number in numbers if _first(results, number)["gloss"] == row["gloss"]]
-        chosen += [number for number in numbers if number not in right][:WRONG] + right[:RIGHT]
-        if len(chosen) >= most:
-            break
+    for gloss in [row["gloss"] for row in worst_first(results["per_gloss"])]:
+        numbers = sorted(by_gloss[gloss], key=lambda number: -first[number]["probability"])
+        chosen += [number for number in numbers if first[number]["gloss"] != gloss][:WRONG]
+        chosen += [number for number in numbers if first[number]["gloss"] == gloss][:RIGHT]
     return chosen[:most]
-
-
-def _first(results: Mapping[str, Any], number: int) -> Mapping[str, Any]:
-    return results["predictions"][number]["ranking"][0]
-
-
-def glosses_asked(prediction: Mapping[str, Any]) -> list[str]:
-    """The gloss that was named and, where that is another one, the true one: what frames may speak for."""
-    return list(dict.fromkeys([prediction["ranking"][0]["gloss"], prediction["gloss"]]))
 
 
 def pictures(seen: Seen) -> Pictures:
     """A clip's frames as JPEG, made smaller than `SIDE` where they are larger."""
-    return Pictures([_jpeg(frame) for frame in seen.frames], seen.seconds, seen.weights)
-
-
-def _jpeg(frame: NDArray[np.uint8]) -> bytes:
-    picture, file = Image.fromarray(frame), io.BytesIO()
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    picture.save(file, "JPEG", quality=QUALITY, optimize=True)
-    return file.getvalue()
+    frames = []
+    for frame in seen.frames:
+        picture, file = Image.fromarray(frame), io.BytesIO()
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        picture.save(file, "JPEG", quality=QUALITY, optimize=True)
+        frames.append(file.getvalue())
+    return Pictures(frames, seen.seconds, seen.weights)

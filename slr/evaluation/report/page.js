@@ -1,5 +1,5 @@
 "use strict";
-// The page is whole without this: it sorts, filters and unfolds the table of glosses.
+// Sorts, filters and unfolds the table of glosses; without it the page shows everything.
 (() => {
   const table = document.getElementById("gloss-table");
   const rows = [...table.querySelectorAll("tbody.gloss")];
@@ -35,10 +35,10 @@
     const sign = up ? 1 : -1;
     const kind = head.dataset.sort;
     const keyed = rows.map((row) => [value(row, column, kind), row]);
-    keyed.sort(([one], [other]) => {
-      if (kind === "text") return sign * one.localeCompare(other);
-      if (Number.isNaN(one) || Number.isNaN(other)) return Number.isNaN(one) - Number.isNaN(other);
-      return sign * (one - other);
+    keyed.sort(([left], [right]) => {
+      if (kind === "text") return sign * left.localeCompare(right);
+      if (Number.isNaN(left) || Number.isNaN(right)) return Number.isNaN(left) - Number.isNaN(right);
+      return sign * (left - right);
     });
     for (const other of heads) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
