@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slr.core.errors import UserError
-from slr.data.manifest import PARTS
+from slr.data.manifest import PARTS, Rejected
 from slr.prepare.decode.video import WHOLE, Cut
 
 FILE, GLOSS, SIGNER = ("file", "video_path"), ("gloss",), ("signer", "signer_id")
@@ -18,22 +18,26 @@ FILE, GLOSS, SIGNER = ("file", "video_path"), ("gloss",), ("signer", "signer_id"
 
 @dataclass(frozen=True, slots=True)
 class ClipRecord:
-    """One video that a labels file or an index names."""
+    """One video that a list names."""
 
     id: str  # unique, and safe as a file name anywhere
     file: Path
-    given: str  # the file as the labels name it
+    given: str  # the file as the list names it
     gloss: str
-    signer: str | None
-    official_part: str | None
-    prompt: str | None
+    signer: str | None = None
+    official_part: str | None = None
+    prompt: str | None = None
     cut: Cut = WHOLE
     segment: str | None = None  # recording and range, where several records may name the same
     address: str | None = None  # where the recording lies in the network
 
+    def rejected(self, reason: str, detail: str) -> Rejected:
+        """The row of rejected.jsonl that says why it is no clip."""
+        return Rejected(self.id, self.given, self.gloss, reason, detail, self.official_part, self.segment)
+
 
 def read_labels(labels: Path, clips: Path) -> list[ClipRecord]:
-    """Read a labels file and see that every video is there, without opening any.
+    """Read a labels file and check that every video is there, without opening any.
 
     Args:
         labels: A JSON list of records, a JSON object of id → record, or CSV with a header. A record has `file` or
@@ -65,9 +69,7 @@ def _rows(labels: Path) -> Iterable[tuple[str | None, dict[str, Any]]]:
     try:
         text = labels.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"expected labels as UTF-8 text at {labels}, found none ({error}); set dataset.labels"
-        ) from None
+        raise UserError(f"expected UTF-8 text at {labels}, found none ({error}); set dataset.labels") from None
     if not text.lstrip().startswith(("[", "{")):
         return _csv_rows(text, labels)
     try:
@@ -77,23 +79,20 @@ def _rows(labels: Path) -> Iterable[tuple[str | None, dict[str, Any]]]:
     rows = list(content.items()) if isinstance(content, dict) else [(None, row) for row in content]
     for number, (_, row) in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise UserError(
-                f"expected records in {labels}, found {type(row).__name__} {str(row)[:40]!r} as number {number}"
-            )
+            what = f"{type(row).__name__} {str(row)[:40]!r} as number {number}"
+            raise UserError(f"expected records in {labels}, found {what}")
     return rows
 
 
 def _csv_rows(text: str, labels: Path) -> list[tuple[None, dict[str, Any]]]:
     header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # spreadsheets of half the world write semicolons
+    delimiter = max(",;\t", key=header.count)  # many spreadsheets write semicolons
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     rows: list[tuple[None, dict[str, Any]]] = []
     for row in reader:
         if None in row:
             cells = len(reader.fieldnames or [])
-            raise UserError(
-                f"expected {cells} cells in {labels}, line {reader.line_num}, found more; quote such values"
-            )
+            raise UserError(f"{labels}, line {reader.line_num}: expected {cells} cells, found more; quote such values")
         rows.append((None, {name.strip(): value for name, value in row.items()}))
     return rows
 
@@ -117,11 +116,10 @@ def _record(key: str | None, row: dict[str, Any], clips: Path, place: str, taken
 
 
 def _value(row: dict[str, Any], names: tuple[str, ...], place: str) -> str | None:
-    """The first of these fields that says something, as text; None where all are empty, or absent and optional."""
+    """The first of these fields that is not empty, as text; None where all are empty, or absent and optional."""
     present = [row[name] for name in names if name in row]
     if not present and names in (FILE, GLOSS):
-        found = ", ".join(str(name) for name in row) or "nothing"
-        raise UserError(f"expected {' or '.join(names)} in {place}, found the fields {found}")
+        raise UserError(f"expected {' or '.join(names)} in {place}, found the fields {', '.join(map(str, row))}")
     for value in present:
         if isinstance(value, list | dict | bool):
             raise UserError(f"expected text for {' or '.join(names)} in {place}, found {value!r}")

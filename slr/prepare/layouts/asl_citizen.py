@@ -15,17 +15,12 @@ SIGNER, VIDEO, GLOSS = "Participant ID", "Video file", "Gloss"
 
 
 def read(folder: Path, lists: Path | None) -> list[Listed]:
-    """What the three lists name, in their order. A name of a file tells no gloss: some contradict the list.
-
-    Args:
-        folder: `ASL_Citizen`, which holds `videos`.
-        lists: The folder of the three lists; None is `splits` in `folder`.
+    """The clips of the three lists (in `splits`), in their order. Names of files are no glosses: some contradict them.
 
     Raises:
-        UserError: A list or the folder of the videos is not there, or not of this layout.
+        UserError: As every layout; see `listed`.
     """
-    there = videos(folder / "videos", lambda path: path)
-    places = {part: (lists or folder / "splits") / f"{part}.csv" for part in PARTS}
+    there = videos(folder / "videos", str)
     return [
         Listed(
             name=row[VIDEO].removesuffix(".mp4"),
@@ -35,6 +30,6 @@ def read(folder: Path, lists: Path | None) -> list[Listed]:
             signer=row[SIGNER],
             part=part,
         )
-        for part, place in places.items()
-        for row in table(place, (SIGNER, VIDEO, GLOSS))
+        for part in PARTS
+        for row in table((lists or folder / "splits") / f"{part}.csv", (SIGNER, VIDEO, GLOSS))
     ]

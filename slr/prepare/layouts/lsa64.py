@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from slr.core.errors import UserError
-from slr.prepare.layouts.listed import Listed, text, told_apart, videos
+from slr.prepare.layouts.listed import Listed, lines, told_apart, videos
 
 # By number, from 1 on. Two signs are published as Red.
 ENGLISH = (
@@ -31,13 +31,12 @@ def read(folder: Path, lists: Path | None) -> list[Listed]:
 
     Args:
         folder: Where the videos lie, at any depth; of one version.
-        lists: Other names, a line `number|name|…` for each sign, as in the published table; None takes the English.
+        lists: A file of other names, a line `number|name|…` for each sign, as published; None takes the English.
 
     Raises:
-        UserError: There is no such folder, it has a video twice, or `lists` does not name every sign.
+        UserError: As every layout; see `listed`.
     """
-    there = videos(folder, _number)
-    glosses = _glosses(lists)
+    there, glosses = videos(folder, VIDEO), _glosses(lists)
     listed = []
     for sign, person, repetition in product(glosses, range(1, PEOPLE + 1), range(1, REPETITIONS + 1)):
         name = f"{sign}_{person:03d}_{repetition:03d}"
@@ -45,21 +44,14 @@ def read(folder: Path, lists: Path | None) -> list[Listed]:
     return listed
 
 
-def _number(path: str) -> str | None:
-    found = VIDEO.fullmatch(path)
-    return found and found[1]
-
-
-def _glosses(lists: Path | None) -> dict[str, str]:
+def _glosses(path: Path | None) -> dict[str, str]:
     """Sign, as three digits -> gloss."""
     numbers = [f"{number:03d}" for number in range(1, len(NAMES) + 1)]
     names = dict(zip(numbers, NAMES, strict=True))
-    if lists is not None:
-        rows = [line.split("|") for line in text(lists).split("\n") if line.strip()]
+    if path is not None:
+        rows = [line.split("|") for _, line in lines(path)]
         names = {row[0].strip().zfill(3): row[1].strip() for row in rows if len(row) > 1 and row[1].strip()}
         if sorted(names) != numbers:
-            raise UserError(
-                f"expected a line number|name for each of the signs 1 to {len(NAMES)} in {lists}, found "
-                f"{len(names)} such lines; leave dataset.labels out for the English names"
-            )
+            wanted = f"expected a line number|name for each of the signs 1 to {len(NAMES)} in {path}"
+            raise UserError(f"{wanted}, found {len(names)} such lines; leave dataset.labels out for the English names")
     return told_apart(names, {number: str(int(number)) for number in numbers})

@@ -10,7 +10,6 @@ them, `<title> [<id>].mp4`. Nothing is fetched.
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,38 +26,35 @@ NAME = re.compile(r"(?:.* \[)?([A-Za-z0-9_-]{11})\]?", re.DOTALL)
 
 
 def read(folder: Path, lists: Path | None) -> list[Listed]:
-    """What the three lists name, in their order.
-
-    Args:
-        folder: Where the recordings lie, at any depth.
-        lists: The folder of the three lists; None is `folder`.
+    """The clips of the three lists, in their order; recordings may lie at any depth.
 
     Raises:
-        UserError: A list is not there or not of this layout, or a recording is there twice.
+        UserError: As every layout; see `listed`.
     """
     require(folder)
+    paths = {part: (lists or folder) / f"MSASL_{part}.json" for part in PARTS}
     listed = [
         _listed(row, part, f"entry {number} of {path}")
-        for part in PARTS
-        for path, number, row in _rows((lists or folder) / f"MSASL_{part}.json")
+        for part, path in paths.items()
+        for number, row in enumerate(_rows(path), start=1)
     ]
     wanted = {youtube_id(row.given) for row in listed}
     there = videos(folder, lambda path: name if (name := _id(path)) in wanted else None)
     return [replace(row, file=there.get(youtube_id(row.given) or "")) for row in listed]
 
 
-def _rows(path: Path) -> Iterator[tuple[Path, int, Any]]:
+def _rows(path: Path) -> list[Any]:
     try:
         rows = json.loads(text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"expected JSON in {path}, found {error}") from None
     if not isinstance(rows, list):
         raise UserError(f"expected a list of clips in {path}, found {type(rows).__name__}")
-    yield from ((path, number, row) for number, row in enumerate(rows, start=1))
+    return rows
 
 
 def _listed(row: Any, part: str, place: str) -> Listed:  # noqa: ANN401
-    """What an entry says, the video not looked for yet."""
+    """An entry, its video not looked for yet."""
     try:
         address, gloss, signer = str(row["url"]).strip(), str(row["text"]).strip(), row["signer_id"]
         start, end = float(row["start_time"]), float(row["end_time"])
