@@ -1,4 +1,4 @@
-"""Frames → the one kind of video file that this project trains on."""
+"""Frames → an H.264 file, the one format that training reads."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,9 +18,8 @@ def write_clip(
 ) -> int:
     """Encode frames as H.264 in an MP4 file and return how many frames were written.
 
-    The same frames give the same bytes: one thread, no date. Every frame is shown, from time 0 on, at a constant rate:
-    no B-frames and hence no edit list, on which readers differ by two frames. A key frame at
-    least every 12 frames keeps random access short.
+    The same frames give the same bytes: one thread, no date. The rate is constant from time 0 on, without B-frames and
+    so without an edit list, on which readers differ by two frames. A key frame every 12 frames keeps seeks short.
 
     Args:
         path: Where the file goes; it is written beside and renamed, so it is whole or absent.

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from slr.core.errors import UserError
 from slr.data.manifest import PARTS, Rejected
 from slr.prepare.decode.video import WHOLE, Cut
 
+ABSENT = Path(os.devnull)  # in place of a file that is listed and not there
 FILE, GLOSS, SIGNER = ("file", "video_path"), ("gloss",), ("signer", "signer_id")
 
 
@@ -26,8 +28,8 @@ class ClipRecord:
     gloss: str
     signer: str | None = None
     official_part: str | None = None
-    prompt: str | None = None
     cut: Cut = WHOLE
+    prompt: str | None = None
     segment: str | None = None  # recording and range, where several records may name the same
     address: str | None = None  # where the recording lies in the network
 

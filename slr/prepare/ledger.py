@@ -87,14 +87,16 @@ def read_source(out: Path, kind: str) -> dict[str, Any]:
     Raises:
         UserError: `out` holds something else than a data set of this kind.
     """
+    files = (path for path in out.glob("**/*") if path.is_file())
+    # A lock, or what a disk that was full before the first line left, is preparation's own. Listed before the ledger is
+    # read, since another process may begin here meanwhile.
+    foreign = next((path for path in files if path.name != ".lock" and not path.name.startswith(".source.json.")), None)
     try:
         source = read_ledger(out / "source.json")
-        if source is None and (foreign := _foreign(out)):
-            source = read_ledger(out / "source.json")  # another process may have begun here meanwhile
-            if source is None:
-                raise UserError(f"expected a new folder or a prepared data set, found {foreign[0]}; choose another")
     except (OSError, ValueError) as error:
         raise UserError(f"expected a prepared data set in {out}, found {error}; delete it or choose another") from None
+    if source is None and foreign:
+        raise UserError(f"expected a new folder or a prepared data set, found {foreign}; choose another")
     if source is not None and source.get("dataset") != kind:
         raise UserError(f"expected a prepared data set of the kind {kind} in {out}, found another; choose another")
     return source or {}
@@ -118,12 +120,6 @@ def show_progress(
             bar.set_postfix_str(f"{done - failures} done, {failures} failed, {total - done} left", refresh=False)
             bar.update()
             yield item
-
-
-def _foreign(out: Path) -> list[Path]:
-    """Files that are not preparation's own: a lock, or what a disk that was full before the first line left."""
-    files = [path for path in out.glob("**/*") if path.is_file() and path.name != ".lock"]
-    return [path for path in files if not path.name.startswith(".source.json.")]
 
 
 def _journal(path: Path) -> Path:

@@ -1,6 +1,6 @@
-"""A video file that nobody has vouched for → upright RGB pictures at a constant rate, or the reason why not.
+"""An untrusted video file → upright RGB pictures at a constant rate, or the reason why not.
 
-Decoders are where hostile and broken files do their harm: call this in a guarded child only.
+Hostile and broken files attack decoders: call this in a guarded child only.
 """
 
 import re
@@ -85,7 +85,7 @@ def read_untrusted(
             encrypted, too_short, too_long, range_past_end, truncated or broken; also in the middle, at the picture
             that cannot be had.
     """
-    _look(path)
+    _check_beginning(path)
     found, wanted = 0, None if cut.last == -1 else cut.last - cut.first + 1
     try:
         # Some good files carry metadata that is not UTF-8.
@@ -100,7 +100,7 @@ def read_untrusted(
                 yield view(frame)
     except (Unfit, MemoryError):
         raise
-    except Exception as error:  # whatever a decoder makes of garbage: it is about this file, and says so
+    except Exception as error:  # whatever a decoder raises on garbage is about this file
         raise _diagnosis(path, found, error) from error
     if (cut.first > 1 and found == 0) or cut.lacking(found) > MOST_LACKING * (wanted or 0):
         raise Unfit("range_past_end", f"pictures {cut.first} to {cut.last} were asked for, {found} of them are there")
@@ -131,15 +131,20 @@ def resample(frames: Iterable[tuple[float, float, Picture]], fps: int, first: in
             yield current
 
 
-def _look(path: Path) -> None:
+def beginning(path: Path) -> bytes:
+    """The first bytes of a file, by which its format is known."""
+    with path.open("rb") as file:
+        return file.read(512)
+
+
+def _check_beginning(path: Path) -> None:
     if not path.exists():
         raise Unfit("missing", "there is no such file")
     if not path.is_file():  # opening a pipe would wait for ever
         raise Unfit("not_a_file", "it is a folder, a pipe or a device")
-    with path.open("rb") as file:
-        beginning = file.read(512)
+    start = beginning(path)
     for reason, pattern in NO_VIDEO.items():
-        if pattern.match(beginning):
+        if pattern.match(start):
             raise Unfit(reason, f"it is a {reason} of {path.stat().st_size} bytes, not a video")
     if path.stat().st_size < 128:
         raise Unfit("too_small", f"it has {path.stat().st_size} bytes")
@@ -201,14 +206,14 @@ def _sought(
 
 def _diagnosis(path: Path, decoded: int, error: Exception) -> Unfit:
     content = path.read_bytes()
-    said = f"{getattr(error, 'strerror', None) or error} ({type(error).__name__} after {decoded} pictures)"
+    detail = f"{getattr(error, 'strerror', None) or error} ({type(error).__name__} after {decoded} pictures)"
     if decoded == 0 and ENCRYPTED.search(content):
-        return Unfit("encrypted", said)
+        return Unfit("encrypted", detail)
     if decoded == 0 and not CONTAINER.match(content):
-        return Unfit("not_video", said)
+        return Unfit("not_video", f"this is not a video file: {detail}")
     if _states_more(content):
-        return Unfit("truncated", f"it ends before it says it does; {said}")
-    return Unfit("broken", said)
+        return Unfit("truncated", f"it ends before it says it does; {detail}")
+    return Unfit("broken", detail)
 
 
 def _states_more(content: bytes) -> bool:

@@ -9,26 +9,23 @@ Advancing Isolated Sign Language Recognition" (NeurIPS 2023, arXiv 2304.05934) a
 from pathlib import Path
 
 from slr.data.manifest import PARTS
-from slr.prepare.layouts.listed import Listed, table, videos
+from slr.prepare.labels import ABSENT, ClipRecord
+from slr.prepare.layouts.listed import table, videos
 
 SIGNER, VIDEO, GLOSS = "Participant ID", "Video file", "Gloss"
 
 
-def read(folder: Path, lists: Path | None) -> list[Listed]:
-    """The clips of the three lists (in `splits`), in their order. Names of files are no glosses: some contradict them.
-
-    Raises:
-        UserError: As every layout; see `listed`.
-    """
+def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
+    """The clips of the three lists (in `splits`), in their order. Names of files are no glosses: some contradict them."""
     there = videos(folder / "videos", str)
     return [
-        Listed(
-            name=row[VIDEO].removesuffix(".mp4"),
+        ClipRecord(
+            id=row[VIDEO].removesuffix(".mp4"),
+            file=there.get(row[VIDEO], ABSENT),
             given=f"videos/{row[VIDEO]}",
-            file=there.get(row[VIDEO]),
             gloss=row[GLOSS],
             signer=row[SIGNER],
-            part=part,
+            official_part=part,
         )
         for part in PARTS
         for row in table((lists or folder / "splits") / f"{part}.csv", (SIGNER, VIDEO, GLOSS))

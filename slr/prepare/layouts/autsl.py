@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 
 from slr.core.errors import UserError
-from slr.prepare.layouts.listed import Listed, lines, table, told_apart, videos
+from slr.prepare.labels import ABSENT, ClipRecord
+from slr.prepare.layouts.listed import lines, table, told_apart, videos
 
 LISTS = {"train": ["train_labels.csv"], "val": ["validation_labels.csv", "val_labels.csv"], "test": ["test_labels.csv"]}
 NAMES = "SignList_ClassId_TR_EN.csv"
@@ -19,12 +20,8 @@ VIDEO = re.compile(r"(?:.*/)?(signer\d+_sample\d+)_color\.mp4")
 ROW = re.compile(r"(signer(\d+)_sample\d+)\s*,\s*(\d+)")
 
 
-def read(folder: Path, lists: Path | None) -> list[Listed]:
-    """The clips of the three lists, in their order; glosses are English, with the Turkish where two classes share one.
-
-    Raises:
-        UserError: As every layout; see `listed`.
-    """
+def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
+    """The clips of the three lists, in their order; glosses are English, with the Turkish where two classes share one."""
     lists = lists or folder
     there, glosses = videos(folder, VIDEO), _glosses(lists / NAMES)
     listed = []
@@ -36,7 +33,8 @@ def read(folder: Path, lists: Path | None) -> list[Listed]:
                 wanted = f"signerN_sampleM,class with a class of {NAMES}"
                 raise UserError(f"expected {wanted} in {path}, line {number}, found {line[:60]!r}")
             sample, signer, label = row.groups()
-            listed.append(Listed(sample, f"{sample}_color.mp4", there.get(sample), glosses[label], signer, part))
+            file, given = there.get(sample, ABSENT), f"{sample}_color.mp4"
+            listed.append(ClipRecord(sample, file, given, glosses[label], signer, part))
     return listed
 
 

@@ -12,7 +12,8 @@ import re
 from pathlib import Path, PurePosixPath
 
 from slr.core.errors import UserError
-from slr.prepare.layouts.listed import Listed, lines, table, videos
+from slr.prepare.labels import ABSENT, ClipRecord
+from slr.prepare.layouts.listed import lines, table, videos
 
 # The authors' three lists come first: the published pair has nothing to choose a checkpoint by.
 LISTS = (
@@ -24,14 +25,11 @@ ARCHIVE = re.compile(r"[^/]+_\d+of\d+/(?=[^/]+/[^/]+/)")
 NUMBER = re.compile(r"\s*(?:\d+|Ex)\.\s*")
 
 
-def read(folder: Path, lists: Path | None) -> list[Listed]:
+def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
     """The clips of the lists, in their order; without lists every video that is there, of no part.
 
     A gloss is the word in lower case, without its number: as in the authors' code, a word of two categories is one
     sign. Lists and files are compared without the files' extension, which some lists have wrong.
-
-    Raises:
-        UserError: As every layout; see `listed`.
     """
     there = videos(folder, _key)
     listed = _listed(folder, lists)
@@ -40,12 +38,12 @@ def read(folder: Path, lists: Path | None) -> list[Listed]:
     return [_row(path, part, there) for part, path in listed]
 
 
-def _row(path: str, part: str | None, there: dict[str, Path]) -> Listed:
+def _row(path: str, part: str | None, there: dict[str, Path]) -> ClipRecord:
     key = _key(path)
     if key is None:
         raise UserError(f"expected Category/Number. Word/video.MOV in INCLUDE's lists, found {path[:80]!r}")
     word = NUMBER.sub("", key.split("/")[1], count=1).strip().lower()
-    return Listed(name=key.replace("/", "_"), given=path, file=there.get(key), gloss=word, part=part)
+    return ClipRecord(key.replace("/", "_"), there.get(key, ABSENT), path, word, official_part=part)
 
 
 def _key(path: str) -> str | None:

@@ -1,8 +1,9 @@
 """What a published data set lists → records of the videos that are there, and a row for each one that is not.
 
 A reader of a layout is a function of two folders, that of the data set and that of its lists (None: where the data set
-has them), to one `Listed` for each clip, whether its video is there or not. It opens no video. It raises UserError
-where a folder or a list is not there or not of its layout, or a video is there twice.
+has them), to one record for each clip, with the file `ABSENT` where its video is not there; `divide` makes the ids
+unique. It opens no video. It raises UserError where a folder or a list is not there or not of its layout, or a video is
+there twice.
 """
 
 import csv
@@ -11,30 +12,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from slr.core.errors import UserError
 from slr.data.manifest import Rejected
-from slr.prepare.decode.video import WHOLE, Cut
-from slr.prepare.labels import ClipRecord, unique
+from slr.prepare.labels import ABSENT, ClipRecord, unique
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One clip that a data set lists."""
-
-    name: str  # what its id is made of
-    given: str  # the file as the data set names it
-    file: Path | None  # None: it is not there
-    gloss: str
-    signer: str | None = None
-    part: str | None = None  # the data set's own: train, val or test
-    cut: Cut = WHOLE
-    segment: str | None = None  # recording and range, where a recording holds several clips
-
-
-def divide(listed: Iterable[Listed], folder: Path) -> tuple[list[ClipRecord], list[Rejected]]:
+def divide(listed: Iterable[ClipRecord], folder: Path) -> tuple[list[ClipRecord], list[Rejected]]:
     """Records of the videos that are there, rejections of the others; ids do not depend on which are there.
 
     Raises:
@@ -44,11 +30,9 @@ def divide(listed: Iterable[Listed], folder: Path) -> tuple[list[ClipRecord], li
     lost: list[Rejected] = []
     taken: set[str] = set()
     for row in listed:
-        name = unique(row.name, taken)
-        taken.add(name.casefold())
-        file = (row.file or Path()).absolute()
-        record = ClipRecord(name, file, row.given, row.gloss, row.signer, row.part, None, row.cut, row.segment)
-        if row.file is None:
+        record = replace(row, id=unique(row.id, taken), file=row.file.absolute())
+        taken.add(record.id.casefold())
+        if row.file == ABSENT:
             lost.append(record.rejected("missing", f"it is not in {folder}"))
         else:
             records.append(record)

@@ -11,7 +11,8 @@ from itertools import product
 from pathlib import Path
 
 from slr.core.errors import UserError
-from slr.prepare.layouts.listed import Listed, lines, told_apart, videos
+from slr.prepare.labels import ABSENT, ClipRecord
+from slr.prepare.layouts.listed import lines, told_apart, videos
 
 # By number, from 1 on. Two signs are published as Red.
 ENGLISH = (
@@ -26,21 +27,18 @@ PEOPLE, REPETITIONS = 10, 5
 VIDEO = re.compile(r"(?:.*/)?(\d{3}_\d{3}_\d{3})\.mp4")
 
 
-def read(folder: Path, lists: Path | None) -> list[Listed]:
+def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
     """Every sign, person and repetition, in this order. Glosses are the English names; those of both Reds say which.
 
     Args:
         folder: Where the videos lie, at any depth; of one version.
         lists: A file of other names, a line `number|name|…` for each sign, as published; None takes the English.
-
-    Raises:
-        UserError: As every layout; see `listed`.
     """
     there, glosses = videos(folder, VIDEO), _glosses(lists)
     listed = []
     for sign, person, repetition in product(glosses, range(1, PEOPLE + 1), range(1, REPETITIONS + 1)):
         name = f"{sign}_{person:03d}_{repetition:03d}"
-        listed.append(Listed(name, f"{name}.mp4", there.get(name), glosses[sign], f"{person:03d}"))
+        listed.append(ClipRecord(name, there.get(name, ABSENT), f"{name}.mp4", glosses[sign], f"{person:03d}"))
     return listed
 
 

@@ -18,19 +18,16 @@ from slr.core.errors import UserError
 from slr.data.manifest import PARTS
 from slr.prepare.decode.video import Cut
 from slr.prepare.encode import FPS
-from slr.prepare.layouts.listed import Listed, require, text, videos
+from slr.prepare.labels import ABSENT, ClipRecord
+from slr.prepare.layouts.listed import require, text, videos
 from slr.prepare.wlasl.urls import distinct, youtube_id
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv")
 NAME = re.compile(r"(?:.* \[)?([A-Za-z0-9_-]{11})\]?", re.DOTALL)
 
 
-def read(folder: Path, lists: Path | None) -> list[Listed]:
-    """The clips of the three lists, in their order; recordings may lie at any depth.
-
-    Raises:
-        UserError: As every layout; see `listed`.
-    """
+def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
+    """The clips of the three lists, in their order; recordings may lie at any depth."""
     require(folder)
     paths = {part: (lists or folder) / f"MSASL_{part}.json" for part in PARTS}
     listed = [
@@ -40,7 +37,7 @@ def read(folder: Path, lists: Path | None) -> list[Listed]:
     ]
     wanted = {youtube_id(row.given) for row in listed}
     there = videos(folder, lambda path: name if (name := _id(path)) in wanted else None)
-    return [replace(row, file=there.get(youtube_id(row.given) or "")) for row in listed]
+    return [replace(row, file=there.get(youtube_id(row.given) or "", ABSENT)) for row in listed]
 
 
 def _rows(path: Path) -> list[Any]:
@@ -53,7 +50,7 @@ def _rows(path: Path) -> list[Any]:
     return rows
 
 
-def _listed(row: Any, part: str, place: str) -> Listed:  # noqa: ANN401
+def _listed(row: Any, part: str, place: str) -> ClipRecord:  # noqa: ANN401
     """An entry, its video not looked for yet."""
     try:
         address, gloss, signer = str(row["url"]).strip(), str(row["text"]).strip(), row["signer_id"]
@@ -65,13 +62,13 @@ def _listed(row: Any, part: str, place: str) -> Listed:  # noqa: ANN401
     address = address if "://" in address else f"https://{address}"  # some are listed without
     cut = pictures(start, end)
     name = youtube_id(address) or PurePosixPath(address).stem
-    return Listed(
-        name=f"{name}_{cut.first}-{cut.last}",
+    return ClipRecord(
+        id=f"{name}_{cut.first}-{cut.last}",
+        file=ABSENT,
         given=address,
-        file=None,
         gloss=gloss,
         signer=str(signer),
-        part=part,
+        official_part=part,
         cut=cut,
         segment=f"{distinct(address)}#{cut.first}-{cut.last}",
     )

@@ -95,9 +95,8 @@ def along(path: str, t: float) -> Point:
             return Point(0.9 * sin(2 * pi * t), -0.9 * cos(2 * pi * t))
         case "corner":
             return Point(0.8 * min(4 * t - 1, 1.0), 0.8 * min(3 - 4 * t, 1.0))
-        case "arch":
+        case _:  # arch
             return Point(-cos(pi * t), 0.6 - 1.3 * sin(pi * t))
-    raise ValueError(f"expected a path of slr.prepare.synthetic.signs.PATHS, found {path!r}")
 
 
 def dominant_hand(sign: Sign, moment: Moment, aim: Point, breadth: float) -> Point:
@@ -110,12 +109,7 @@ def dominant_hand(sign: Sign, moment: Moment, aim: Point, breadth: float) -> Poi
     t = 1 - moment.progress if sign.backwards else moment.progress
     step = along(sign.path, t)
     target = Point(x + aim.x + REACH * breadth * step.x, y + aim.y + REACH * breadth * step.y)
-    return between(Point(*REST), target, moment.raised)
-
-
-def between(start: Point, end: Point, share: float) -> Point:
-    """The point that lies this share of the way from start to end."""
-    return Point(start.x + share * (end.x - start.x), start.y + share * (end.y - start.y))
+    return Point(*(start + moment.raised * (end - start) for start, end in zip(REST, target, strict=True)))
 
 
 def _ease(t: float) -> float:

@@ -54,12 +54,10 @@ class _Part:
     @classmethod
     def of(cls, target: Path, address: str) -> "_Part":
         part = cls(target.with_name(f"{target.name}.part"))
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError):
             note = json.loads(part.note.read_text(encoding="utf-8"))
             if note["address"] == address:
                 return cls(part.path, note["validator"], note["total"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
         part.path.unlink(missing_ok=True)
         return part
 

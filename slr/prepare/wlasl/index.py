@@ -1,4 +1,4 @@
-"""The WLASL index: which instances it lists, which of them a subset takes, and what is odd about them."""
+"""The WLASL index: its instances, its subsets, and counts of both."""
 
 import difflib
 import hashlib
@@ -37,11 +37,6 @@ class Instance:
     part: str  # train, val or test
 
     @property
-    def host(self) -> str:
-        """Where its recording lies."""
-        return urls.host(self.address)
-
-    @property
     def segment(self) -> str:
         """The recording and the range: equal for one stretch of video under several glosses."""
         return f"{urls.distinct(self.address)}#{self.first}-{self.last}"
@@ -62,15 +57,11 @@ def read_index(path: Path, wanted: str | None = None) -> list[Instance]:
             raise ValueError(f"{path.stat().st_size} bytes")
         content = path.read_bytes()
         if wanted is not None and wanted.lower() not in hashes(content):
-            raise UserError(
-                f"expected an index with the hash {wanted} at {path}, found {hashes(content)[0]}; fetch it again, or "
-                "set dataset.index_hash to what you trust"
-            )
+            remedy = "fetch it again, or set dataset.index_hash to the hash that you trust"
+            raise UserError(f"expected an index with the hash {wanted} at {path}, found {hashes(content)[0]}; {remedy}")
         instances = [_instance(entry["gloss"], row) for entry in json.loads(content) for row in entry["instances"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"expected WLASL_v0.3.json at {path}, found no index that can be read ({error!r}); set dataset.index"
-        ) from None
+        raise UserError(f"expected WLASL_v0.3.json at {path}, cannot read it ({error!r}); set dataset.index") from None
     repeated = [name for name, count in Counter(instance.id.casefold() for instance in instances).items() if count > 1]
     if repeated or not instances:
         found = f"{repeated[0]!r} more than once" if repeated else "no instance"
@@ -123,7 +114,7 @@ def core_glossary() -> list[str]:
 
 
 def near_misses(glosses: Collection[str]) -> dict[str, list[str]]:
-    """The words of the core glossary that are no gloss, each with glosses that come near it.
+    """The words of the core glossary that are no gloss, each with up to four similar glosses.
 
     >>> near_misses(["look at", "office", "post", "book", "drive"])["post-office"]
     ['post', 'office']

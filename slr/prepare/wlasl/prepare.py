@@ -12,7 +12,7 @@ from slr.core.errors import UserError
 from slr.data.manifest import Rejected
 from slr.prepare.decode.crop import Crop
 from slr.prepare.decode.video import Cut
-from slr.prepare.labels import ClipRecord
+from slr.prepare.labels import ABSENT, ClipRecord
 from slr.prepare.layouts.listed import require
 from slr.prepare.records import LEAST_FRAMES, prepare_records
 from slr.prepare.wlasl import index as wlasl_index
@@ -141,7 +141,7 @@ def _records(
             given, file = instance.address, downloads / "files" / names[place]
             why = known.get(place, {})
         else:
-            given, file = f"{instance.id}.mp4", Path(os.devnull)
+            given, file = f"{instance.id}.mp4", ABSENT
             why = {"reason": "missing", "detail": f"it is not in {options.clips}"}
         record = ClipRecord(
             id=instance.id,

@@ -9,6 +9,7 @@ from slr.core.errors import UserError
 from slr.core.files import write_json, write_whole
 from slr.data.manifest import PARTS, read_manifest, read_rejected
 from slr.prepare.ledger import read_ledger
+from slr.prepare.wlasl import urls
 from slr.prepare.wlasl.index import SUBSETS, Instance
 
 MOST_SHOWN = 12  # glosses in a line of the terminal
@@ -52,7 +53,7 @@ def _by_part(chosen: Sequence[Instance], reasons: Reasons) -> Table:
 
 def _by_host(chosen: Sequence[Instance], reasons: Reasons) -> Table:
     rows = [["host", *COUNTS, "why"]]
-    groups = _grouped(chosen, lambda instance: instance.host)
+    groups = _grouped(chosen, lambda instance: urls.host(instance.address))
     for host, group in sorted(groups.items(), key=lambda pair: -len(pair[1])):
         lost = Counter(reasons[instance.id] for instance in group if reasons[instance.id])
         why = ", ".join(f"{reason} {count}" for reason, count in lost.most_common())
