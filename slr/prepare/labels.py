@@ -102,7 +102,8 @@ def _csv_rows(text: str, labels: Path) -> list[tuple[None, dict[str, Any]]]:
 def _record(key: str | None, row: dict[str, Any], clips: Path, place: str, taken: set[str]) -> ClipRecord:
     given, gloss = _value(row, FILE, place), _value(row, GLOSS, place)
     if given is None or gloss is None:
-        raise UserError(f"expected a value for file and for gloss in {place}, found file {given!r} and gloss {gloss!r}")
+        fields = f"{given!r} and {gloss!r} in the fields {', '.join(map(str, row))}"
+        raise UserError(f"expected a value for {' or '.join(FILE)} and for gloss in {place}, found {fields}")
     part = _value(row, ("split",), place)
     if part is not None and part not in PARTS:
         raise UserError(f"expected split train, val or test in {place}, found {part!r}")
@@ -118,11 +119,8 @@ def _record(key: str | None, row: dict[str, Any], clips: Path, place: str, taken
 
 
 def _value(row: dict[str, Any], names: tuple[str, ...], place: str) -> str | None:
-    """The first of these fields that is not empty, as text; None where all are empty, or absent and optional."""
-    present = [row[name] for name in names if name in row]
-    if not present and names in (FILE, GLOSS):
-        raise UserError(f"expected {' or '.join(names)} in {place}, found the fields {', '.join(map(str, row))}")
-    for value in present:
+    """The first of these fields that is not empty, as text; None where there is none."""
+    for value in (row[name] for name in names if name in row):
         if isinstance(value, list | dict | bool):
             raise UserError(f"expected text for {' or '.join(names)} in {place}, found {value!r}")
         if value is not None and str(value).strip():

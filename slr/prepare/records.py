@@ -11,7 +11,8 @@ from slr.core.errors import UserError
 from slr.core.files import sha256
 from slr.core.locks import exclusive
 from slr.data.manifest import Clip, Rejected, read_manifest, read_rejected, write_manifest, write_rejected
-from slr.prepare.decode.video import WHOLE, Unfit
+from slr.prepare.decode.sandbox import Unfit
+from slr.prepare.decode.video import WHOLE
 from slr.prepare.labels import ClipRecord
 from slr.prepare.ledger import Ledger, Outcome, outcomes_of, read_source, show_progress
 from slr.prepare.verify import LONGEST_SIDE, ClipJob, Facts, Prepared, prepare_clips, verify_clips

@@ -13,10 +13,11 @@ from slr.core.files import sha256
 from slr.data import video
 from slr.prepare.decode.crop import Crop
 from slr.prepare.decode.image import is_picture, read_pictures
-from slr.prepare.decode.sandbox import Ended, Guard, Limits
-from slr.prepare.decode.video import LONGEST, WHOLE, Cut, Unfit, read_untrusted
+from slr.prepare.decode.sandbox import Guard, Limits, Unfit
+from slr.prepare.decode.video import LONGEST, WHOLE, Cut, read_untrusted
 from slr.prepare.encode import FPS, write_clip
 
+KILLED = ("timeout", "memory", "crashed")  # reasons for which a child was killed in the middle
 LONGEST_SIDE = 640  # pixels; larger pictures are made smaller
 BLOCK = 6  # frames read in a row between two jumps: half of what lies between key frames
 MOST_BLOCKS = 32  # of a clip
@@ -80,11 +81,10 @@ def prepare_clips(
     ]
     with Guard(prepare_clip, workers, limits) as guard:
         for number, outcome in guard.run(calls):
-            if isinstance(outcome, Ended):
-                _remove_parts(jobs[number].target)
-                yield number, Unfit(outcome.reason, outcome.detail)
-            elif "reason" in outcome:
-                yield number, Unfit(**outcome)
+            if isinstance(outcome, Unfit):
+                if outcome.reason in KILLED:
+                    _remove_parts(jobs[number].target)
+                yield number, outcome
             else:
                 yield number, Prepared(**(outcome | {"facts": Facts(**outcome["facts"])}))
 
@@ -92,20 +92,17 @@ def prepare_clips(
 def prepare_clip(
     source: str, target: str, least_frames: int, cut: dict[str, Any], pictures: bool, longest: float
 ) -> dict[str, object]:
-    """Prepare one file, unguarded: the facts of the clip that was written, or reason and detail why there is none."""
+    """Prepare one file, unguarded, and return the facts of the clip that was written; raises Unfit."""
     path = Path(target)
     part = Cut(cut["first"], cut["last"], cut["crop"] and Crop(**cut["crop"]))
-    try:
-        if pictures and is_picture(Path(source)):
-            frames = read_pictures(Path(source), FPS, LONGEST_SIDE)
-        else:
-            frames = read_untrusted(Path(source), FPS, LONGEST_SIDE, part, longest)
-        written = write_clip(path, frames)
-        if written < least_frames:
-            path.unlink()
-            raise Unfit("too_short", f"it has {written} pictures at {FPS} a second, at least {least_frames} are wanted")
-    except Unfit as unfit:
-        return {"reason": unfit.reason, "detail": unfit.detail}
+    if pictures and is_picture(Path(source)):
+        frames = read_pictures(Path(source), FPS, LONGEST_SIDE)
+    else:
+        frames = read_untrusted(Path(source), FPS, LONGEST_SIDE, part, longest)
+    written = write_clip(path, frames)
+    if written < least_frames:
+        path.unlink()
+        raise Unfit("too_short", f"it has {written} pictures at {FPS} a second, at least {least_frames} are wanted")
     facts = checked(path)
     if facts.frames != written:
         raise RuntimeError(f"expected {written} frames in {path}, found {facts.frames} on reading it back")
@@ -117,14 +114,11 @@ def verify_clips(
 ) -> Iterator[tuple[int, Unfit | None]]:
     """Read written clips back in guarded children; yields (position of the clip, None or what is wrong) when done."""
     with Guard(verify_clip, workers, limits) as guard:
-        for number, outcome in guard.run([(str(path), asdict(facts)) for path, facts in clips]):
-            if isinstance(outcome, Ended):
-                outcome = {"reason": outcome.reason, "detail": outcome.detail}
-            yield number, None if outcome is None else Unfit(**outcome)
+        yield from guard.run([(str(path), asdict(facts)) for path, facts in clips])
 
 
-def verify_clip(path: str, facts: dict[str, Any]) -> dict[str, str] | None:
-    """Compare decord, the training's reader, at random access with PyAV's decode from the start; None if they agree.
+def verify_clip(path: str, facts: dict[str, Any]) -> None:
+    """Compare decord, the training's reader, at random access with PyAV's decode from the start; raises Unfit.
 
     At most 192 frames are read, in blocks of six in random order: every block begins with a jump, mostly to a frame
     that is no key frame.
@@ -132,23 +126,19 @@ def verify_clip(path: str, facts: dict[str, Any]) -> dict[str, str] | None:
     video.load_decord()  # a library that does not load says nothing about the clip
     try:
         if sha256(Path(path)) != facts["sha256"]:
-            return _unverified("it is not the file that was written")
+            raise Unfit("unverified", "it is not the file that was written")
         starts = np.random.default_rng(0).permutation(np.arange(0, facts["frames"], BLOCK))[:MOST_BLOCKS]
         positions = np.concatenate([np.arange(start, min(start + BLOCK, facts["frames"])) for start in starts])
         expected, read = (video.read(Path(path), positions, reader) for reader in ("pyav", "decord"))
     except (OSError, UserError) as error:
-        return _unverified(f"it does not read back: {' '.join(str(error).split())}")
+        raise Unfit("unverified", f"it does not read back: {' '.join(str(error).split())}") from None
     if expected.shape != read.shape:
-        return _unverified("decord reads pictures of another size than PyAV")
+        raise Unfit("unverified", "decord reads pictures of another size than PyAV")
     apart = [float(np.abs(a.astype(np.int16) - b).mean()) for a, b in zip(expected, read, strict=True)]
     worst = int(np.argmax(apart))
     if apart[worst] > MOST_DIFFERENCE:
-        return _unverified(f"decord reads frame {positions[worst]} {apart[worst]:.1f} grey levels away from PyAV")
-    return None
-
-
-def _unverified(detail: str) -> dict[str, str]:
-    return {"reason": "unverified", "detail": detail}
+        what = f"decord reads frame {positions[worst]} {apart[worst]:.1f} grey levels away from PyAV"
+        raise Unfit("unverified", what)
 
 
 def _remove_parts(target: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from slr.prepare.decode.video import LONGEST, NO_VIDEO, SMALLEST_SIDE, Unfit, beginning, resample
+from slr.prepare.decode.sandbox import Unfit
+from slr.prepare.decode.video import LONGEST, NO_VIDEO, SMALLEST_SIDE, beginning, resample
 
 # Not EPS, which PIL hands to Ghostscript, nor any other that nobody photographs in.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")

@@ -42,12 +42,13 @@ class Limits:
     memory: int = 2 * 1024**3  # bytes of address space, where the system can limit it
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A call that did not return: it ran into a limit or took its child down."""
+class Unfit(Exception):
+    """A file that cannot become a clip: a reason code to count by and a detail to read."""
 
-    reason: str  # timeout, memory or crashed
-    detail: str
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
 
 
 class Guard:
@@ -71,7 +72,9 @@ class Guard:
         self._closed = False
 
     def run(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """Yield (position of the call, its value or Ended) as calls are done.
+        """Yield (position of the call, its value or Unfit) as calls are done.
+
+        The function may raise Unfit. Limits and crashes give Unfit with `timeout`, `memory` or `crashed`.
 
         Raises:
             UserError: The function met an operating system error, such as a full disk, or a library that does not load.
@@ -111,7 +114,7 @@ class Guard:
             raise UserError(f"{about}; fix that and run the same command again")
         if "raised" in reply:
             raise RuntimeError(f"{self._function}{arguments} raised in its child process:\n{reply['raised']}")
-        return reply["value"] if "value" in reply else Ended(**reply)
+        return reply["value"] if "value" in reply else Unfit(**reply)
 
     def _start(self) -> "_Child":
         order = {"path": sys.path, "function": self._function, "cpu": self._limits.cpu, "memory": self._limits.memory}
@@ -228,6 +231,8 @@ def _limit(name: str, soft: int) -> None:
 def _answer(call: Callable[..., Any], arguments: list[Any]) -> str:
     try:
         return json.dumps({"value": call(*arguments)})
+    except Unfit as unfit:
+        return json.dumps({"reason": unfit.reason, "detail": unfit.detail})
     except MemoryError:
         return json.dumps({"reason": "memory", "detail": "it needs more memory than one call may take"})
     except (OSError, ImportError) as error:

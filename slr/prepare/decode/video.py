@@ -18,6 +18,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from slr.prepare.decode.crop import Crop, View
+from slr.prepare.decode.sandbox import Unfit
 
 SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # pixels, as the header states and before anything is decoded
 LONGEST = 600.0  # seconds; a time stamp that leaps ahead would otherwise be filled with copies for hours
@@ -41,15 +42,6 @@ ENCRYPTED = re.compile(rb"encv.{1,4096}?sinf|\x6d\x80.{1,8}?\x62\x40.{1,64}?\x50
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
 
 Picture = TypeVar("Picture")
-
-
-class Unfit(Exception):
-    """A file that cannot become a clip: a reason code to count by and a detail to read."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ SIGNER, VIDEO, GLOSS = "Participant ID", "Video file", "Gloss"
 
 
 def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
-    """The clips of the three lists (in `splits`), in their order. Names of files are no glosses: some contradict them."""
+    """The clips of the three lists (in `splits`), in order. File names are no glosses: some contradict them."""
     there = videos(folder / "videos", str)
     return [
         ClipRecord(

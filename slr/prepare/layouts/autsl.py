@@ -21,7 +21,7 @@ ROW = re.compile(r"(signer(\d+)_sample\d+)\s*,\s*(\d+)")
 
 
 def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
-    """The clips of the three lists, in their order; glosses are English, with the Turkish where two classes share one."""
+    """The clips of the three lists, in order; glosses are English, with the Turkish where two classes share one."""
     lists = lists or folder
     there, glosses = videos(folder, VIDEO), _glosses(lists / NAMES)
     listed = []

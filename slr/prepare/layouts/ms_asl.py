@@ -22,8 +22,7 @@ from slr.prepare.labels import ABSENT, ClipRecord
 from slr.prepare.layouts.listed import require, text, videos
 from slr.prepare.wlasl.urls import distinct, youtube_id
 
-SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv")
-NAME = re.compile(r"(?:.* \[)?([A-Za-z0-9_-]{11})\]?", re.DOTALL)
+VIDEO = re.compile(r"(?:.*/)?(?:[^/]* \[)?([A-Za-z0-9_-]{11})\]?\.(?i:mp4|webm|mkv|mov|avi|flv)", re.DOTALL)
 
 
 def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
@@ -36,7 +35,7 @@ def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
         for number, row in enumerate(_rows(path), start=1)
     ]
     wanted = {youtube_id(row.given) for row in listed}
-    there = videos(folder, lambda path: name if (name := _id(path)) in wanted else None)
+    there = videos(folder, lambda path: found[1] if (found := VIDEO.fullmatch(path)) and found[1] in wanted else None)
     return [replace(row, file=there.get(youtube_id(row.given) or "", ABSENT)) for row in listed]
 
 
@@ -82,9 +81,3 @@ def pictures(start: float, end: float) -> Cut:
     """
     first = round(start * FPS) + 1
     return Cut(first, max(first, round(end * FPS)))
-
-
-def _id(path: str) -> str | None:
-    pure = PurePosixPath(path)
-    found = NAME.fullmatch(pure.stem) if pure.suffix.lower() in SUFFIXES else None
-    return found and found[1]

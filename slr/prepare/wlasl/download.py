@@ -121,7 +121,7 @@ def _attempt(
     address: str, origin: str, part: _Part, policy: FetchPolicy, stop: threading.Event, redirects: int
 ) -> None:
     scheme, name, port, target = web(address)
-    connection = (_Secure if scheme == "https" else _Plain)(name, port, policy)
+    connection = _Connection(scheme, name, port, policy)
     with closing(connection), closing(_head(connection, target, _headers(address, part), policy)) as answer:
         if answer.status not in (301, 302, 303, 307, 308):
             _take(answer, origin, part, policy, stop)
@@ -246,28 +246,16 @@ def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.strip().isdecimal() else None
 
 
-class _Plain(http.client.HTTPConnection):
-    """A connection to the network address that was checked."""
+class _Connection(http.client.HTTPConnection):
+    """A connection to the network address that was checked; with https the host's certificate is checked too."""
 
-    def __init__(self, name: str, port: int, policy: FetchPolicy) -> None:
+    def __init__(self, scheme: str, name: str, port: int, policy: FetchPolicy) -> None:
         super().__init__(name, port, timeout=policy.timeout)
-        self._policy = policy
+        self.default_port = 443 if scheme == "https" else 80
+        self._scheme, self._policy = scheme, policy
 
     def connect(self) -> None:
         place = reachable(self.host, self.port, self._policy.allow_private)
         self.sock = socket.create_connection((place, self.port), self._policy.timeout)
-
-
-class _Secure(_Plain):
-    """The same, encrypted and with the host's certificate checked."""
-
-    default_port = http.client.HTTPS_PORT
-
-    def connect(self) -> None:
-        super().connect()
-        plain = self.sock
-        try:
-            self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
-        except BaseException:
-            plain.close()
-            raise
+        if self._scheme == "https":
+            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)

@@ -1,8 +1,10 @@
 """One YouTube address → one file with video in it, through yt-dlp."""
 
+import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +34,6 @@ MESSAGES = (
 )
 
 
-class _Listener:
-    """Keeps yt-dlp's warnings, which alone tell that a runtime is missing, and prints nothing."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def debug(self, message: str) -> None:
-        """Print nothing."""
-
-    info = error = debug
-
-    def warning(self, message: str) -> None:
-        """Keep a warning."""
-        self.warnings.append(message)
-
-
 def download_youtube(
     address: str,
     target: Path,
@@ -71,19 +57,21 @@ def download_youtube(
     # Another process may have left a part of another format under this name.
     for left in (target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.ytdl")):
         left.unlink(missing_ok=True)
-    listener = _Listener()
-    with YoutubeDL(_settings(target, policy, listener, stop), auto_init=extractors is None) as program:  # pyright: ignore[reportArgumentType]
+    messages, logger = BufferingHandler(1000), logging.Logger("yt-dlp", logging.WARNING)
+    logger.addHandler(messages)
+    with YoutubeDL(_settings(target, policy, logger, stop), auto_init=extractors is None) as program:  # pyright: ignore[reportArgumentType]
         for extractor in extractors or ():
             program.add_info_extractor(extractor)
         try:
             program.extract_info(address)
         except (DownloadError, RequestError) as error:
-            raise _explained(error, listener.warnings, target) from None
+            warnings = [record.getMessage() for record in messages.buffer if record.levelno == logging.WARNING]
+            raise _explained(error, warnings, target) from None
     if not target.is_file():
         raise Failure("too_large", f"it has more than {policy.largest} bytes", passing=False)
 
 
-def _settings(target: Path, policy: FetchPolicy, listener: _Listener, stop: threading.Event) -> dict[str, Any]:
+def _settings(target: Path, policy: FetchPolicy, logger: logging.Logger, stop: threading.Event) -> dict[str, Any]:
     def watch(state: dict[str, Any]) -> None:
         if stop.is_set():
             raise Failure("stopped", "preparation was stopped", passing=True)
@@ -101,7 +89,7 @@ def _settings(target: Path, policy: FetchPolicy, listener: _Listener, stop: thre
         "retries": policy.attempts,
         "max_filesize": policy.largest,
         "progress_hooks": [watch],
-        "logger": listener,
+        "logger": logger,
         "noprogress": True,
         "cachedir": False,
     }
