@@ -52,7 +52,7 @@ def _encode(path: Path, frames: Iterator[np.ndarray], fps: int, quality: dict[st
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         # x264's macroblock tree gives other bytes now and then for the same frames where the CPU has AVX-512.
         stream.options = {**quality, "g": "12", "bf": "0", "threads": "1", "mbtree": "0"}
-        # What the conversion below makes of RGB; players guess otherwise where it is not said.
+        # What the conversion below makes of RGB; players guess where it is not stated.
         stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.SMPTE170M, ColorRange.MPEG
         stream.codec_context.time_base = Fraction(1, fps)
         converter = VideoReformatter()

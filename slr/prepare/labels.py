@@ -49,8 +49,7 @@ def read_labels(labels: Path, clips: Path) -> list[ClipRecord]:
     Raises:
         UserError: Something is missing or ambiguous, or there are fewer than two glosses.
     """
-    if not clips.is_dir():
-        raise UserError(f"expected the folder of the videos at {clips}, found none; set dataset.clips")
+    require(clips)
     records: list[ClipRecord] = []
     taken: set[str] = set()
     for number, (key, row) in enumerate(_rows(labels), start=1):
@@ -126,6 +125,12 @@ def _value(row: dict[str, Any], names: tuple[str, ...], place: str) -> str | Non
         if value is not None and str(value).strip():
             return str(value).strip()
     return None
+
+
+def require(folder: Path) -> None:
+    """Refuse a folder of videos that does not exist."""
+    if not folder.is_dir():
+        raise UserError(f"expected the folder of the videos at {folder}, found none; set dataset.clips")
 
 
 def unique(name: str, taken: set[str]) -> str:

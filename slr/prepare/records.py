@@ -150,7 +150,7 @@ def _verify(records: list[ClipRecord], out: Path, ledger: Ledger, workers: int) 
 
 
 def _stubs(records: list[ClipRecord], outcomes: dict[str, Outcome]) -> dict[str, str]:
-    """By id, what is one content under several addresses of a host: its answer to whatever it is asked for."""
+    """By id, files that a host gives under several addresses: its answer to every request."""
     sharing: dict[tuple[str, str], list[ClipRecord]] = defaultdict(list)
     for record in records:
         outcome = outcomes.get(record.id, {})
@@ -178,7 +178,7 @@ def _write_lists(records: list[ClipRecord], outcomes: dict[str, Outcome], lost: 
             why = outcome.get("rejected") or {"reason": "pending", "detail": "it is not cut and verified yet"}
             rejected.append(record.rejected(**why))
     rejected += lost
-    total, explanation = len(records) + len(lost), f"{out / 'rejected.jsonl'} says why"
+    total, explanation = len(records) + len(lost), f"the reasons are in {out / 'rejected.jsonl'}"
     if not _already(out, clips, rejected):
         write_rejected(out / "rejected.jsonl", rejected)
         write_manifest(out / "manifest.jsonl", clips)

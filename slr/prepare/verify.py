@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def prepare_clips(
         for number, outcome in guard.run(calls):
             if isinstance(outcome, Unfit):
                 if outcome.reason in KILLED:
-                    _remove_parts(jobs[number].target)
+                    target = jobs[number].target
+                    for part in target.parent.glob(f".{escape(target.name)}.*.part"):
+                        part.unlink(missing_ok=True)
                 yield number, outcome
             else:
                 yield number, Prepared(**(outcome | {"facts": Facts(**outcome["facts"])}))
@@ -139,10 +142,3 @@ def verify_clip(path: str, facts: dict[str, Any]) -> None:
     if apart[worst] > MOST_DIFFERENCE:
         what = f"decord reads frame {positions[worst]} {apart[worst]:.1f} grey levels away from PyAV"
         raise Unfit("unverified", what)
-
-
-def _remove_parts(target: Path) -> None:
-    """Remove what a killed child left half-written."""
-    for path in target.parent.iterdir():
-        if path.name.startswith(f".{target.name}.") and path.name.endswith(".part"):
-            path.unlink(missing_ok=True)

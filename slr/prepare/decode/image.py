@@ -8,7 +8,7 @@ import numpy as np
 from slr.prepare.decode.sandbox import Unfit
 from slr.prepare.decode.video import LONGEST, NO_VIDEO, SMALLEST_SIDE, beginning, resample
 
-# Not EPS, which PIL hands to Ghostscript, nor any other that nobody photographs in.
+# Not EPS, which PIL hands to Ghostscript, nor formats that no camera writes.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MOST_PIXELS = 2**26  # a telephone's largest photographs have 50 million, 150 MB of RGB
 

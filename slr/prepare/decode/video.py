@@ -83,11 +83,10 @@ def read_untrusted(
         # Some good files carry metadata that is not UTF-8.
         with av.open(str(path.absolute()), metadata_errors="replace", options=OPENING) as container:
             stream = _picture_stream(container)
-            aspect, view = float(stream.sample_aspect_ratio or 1), None
-            timed = _timed(container, stream, (cut.first - 1) / fps, longest)
+            view, timed = None, _timed(container, stream, (cut.first - 1) / fps, longest)
             for frame in islice(resample(timed, fps, cut.first - 1), wanted):
-                # Once: to look at a frame's side data ties it into a reference cycle, and memory fills with frames.
-                view = view or View(frame, stream.width, stream.height, aspect, longest_side, cut.crop)
+                # Once: reading a frame's side data ties it into a reference cycle, and memory fills with frames.
+                view = view or View(frame, stream, longest_side, cut.crop)
                 found += 1
                 yield view(frame)
     except (Unfit, MemoryError):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from slr.core.errors import UserError
 from slr.data.manifest import Rejected
-from slr.prepare.labels import ABSENT, ClipRecord, unique
+from slr.prepare.labels import ABSENT, ClipRecord, require, unique
 
 
 def divide(listed: Iterable[ClipRecord], folder: Path) -> tuple[list[ClipRecord], list[Rejected]]:
@@ -78,12 +78,6 @@ def videos(folder: Path, key: re.Pattern[str] | Callable[[str], str | None]) -> 
                 raise UserError(f"expected one file for {own} in {folder}, found {found[own]} and {path}; remove one")
             found[own] = path
     return found
-
-
-def require(folder: Path) -> None:
-    """Refuse a folder of videos that does not exist."""
-    if not folder.is_dir():
-        raise UserError(f"expected the folder of the videos at {folder}, found none; set dataset.clips")
 
 
 def text(path: Path) -> str:

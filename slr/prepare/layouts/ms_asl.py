@@ -4,7 +4,7 @@
 in seconds, `signer_id`, `text` (the class; `clean_text` and `org_text` are what it was cleaned from) and more.
 Published at microsoft.com/en-us/download/details.aspx?id=100121 and described in Vaezi Joze and Koller, "MS-ASL: A
 Large-Scale Data Set and Benchmark for Understanding American Sign Language" (BMVC 2019, arXiv 1812.01053). The videos
-come from whoever has downloaded them: whole recordings named after their YouTube id, `<id>.mp4` or, as yt-dlp names
+must be downloaded by the user: whole recordings named after their YouTube id, `<id>.mp4` or, as yt-dlp names
 them, `<title> [<id>].mp4`. Nothing is fetched.
 """
 
@@ -18,8 +18,8 @@ from slr.core.errors import UserError
 from slr.data.manifest import PARTS
 from slr.prepare.decode.video import Cut
 from slr.prepare.encode import FPS
-from slr.prepare.labels import ABSENT, ClipRecord
-from slr.prepare.layouts.listed import require, text, videos
+from slr.prepare.labels import ABSENT, ClipRecord, require
+from slr.prepare.layouts.listed import text, videos
 from slr.prepare.wlasl.urls import distinct, youtube_id
 
 VIDEO = re.compile(r"(?:.*/)?(?:[^/]* \[)?([A-Za-z0-9_-]{11})\]?\.(?i:mp4|webm|mkv|mov|avi|flv)", re.DOTALL)

@@ -108,16 +108,17 @@ def _whole(manifest: Path) -> bool:
 
 
 def _takes(signs: int, signers: int, takes: int, seed: int) -> Iterator[Take]:
+    glosses = vocabulary(signs)
     for number in range(signers):
         signer, place = f"s{number:03d}", seed * MOST_SIGNERS + number
-        for rank, (gloss, sign) in enumerate(vocabulary(signs).items()):
+        for rank, (gloss, sign) in enumerate(glosses.items()):
             for take in range(takes):
                 own = (place * 1000 + rank) * MOST_TAKES + take
                 yield Take(f"{signer}_{gloss}_{take}", sign, gloss, signer, signer_seed(Side.DATA_SET, place), own)
 
 
 def _draw_all(takes: list[Take], out: Path, size: int, workers: int) -> Iterator[Clip]:
-    """Clips in the order of the takes, whatever the number of processes."""
+    """Clips in the order of the takes, for any number of processes."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from pool.map(partial(_draw, out, size), takes, chunksize=8)
 

@@ -13,10 +13,9 @@ arithmetic, and nothing is on both sides:
 - a signer is kept for data sets where the seed is odd.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from itertools import count, islice, product
+from itertools import count, product
 from math import gcd
 
 HANDSHAPES = ("fist", "flat", "point", "vee", "spread", "ring", "ell", "wye")
@@ -100,19 +99,16 @@ def names(side: Side, number: int) -> list[str]:
     >>> names(Side.DATA_SET, 3)
     ['bagibo', 'meti', 'rozo']
     """
-    return list(islice((name for name, its_side in _all_names() if its_side is side), number))
+    size, chosen = len(SYLLABLES), []
+    for i in range(size * size):
+        # 1201 shares no factor with 4900, so every pair of syllables comes once, unlike ones in a row.
+        first, second = divmod((i * 1201 + 17) % (size * size), size)
+        syllables = [first, second] if i % 3 else [first, second, (7 * i + 3) % size]
+        if len(chosen) < number and (sum(syllables) % 4 == 0) == (side is Side.DATA_SET):
+            chosen.append("".join(SYLLABLES[s] for s in syllables))
+    return chosen
 
 
 def signer_seed(side: Side, number: int) -> int:
     """The seed that signer `number` (from 0) of one side is drawn from: even for pretraining, odd for data sets."""
     return 2 * number + (side is Side.DATA_SET)
-
-
-def _all_names() -> Iterator[tuple[str, Side]]:
-    size = len(SYLLABLES)
-    for i in range(size * size):
-        # 1201 shares no factor with 4900, so every pair of syllables comes once, unlike ones in a row.
-        first, second = divmod((i * 1201 + 17) % (size * size), size)
-        syllables = [first, second] if i % 3 else [first, second, (7 * i + 3) % size]
-        side = Side.DATA_SET if sum(syllables) % 4 == 0 else Side.PRETRAINING
-        yield "".join(SYLLABLES[s] for s in syllables), side

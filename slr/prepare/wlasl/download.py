@@ -23,6 +23,7 @@ from slr.prepare.wlasl.urls import Failure, Refused, reachable, web
 AGENT = "Mozilla/5.0 (compatible; slr data preparation)"
 MOST_REDIRECTS = 5
 CHUNK = 1 << 16  # bytes
+FORBIDDEN = (401, 402, 403, 451)
 FREE_SPACE = "free space and run the same command again"
 
 
@@ -224,8 +225,7 @@ def _refusal(answer: http.client.HTTPResponse, policy: FetchPolicy) -> Failure:
         return Failure("rate_limited" if status == 429 else "server_error", text, passing=True, wait=wait)
     if status >= 500 or status in (408, 416, 425):
         return Failure("server_error", text, passing=True)
-    reasons = dict.fromkeys((404, 410), "gone") | dict.fromkeys((401, 402, 403, 451), "forbidden")
-    return Failure(reasons.get(status, "bad_answer"), text)
+    return Failure("gone" if status in (404, 410) else "forbidden" if status in FORBIDDEN else "bad_answer", text)
 
 
 def _retry_after(text: str) -> float:

@@ -1,4 +1,4 @@
-"""`dataset=wlasl`: the WLASL index and whatever can still be had of its recordings → a prepared data set."""
+"""`dataset=wlasl`: the WLASL index and the recordings that still exist → a prepared data set."""
 
 import os
 import sys
@@ -12,8 +12,7 @@ from slr.core.errors import UserError
 from slr.data.manifest import Rejected
 from slr.prepare.decode.crop import Crop
 from slr.prepare.decode.video import Cut
-from slr.prepare.labels import ABSENT, ClipRecord
-from slr.prepare.layouts.listed import require
+from slr.prepare.labels import ABSENT, ClipRecord, require
 from slr.prepare.records import LEAST_FRAMES, prepare_records
 from slr.prepare.wlasl import index as wlasl_index
 from slr.prepare.wlasl import report, urls

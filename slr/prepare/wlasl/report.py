@@ -29,10 +29,12 @@ def write_report(listed: Sequence[Instance], chosen: Sequence[Instance], out: Pa
     reasons |= {clip.id: "" for clip in read_manifest(out / "manifest.jsonl")}
     if reasons.keys() != {instance.id for instance in chosen}:
         raise UserError(f"expected the manifest of what was selected in {out}, found another; run the stage manifest")
+    groups = {part: _of(part, chosen) for part in PARTS} | {"all": chosen}
+    lost = Counter(row.reason for row in rejected).most_common()
     tables = [
-        _by_part(chosen, reasons),
+        ("By official split", [["split", *COUNTS], *([name, *_share(g, reasons)] for name, g in groups.items())]),
         _by_host(chosen, reasons),
-        _by_reason(reasons),
+        ("Why clips were lost", [["reason", "clips"], *([reason, f"{count:,}"] for reason, count in lost)]),
         _coverage(listed, chosen, reasons),
     ]
     notes = [*_without(chosen, reasons), _short(out)]
@@ -46,11 +48,6 @@ def write_report(listed: Sequence[Instance], chosen: Sequence[Instance], out: Pa
     return "\n\n".join([*plain, "\n".join(shown), f"every gloss: {out / 'report.md'}"])
 
 
-def _by_part(chosen: Sequence[Instance], reasons: Reasons) -> Table:
-    groups = {part: _of(part, chosen) for part in PARTS} | {"all": chosen}
-    return "By official split", [["split", *COUNTS], *([name, *_share(g, reasons)] for name, g in groups.items())]
-
-
 def _by_host(chosen: Sequence[Instance], reasons: Reasons) -> Table:
     rows = [["host", *COUNTS, "why"]]
     groups = _grouped(chosen, lambda instance: urls.host(instance.address))
@@ -59,11 +56,6 @@ def _by_host(chosen: Sequence[Instance], reasons: Reasons) -> Table:
         why = ", ".join(f"{reason} {count}" for reason, count in lost.most_common())
         rows.append([host or "(none)", *_share(group, reasons), why])
     return "By host", rows
-
-
-def _by_reason(reasons: Reasons) -> Table:
-    counts = Counter(reason for reason in reasons.values() if reason)
-    return "Why clips were lost", [["reason", "clips"], *([name, f"{n:,}"] for name, n in counts.most_common())]
 
 
 def _coverage(listed: Sequence[Instance], chosen: Sequence[Instance], reasons: Reasons) -> Table:
