@@ -1,4 +1,4 @@
-"""Prepares whichever data set a configuration names."""
+"""Prepare the data set that a configuration names."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -50,12 +50,9 @@ def read_labels(labels: Path, clips: Path) -> list[ClipRecord]:
         UserError: Something is missing or ambiguous, or there are fewer than two glosses.
     """
     require(clips)
-    records: list[ClipRecord] = []
     taken: set[str] = set()
-    for number, (key, row) in enumerate(_rows(labels), start=1):
-        record = _record(key, row, clips, f"record {number} of {labels}", taken)
-        taken.add(record.id.casefold())
-        records.append(record)
+    rows = enumerate(_rows(labels), start=1)
+    records = [_record(key, row, clips, f"record {number} of {labels}", taken) for number, (key, row) in rows]
     missing = [record.file for record in records if not record.file.exists()]
     if missing:
         count = f"{len(missing)} of {len(records)}"
@@ -134,14 +131,18 @@ def require(folder: Path) -> None:
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """A name that no other clip has, of characters that every file system takes, also one that ignores case.
+    """A name that is not among `taken`, and is from then on, of characters that every file system takes.
 
-    >>> unique("../Größe, 1", {"gr_e_1"})
-    'Gr_e_1-2'
+    Names that differ in case only count as one.
+
+    >>> taken = {"gr_e_1"}
+    >>> unique("../Größe, 1", taken), sorted(taken)
+    ('Gr_e_1-2', ['gr_e_1', 'gr_e_1-2'])
     """
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:100] or "clip"
     candidate, number = safe, 1
     while candidate.casefold() in taken:
         number += 1
         candidate = f"{safe}-{number}"
+    taken.add(candidate.casefold())
     return candidate

@@ -1,4 +1,4 @@
-"""What became of each clip or download so far: on disk as it comes, and as a progress bar."""
+"""The outcome of each clip or download: on disk as it comes, and as a progress bar."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator

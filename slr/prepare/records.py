@@ -21,7 +21,7 @@ from slr.prepare.wlasl import urls
 VERSION = 2  # of what preparation makes of a file; a new number makes every clip anew
 STAGES = ("cut", "verify", "manifest")
 LEAST_FRAMES = 8  # of a clip of a published data set, at 25 a second: a third of a second is no sign
-STUB = 3  # so many different addresses of one host do not hold the same sign
+STUB = 3  # this many addresses of one host with the same content are its answer to every request
 
 
 def prepare_records(
@@ -90,7 +90,7 @@ def _refuse_overlap(records: list[ClipRecord], out: Path) -> None:
 
 
 def _reusable(records: list[ClipRecord], known: dict[str, Outcome], out: Path) -> dict[str, Outcome]:
-    """The outcomes that still hold: the video has not changed since, and its clip is there or was refused."""
+    """The outcomes that are still valid: the video has not changed, and its clip is there or was rejected."""
     return {
         record.id: outcome
         for record in records

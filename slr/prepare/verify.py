@@ -27,7 +27,7 @@ MOST_DIFFERENCE = 1.0  # grey levels, mean over a picture
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a full decode of a prepared file found."""
+    """What is known of a prepared file from a full decode."""
 
     frames: int
     fps: float
@@ -70,7 +70,7 @@ def checked(path: Path) -> Facts:
 def prepare_clips(
     jobs: Sequence[ClipJob], workers: int, limits: Limits | None = None
 ) -> Iterator[tuple[int, Prepared | Unfit]]:
-    """Make clips of untrusted files in guarded children; yields (position of the job, what became of it) when done.
+    """Make clips of untrusted files in guarded children; yields (position of the job, its clip or Unfit) when done.
 
     The children decode, re-encode and verify; a file that hangs, crashes or swells ends its child, and the run goes on.
 
@@ -115,7 +115,7 @@ def prepare_clip(
 def verify_clips(
     clips: Sequence[tuple[Path, Facts]], workers: int, limits: Limits | None = None
 ) -> Iterator[tuple[int, Unfit | None]]:
-    """Read written clips back in guarded children; yields (position of the clip, None or what is wrong) when done."""
+    """Read written clips back in guarded children; yields (position of the clip, None or Unfit) when done."""
     with Guard(verify_clip, workers, limits) as guard:
         yield from guard.run([(str(path), asdict(facts)) for path, facts in clips])
 

@@ -42,7 +42,7 @@ def window(crop: Crop, width: int, height: int) -> tuple[float, float, float, fl
     across, down = (right - left) * crop.margin, (bottom - top) * crop.margin
     low_x, low_y = max(0.0, (left - across) / wide), max(0.0, (top - down) / high)
     high_x, high_y = min(1.0, (right + across) / wide), min(1.0, (bottom + down) / high)
-    whole = high_x - low_x < 0.02 or high_y - low_y < 0.02  # a box of nothing
+    whole = high_x - low_x < 0.02 or high_y - low_y < 0.02  # an empty box
     return (0.0, 0.0, 1.0, 1.0) if whole else (low_x, low_y, high_x, high_y)
 
 
@@ -82,7 +82,7 @@ def _even(length: float) -> int:
 
 
 def _slice(low: float, high: float, length: int) -> slice:
-    """An even number of pixels that covers low to high as well as that goes."""
+    """An even number of pixels that covers low to high as closely as possible."""
     wanted = min(length, max(16, _even((high - low) * length)))
     start = min(round(low * length), length - wanted)
     return slice(max(0, start), max(0, start) + wanted)

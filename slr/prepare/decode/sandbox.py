@@ -155,7 +155,7 @@ class _Child:
             self._calls.write(json.dumps(arguments).encode() + b"\n")
         line = self._read_line(seconds)
         if not line.endswith(b"\n"):
-            return self._obituary(seconds)
+            return self._why_it_ended(seconds)
         reply = json.loads(line)
         self.ended |= reply.get("reason") == "memory"  # what is left of its memory may be in pieces
         return reply
@@ -187,7 +187,7 @@ class _Child:
         finally:
             clock.cancel()
 
-    def _obituary(self, seconds: float) -> dict[str, Any]:
+    def _why_it_ended(self, seconds: float) -> dict[str, Any]:
         expired, self.ended = self.ended, True
         self._kill_group()  # what it started, and itself if it has done no more than close its pipe
         code = self._process.wait()

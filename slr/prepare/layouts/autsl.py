@@ -12,7 +12,7 @@ from pathlib import Path
 
 from slr.core.errors import UserError
 from slr.prepare.labels import ABSENT, ClipRecord
-from slr.prepare.layouts.listed import lines, table, told_apart, videos
+from slr.prepare.layouts.listed import disambiguate, lines, table, videos
 
 LISTS = {"train": ["train_labels.csv"], "val": ["validation_labels.csv", "val_labels.csv"], "test": ["test_labels.csv"]}
 NAMES = "SignList_ClassId_TR_EN.csv"
@@ -41,4 +41,4 @@ def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
 def _glosses(path: Path) -> dict[str, str]:
     rows = table(path, ("ClassId", "TR", "EN"))
     english, turkish = ({row["ClassId"]: row[name].replace("_", " ") for row in rows} for name in ("EN", "TR"))
-    return told_apart(english, turkish)
+    return disambiguate(english, turkish)

@@ -31,16 +31,15 @@ def divide(listed: Iterable[ClipRecord], folder: Path) -> tuple[list[ClipRecord]
     taken: set[str] = set()
     for row in listed:
         record = replace(row, id=unique(row.id, taken), file=row.file.absolute())
-        taken.add(record.id.casefold())
         if row.file == ABSENT:
             lost.append(record.rejected("missing", f"it is not in {folder}"))
         else:
             records.append(record)
-    _refuse_nothing(records, lost, folder)
+    _check_not_empty(records, lost, folder)
     return records, lost
 
 
-def _refuse_nothing(records: Sequence[ClipRecord], lost: Sequence[Rejected], folder: Path) -> None:
+def _check_not_empty(records: Sequence[ClipRecord], lost: Sequence[Rejected], folder: Path) -> None:
     glosses = len({record.gloss for record in records})
     if not records:
         packed = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".zip", ".7z", ".rar", ".001")]
@@ -119,10 +118,10 @@ def table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
     return rows
 
 
-def told_apart(names: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, str]:
+def disambiguate(names: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, str]:
     """Names of classes, with a mark behind each that two classes share: two signs never become one gloss.
 
-    >>> told_apart({"175": "you", "182": "you", "0": "sister"}, {"175": "sen", "182": "siz", "0": "abla"})
+    >>> disambiguate({"175": "you", "182": "you", "0": "sister"}, {"175": "sen", "182": "siz", "0": "abla"})
     {'175': 'you (sen)', '182': 'you (siz)', '0': 'sister'}
     """
     times = Counter(names.values())

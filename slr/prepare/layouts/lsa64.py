@@ -12,7 +12,7 @@ from pathlib import Path
 
 from slr.core.errors import UserError
 from slr.prepare.labels import ABSENT, ClipRecord
-from slr.prepare.layouts.listed import lines, told_apart, videos
+from slr.prepare.layouts.listed import disambiguate, lines, videos
 
 # By number, from 1 on. Two signs are published as Red.
 ENGLISH = (
@@ -52,4 +52,4 @@ def _glosses(path: Path | None) -> dict[str, str]:
         if sorted(names) != numbers:
             wanted = f"expected a line number|name for each of the signs 1 to {len(NAMES)} in {path}"
             raise UserError(f"{wanted}, found {len(names)} such lines; leave dataset.labels out for the English names")
-    return told_apart(names, {number: str(int(number)) for number in numbers})
+    return disambiguate(names, {number: str(int(number)) for number in numbers})

@@ -13,8 +13,7 @@ import numpy as np
 from slr.prepare.synthetic.signs import Sign
 
 HEAD = (0.0, -0.18)
-REST = (0.2, 0.47)
-"""Where a hand hangs when it does not sign."""
+REST = (0.2, 0.47)  # where a hand hangs when it does not sign
 PLACES = {
     "temple": (0.17, -0.18),
     "chin": (0.03, -0.05),
@@ -23,10 +22,8 @@ PLACES = {
     "belly": (0.03, 0.35),
     "flank": (0.26, 0.30),
 }
-TWO_HANDED_OUT = 0.12
-"""Both hands of a sign at the body's middle keep this far from it."""
-REACH = 0.125
-"""Half the length of a straight path."""
+TWO_HANDED_OUT = 0.12  # least distance of both hands from the body's middle
+REACH = 0.125  # half the length of a straight path
 
 
 class Point(NamedTuple):
@@ -40,10 +37,8 @@ class Point(NamedTuple):
 class Moment:
     """One frame of a performance: the path's parameter and how far the hands are from rest."""
 
-    progress: float
-    """0 at the beginning of the sign's movement, 1 at its end; backwards movements count the same way."""
-    raised: float
-    """0 at rest, 1 while the movement lasts."""
+    progress: float  # 0 at the beginning of the sign's movement, 1 at its end, for backwards movements too
+    raised: float  # 0 at rest, 1 while the movement lasts
 
 
 @dataclass(frozen=True, slots=True)

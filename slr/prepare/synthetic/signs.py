@@ -1,4 +1,4 @@
-"""Which drawn signs exist, what they are called, and which side of the fence each one is on.
+"""The drawn signs, their names, and whether each is for pretraining or for data sets.
 
 A sign is a handshape at a location with a movement of one or two hands: the parameters of W. C. Stokoe,
 "Sign Language Structure" (1960). A movement is a path walked one way; walked the other way it is another movement
@@ -20,7 +20,7 @@ from math import gcd
 
 HANDSHAPES = ("fist", "flat", "point", "vee", "spread", "ring", "ell", "wye")
 LOCATIONS = ("temple", "chin", "shoulder", "chest", "belly", "flank")
-PATHS = {
+PATHS = {  # path to its two movements: as drawn, and walked backwards
     "vertical": ("up", "down"),
     "level": ("out", "in"),
     "slant": ("climb", "fall"),
@@ -28,7 +28,6 @@ PATHS = {
     "corner": ("turn", "unturn"),
     "arch": ("hop", "back"),
 }
-"""Path to its two movements: the path as drawn, and the same path walked backwards."""
 HANDS = (1, 2)
 SYLLABLES = tuple(a + b for a, b in product("bdfgklmnprstvz", "aeiou"))
 
@@ -75,7 +74,7 @@ class Sign:
 
     @property
     def side(self) -> Side:
-        """The side of the fence that the combination is on."""
+        """Whether the combination is for pretraining or for data sets."""
         numbers = HANDSHAPES.index(self.handshape), LOCATIONS.index(self.location), list(PATHS).index(self.path)
         return Side.DATA_SET if (sum(numbers) + self.hands) % 4 == 0 else Side.PRETRAINING
 

@@ -46,7 +46,7 @@ class FetchPolicy:
 
 @dataclass(slots=True)
 class _Part:
-    """What has come so far, and what is known of the file that it is a part of."""
+    """The bytes received so far, and the version of the file that they belong to."""
 
     path: Path
     validator: str | None = None  # ETag or date, to continue only the same file
@@ -73,7 +73,7 @@ class _Part:
     def keep(self, address: str, headers: Message, total: int | None) -> None:
         """Note which file this is a part of."""
         etag = headers.get("ETag", "")
-        self.validator = etag if etag.startswith('"') else headers.get("Last-Modified")  # weak tags do not do
+        self.validator = etag if etag.startswith('"') else headers.get("Last-Modified")  # weak tags prove nothing
         self.total = total
         write_whole(self.note, json.dumps({"address": address, "validator": self.validator, "total": total}) + "\n")
 
@@ -83,7 +83,7 @@ class _Part:
 
 
 def download(address: str, target: Path, policy: FetchPolicy, stop: threading.Event) -> None:
-    """Fetch `address` into `target` by one attempt; a part that came stays beside it for the next.
+    """Download `address` into `target` in one attempt; a part stays beside it for the next attempt.
 
     Raises:
         Failure: it gave no file, or not all of it.
@@ -139,7 +139,7 @@ def _attempt(
 def _head(
     connection: http.client.HTTPConnection, target: str, headers: dict[str, str], policy: FetchPolicy
 ) -> http.client.HTTPResponse:
-    """Ask, and read the answer's head, which may come a byte at a time but not for ever."""
+    """Ask, and read the answer's head, which may come a byte at a time but has a deadline."""
     late = threading.Event()
     clock = threading.Timer(policy.timeout + policy.window, _hang_up, [connection, late])
     clock.start()
@@ -162,7 +162,7 @@ def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> N
 
 def _headers(address: str, part: _Part) -> dict[str, str]:
     headers = {"User-Agent": AGENT, "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
-    headers["Referer"] = urljoin(address, "/")  # some hosts give their films to their own pages only
+    headers["Referer"] = urljoin(address, "/")  # some hosts serve videos to their own pages only
     if part.size:
         headers["Range"] = f"bytes={part.size}-"
         if part.validator:
@@ -229,7 +229,7 @@ def _refusal(answer: http.client.HTTPResponse, policy: FetchPolicy) -> Failure:
 
 
 def _retry_after(text: str) -> float:
-    """Seconds that a Retry-After header asks for; 0 where it says nothing that can be understood.
+    """Seconds that a Retry-After header asks for; 0 where it cannot be read.
 
     >>> _retry_after("7"), _retry_after("soon")
     (7.0, 0.0)

@@ -24,7 +24,7 @@ Get = Callable[[str, Path, FetchPolicy, threading.Event], None]
 
 
 def file_name(first_id: str, address: str) -> str:
-    """What the file of an address is called: the first id that uses it, and a digest; nothing that the network says.
+    """What the file of an address is called: the first id that uses it, and a digest; never a name from the network.
 
     >>> file_name("69241", "http://example.org/../../a.mp4")
     '69241-c282b000'
@@ -33,7 +33,7 @@ def file_name(first_id: str, address: str) -> str:
 
 
 def fetch(wanted: Mapping[str, str], folder: Path, policy: FetchPolicy, get: Get | None = None) -> None:
-    """Download the files of distinct addresses into a folder, as far as possible; `fetched` tells what came.
+    """Download the files of distinct addresses into a folder, as far as possible; see `fetched` for the outcomes.
 
     Files that are there are not asked for again, nor what failed for good (gone, forbidden …); what failed for now is
     tried again by the next call. A killed process loses no file, and parts of files are continued.
@@ -71,7 +71,7 @@ def fetch(wanted: Mapping[str, str], folder: Path, policy: FetchPolicy, get: Get
 
 
 def fetched(folder: Path) -> dict[str, Outcome]:
-    """What became of each address: `bytes`, or `reason`, `detail` and whether it is `passing`."""
+    """The outcome of each address: `bytes`, or `reason`, `detail` and whether it is `passing`."""
     try:
         return outcomes_of(read_ledger(folder / "fetched.json"), HEAD)
     except (OSError, ValueError) as error:
@@ -94,7 +94,7 @@ def describe_fetched(wanted: Mapping[str, str], folder: Path) -> list[str]:
 
 
 class _Host:
-    """One host: the addresses that are left, when it may be asked next, and why it is left alone, if it is."""
+    """One host: the addresses that are left, when it may be asked next, and whether it is given up."""
 
     def __init__(self, waiting: Iterator[str], pause: float) -> None:
         self.waiting = waiting  # shared by the host's lanes

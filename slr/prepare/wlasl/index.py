@@ -31,7 +31,7 @@ class Instance:
     address: str  # as listed
     first: int  # the first frame, from 1 on, at 25 a second
     last: int  # the last frame, or -1 for the recording's end
-    box: tuple[int, int, int, int]  # the signer: left, top, right, bottom, in pixels of the recording of old
+    box: tuple[int, int, int, int]  # the signer: left, top, right, bottom, in pixels of the authors' recording
     collection: str  # who recorded it
     signer: str
     part: str  # train, val or test
@@ -165,7 +165,7 @@ def describe_instances(instances: Sequence[Instance]) -> str:
 
 
 def describe_glossary(instances: Sequence[Instance]) -> list[str]:
-    """How the core glossary meets the index's glosses, as lines to print."""
+    """Which words of the core glossary are no glosses, as lines to print."""
     glosses = {instance.gloss for instance in instances}
     missing = near_misses(glosses)
     words = core_glossary()

@@ -45,7 +45,7 @@ class WlaslOptions:
 def prepare_wlasl(
     options: WlaslOptions, downloads: Path, out: Path, workers: int, stages: Sequence[str] = STAGES
 ) -> Path:
-    """Turn what can be had of WLASL into verified clips and report what is missing; returns the manifest's path.
+    """Turn the available WLASL recordings into verified clips and report what is missing; returns the manifest's path.
 
     Args:
         options: What, and from where.
@@ -54,7 +54,7 @@ def prepare_wlasl(
         stages: Any of `STAGES`; each takes what those before it have left.
 
     Raises:
-        UserError: There is no index, none of its clips can be had, or the disk is full.
+        UserError: There is no index, none of its clips is available, or the disk is full.
     """
     listed = _index(options, downloads)
     if "index" in stages:

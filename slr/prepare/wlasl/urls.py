@@ -60,7 +60,7 @@ def youtube_id(address: str) -> str | None:
 
 
 def host(address: str) -> str:
-    """The host of an address, with its port where that is unusual: whom to be polite to.
+    """The host of an address, with its port where that is unusual; pauses are kept per host.
 
     >>> host("http://media.example.org/a.mp4"), host("http://127.0.0.1:8000/a.mp4"), host("nonsense")
     ('media.example.org', '127.0.0.1:8000', '')
