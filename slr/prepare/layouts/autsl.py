@@ -23,10 +23,11 @@ ROW = re.compile(r"(signer(\d+)_sample\d+)\s*,\s*(\d+)")
 def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
     """The clips of the three lists, in order; glosses are English, with the Turkish where two classes share one."""
     lists = lists or folder
-    there, glosses = videos(folder, VIDEO), _glosses(lists / NAMES)
-    listed = []
-    for part, names in LISTS.items():
-        path = next((lists / name for name in names if (lists / name).is_file()), lists / names[0])
+    there, names = videos(folder, VIDEO), table(lists / NAMES, ("ClassId", "TR", "EN"))
+    english, turkish = ({row["ClassId"]: row[name].replace("_", " ") for row in names} for name in ("EN", "TR"))
+    listed, glosses = [], disambiguate(english, turkish)
+    for part, files in LISTS.items():
+        path = next((lists / name for name in files if (lists / name).is_file()), lists / files[0])
         for number, line in lines(path):
             row = ROW.fullmatch(line)
             if row is None or row[3] not in glosses:
@@ -36,9 +37,3 @@ def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
             file, given = there.get(sample, ABSENT), f"{sample}_color.mp4"
             listed.append(ClipRecord(sample, file, given, glosses[label], signer, part))
     return listed
-
-
-def _glosses(path: Path) -> dict[str, str]:
-    rows = table(path, ("ClassId", "TR", "EN"))
-    english, turkish = ({row["ClassId"]: row[name].replace("_", " ") for row in rows} for name in ("EN", "TR"))
-    return disambiguate(english, turkish)

@@ -35,15 +35,14 @@ def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
     listed = _listed(folder, lists)
     if listed is None:
         listed = [(None, path.relative_to(folder).as_posix()) for path in there.values()]
-    return [_row(path, part, there) for part, path in listed]
-
-
-def _row(path: str, part: str | None, there: dict[str, Path]) -> ClipRecord:
-    key = _key(path)
-    if key is None:
-        raise UserError(f"expected Category/Number. Word/video.MOV in INCLUDE's lists, found {path[:80]!r}")
-    word = NUMBER.sub("", key.split("/")[1], count=1).strip().lower()
-    return ClipRecord(key.replace("/", "_"), there.get(key, ABSENT), path, word, official_part=part)
+    records = []
+    for part, path in listed:
+        key = _key(path)
+        if key is None:
+            raise UserError(f"expected Category/Number. Word/video.MOV in INCLUDE's lists, found {path[:80]!r}")
+        word = NUMBER.sub("", key.split("/")[1], count=1).strip().lower()
+        records.append(ClipRecord(key.replace("/", "_"), there.get(key, ABSENT), path, word, official_part=part))
+    return records
 
 
 def _key(path: str) -> str | None:

@@ -137,27 +137,20 @@ def _attempt(
 
 
 def _head(
-    connection: http.client.HTTPConnection, target: str, headers: dict[str, str], policy: FetchPolicy
+    connection: "_Connection", target: str, headers: dict[str, str], policy: FetchPolicy
 ) -> http.client.HTTPResponse:
     """Ask, and read the answer's head, which may come a byte at a time but has a deadline."""
-    late = threading.Event()
-    clock = threading.Timer(policy.timeout + policy.window, _hang_up, [connection, late])
+    clock = threading.Timer(policy.timeout + policy.window, connection.hang_up)
     clock.start()
     try:
         connection.request("GET", target, headers=headers)
         answer = connection.getresponse()
     finally:
         clock.cancel()
-    if late.is_set():  # a head that ends in the middle reads like a short one
+    if connection.late:  # a head that ends in the middle reads like a short one
         answer.close()
         raise TimeoutError
     return answer
-
-
-def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> None:
-    late.set()
-    with suppress(OSError, AttributeError):  # it may be over, or never have begun
-        connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _headers(address: str, part: _Part) -> dict[str, str]:
@@ -253,6 +246,13 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(name, port, timeout=policy.timeout)
         self.default_port = 443 if scheme == "https" else 80
         self._scheme, self._policy = scheme, policy
+        self.late = False
+
+    def hang_up(self) -> None:
+        """Shut the connection down, from another thread, since it is late."""
+        self.late = True
+        with suppress(OSError, AttributeError):  # it may be over, or never have begun
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def connect(self) -> None:
         place = reachable(self.host, self.port, self._policy.allow_private)

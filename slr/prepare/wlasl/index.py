@@ -119,15 +119,13 @@ def near_misses(glosses: Collection[str]) -> dict[str, list[str]]:
     >>> near_misses(["look at", "office", "post", "book", "drive"])["post-office"]
     ['post', 'office']
     """
-    return {word: _near(word, sorted(glosses)) for word in core_glossary() if word not in glosses}
-
-
-def _near(word: str, glosses: list[str]) -> list[str]:
-    parts = word.split("-")
-    sharing = [
-        gloss for part in parts for gloss in glosses if gloss == part or (len(parts) == 1 and part in gloss.split())
-    ]
-    return list(dict.fromkeys(sharing + difflib.get_close_matches(word, glosses, 3)))[:4]
+    ordered, near = sorted(glosses), {}
+    for word in core_glossary():
+        if word not in glosses:
+            parts = word.split("-")
+            alike = [g for part in parts for g in ordered if g == part or (len(parts) == 1 and part in g.split())]
+            near[word] = list(dict.fromkeys(alike + difflib.get_close_matches(word, ordered, 3)))[:4]
+    return near
 
 
 def identical_segments(instances: Iterable[Instance]) -> list[list[Instance]]:
