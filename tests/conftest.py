@@ -107,10 +107,10 @@ def lay_out(kept: Path, folder: Path, data: Path) -> None:
     chosen = {*people["test"][:4], people["train"][0], people["val"][0]}
     out, made = data / config.dataset.place, config.dataset
     (out / "clips").mkdir(parents=True, exist_ok=True)
-    takes = prepare._takes(out, made.signs, made.signers, made.takes, made.seed, made.size)
-    drawn = [take for take in takes if prepare.signer_id(take.signer) in chosen]
+    takes = prepare._takes(made.signs, made.signers, made.takes, made.seed)
+    drawn = [take for take in takes if take.signer in chosen]
     write_rejected(out / "rejected.jsonl", [])
-    write_manifest(out / "manifest.jsonl", clips := list(prepare._draw_all(drawn, 2)))
+    write_manifest(out / "manifest.jsonl", clips := list(prepare._draw_all(drawn, out, made.size, 2)))
     clips.sort(key=lambda clip: clip.id)
     parts = {clip.id: told[clip.id] for clip in clips}
     write_split(run.split, Split("signer", 0, parts, own := split_hash("signer", 0, clips, parts)))

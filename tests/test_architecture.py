@@ -55,7 +55,6 @@ MAY_KNOW = {
 }
 # What the table does not allow yet: module -> package, with why.
 EXCEPTIONS = {
-    ("slr.prepare.dataset", "config"): "takes the configuration's typed data set, of which it needs the fields alone",
     ("slr.predict.predictor", "training"): "the recognizer is a LightningModule until plain functions do its work",
     ("slr.predict.recognizer", "training"): "as predictor",
     ("slr.predict.saliency", "training"): "as predictor",

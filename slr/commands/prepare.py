@@ -50,5 +50,5 @@ def main() -> None:
     for config in jobs.configurations(arguments):
         if stages and config.dataset.name != "wlasl":
             raise UserError(f"stages=: expected dataset=wlasl, found {config.dataset.name}, which is made in one go")
-        manifest = prepare(config.dataset, Path(config.data), stages)
+        manifest = prepare(vars(config.dataset), Path(config.data) / config.dataset.place, stages)
         print(f"prepared: {manifest}" if not stages or "manifest" in stages else f"done: {', '.join(stages)}")

@@ -62,7 +62,7 @@ def check(config: schema.Config, here: bool) -> None:
         read_layout(config.dataset.layout, Path(config.dataset.clips), labels)  # before gigabytes are fetched
     locate(config.model.checkpoint, config.model.version, need_weights=config.model.weights == "pretrained")
     if config.dataset.name != "wlasl":
-        prepare(config.dataset, Path(config.data))
+        prepare(vars(config.dataset), manifest.parent)
     clips = read_manifest(manifest)
     divide(clips, config)
     print("starting …", file=sys.stderr)

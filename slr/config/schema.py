@@ -153,11 +153,11 @@ class Synthetic:
     def __post_init__(self) -> None:
         """Check the name and the ranges."""
         one_of("dataset.name", self.name, ("synthetic",))
-        at_least("dataset.signs", self.signs, 2)
-        at_least("dataset.signers", self.signers, 1)
-        at_least("dataset.takes", self.takes, 1)
+        between("dataset.signs", self.signs, 2, 289)
+        between("dataset.signers", self.signers, 1, 10_001)
+        between("dataset.takes", self.takes, 1, 101)
         between("dataset.size", self.size, 64, 513)
-        at_least("dataset.seed", self.seed, 0)
+        between("dataset.seed", self.seed, 0, 2**31)
 
     @property
     def place(self) -> str:

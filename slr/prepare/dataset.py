@@ -1,59 +1,41 @@
-"""Prepares whichever data set a configuration names."""
-
-from __future__ import annotations
+"""Prepare the data set that a configuration names."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from slr.config import schema
-
-if TYPE_CHECKING:
-    from slr.prepare.wlasl.prepare import WlaslOptions
+from typing import Any
 
 
-def prepare(dataset: schema.Dataset, data: Path, stages: Sequence[str] | None = None) -> Path:
+def prepare(dataset: Mapping[str, Any], out: Path, stages: Sequence[str] | None = None) -> Path:
     """Prepare a data set unless it is prepared already, or run some stages of it; returns its manifest.
 
+    Args:
+        dataset: The configuration's fields of the data set, with its `name`.
+        out: The prepared data set. WLASL's downloads go beside it.
+        stages: Of WLASL only; None runs all.
+
     Raises:
-        UserError: what it is to be made from is not there or makes no data set.
+        UserError: The files that it is made from are missing or make no data set.
     """
-    out, workers = data / dataset.place, os.cpu_count() or 1
-    match dataset:
-        case schema.Synthetic():
-            from slr.prepare.synthetic.prepare import prepare_synthetic
+    fields = {key: value for key, value in dataset.items() if key != "name"}
+    fields |= {key: Path(fields[key]) for key in ("clips", "labels") if fields.get(key)}
+    workers = os.cpu_count() or 1
+    if dataset["name"] == "synthetic":
+        from slr.prepare.synthetic.prepare import prepare_synthetic
 
-            return prepare_synthetic(
-                out, dataset.signs, dataset.signers, dataset.takes, dataset.seed, dataset.size, workers
-            )
-        case schema.Folder():
-            from slr.prepare.folder import prepare_folder
+        return prepare_synthetic(out, **fields, workers=workers)
+    if dataset["name"] == "folder":
+        from slr.prepare.folder import prepare_folder
 
-            labels = Path(dataset.labels) if dataset.labels else None
-            return prepare_folder(Path(dataset.clips), labels, out, workers, layout=dataset.layout)
-        case schema.Wlasl():
-            from slr.prepare.wlasl.prepare import STAGES, prepare_wlasl
-
-            return prepare_wlasl(_wish(dataset), data / "wlasl" / "downloads", out, workers, stages or STAGES)
-
-
-def _wish(dataset: schema.Wlasl) -> WlaslOptions:
+        return prepare_folder(**fields, out=out, workers=workers)
     from slr.prepare.wlasl.download import FetchPolicy
-    from slr.prepare.wlasl.prepare import WlaslOptions
+    from slr.prepare.wlasl.prepare import STAGES, WlaslOptions, prepare_wlasl
 
-    return WlaslOptions(
-        index=dataset.index,
-        index_hash=dataset.index_hash,
-        clips=Path(dataset.clips) if dataset.clips else None,
-        subset=dataset.subset,
-        local=dataset.local,
-        crop=dataset.crop,
-        fetch=dataset.fetch,
-        manners=FetchPolicy(
-            pause=dataset.pause,
-            per_host=dataset.per_host,
-            largest=dataset.largest * 1024**2,
-            allow_private=dataset.private_addresses,
-        ),
+    policy = FetchPolicy(
+        pause=fields.pop("pause"),
+        per_host=fields.pop("per_host"),
+        largest=fields.pop("largest") * 1024**2,
+        allow_private=fields.pop("private_addresses"),
     )
+    options = WlaslOptions(**fields, policy=policy)
+    return prepare_wlasl(options, out.parent / "downloads", out, workers, stages or STAGES)

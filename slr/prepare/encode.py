@@ -1,4 +1,4 @@
-"""Frames → the one kind of video file that this project trains on."""
+"""Frames → an H.264 file, the one format that training reads."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,9 +18,8 @@ def write_clip(
 ) -> int:
     """Encode frames as H.264 in an MP4 file and return how many frames were written.
 
-    The same frames give the same bytes: one thread, no date. Every frame is shown, from time 0 on, at a constant rate:
-    no B-frames and hence no edit list, on which readers differ by two frames. A key frame at
-    least every 12 frames keeps random access short.
+    The same frames give the same bytes: one thread, no date. The rate is constant from time 0 on, without B-frames and
+    so without an edit list, on which readers differ by two frames. A key frame every 12 frames keeps seeks short.
 
     Args:
         path: Where the file goes; it is written beside and renamed, so it is whole or absent.
@@ -53,7 +52,7 @@ def _encode(path: Path, frames: Iterator[np.ndarray], fps: int, quality: dict[st
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         # x264's macroblock tree gives other bytes now and then for the same frames where the CPU has AVX-512.
         stream.options = {**quality, "g": "12", "bf": "0", "threads": "1", "mbtree": "0"}
-        # What the conversion below makes of RGB; players guess otherwise where it is not said.
+        # What the conversion below makes of RGB; players guess where it is not stated.
         stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.SMPTE170M, ColorRange.MPEG
         stream.codec_context.time_base = Fraction(1, fps)
         converter = VideoReformatter()

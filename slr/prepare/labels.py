@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,30 +11,35 @@ from pathlib import Path
 from typing import Any
 
 from slr.core.errors import UserError
-from slr.data.manifest import PARTS
+from slr.data.manifest import PARTS, Rejected
 from slr.prepare.decode.video import WHOLE, Cut
 
+ABSENT = Path(os.devnull)  # in place of a file that is listed and not there
 FILE, GLOSS, SIGNER = ("file", "video_path"), ("gloss",), ("signer", "signer_id")
 
 
 @dataclass(frozen=True, slots=True)
 class ClipRecord:
-    """One video that a labels file or an index names."""
+    """One video that a list names."""
 
     id: str  # unique, and safe as a file name anywhere
     file: Path
-    given: str  # the file as the labels name it
+    given: str  # the file as the list names it
     gloss: str
-    signer: str | None
-    official_part: str | None
-    prompt: str | None
+    signer: str | None = None
+    official_part: str | None = None
     cut: Cut = WHOLE
+    prompt: str | None = None
     segment: str | None = None  # recording and range, where several records may name the same
     address: str | None = None  # where the recording lies in the network
 
+    def rejected(self, reason: str, detail: str) -> Rejected:
+        """The row of rejected.jsonl that says why it is no clip."""
+        return Rejected(self.id, self.given, self.gloss, reason, detail, self.official_part, self.segment)
+
 
 def read_labels(labels: Path, clips: Path) -> list[ClipRecord]:
-    """Read a labels file and see that every video is there, without opening any.
+    """Read a labels file and check that every video is there, without opening any.
 
     Args:
         labels: A JSON list of records, a JSON object of id → record, or CSV with a header. A record has `file` or
@@ -43,14 +49,10 @@ def read_labels(labels: Path, clips: Path) -> list[ClipRecord]:
     Raises:
         UserError: Something is missing or ambiguous, or there are fewer than two glosses.
     """
-    if not clips.is_dir():
-        raise UserError(f"expected the folder of the videos at {clips}, found none; set dataset.clips")
-    records: list[ClipRecord] = []
+    require(clips)
     taken: set[str] = set()
-    for number, (key, row) in enumerate(_rows(labels), start=1):
-        record = _record(key, row, clips, f"record {number} of {labels}", taken)
-        taken.add(record.id.casefold())
-        records.append(record)
+    rows = enumerate(_rows(labels), start=1)
+    records = [_record(key, row, clips, f"record {number} of {labels}", taken) for number, (key, row) in rows]
     missing = [record.file for record in records if not record.file.exists()]
     if missing:
         count = f"{len(missing)} of {len(records)}"
@@ -65,9 +67,7 @@ def _rows(labels: Path) -> Iterable[tuple[str | None, dict[str, Any]]]:
     try:
         text = labels.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"expected labels as UTF-8 text at {labels}, found none ({error}); set dataset.labels"
-        ) from None
+        raise UserError(f"expected UTF-8 text at {labels}, found none ({error}); set dataset.labels") from None
     if not text.lstrip().startswith(("[", "{")):
         return _csv_rows(text, labels)
     try:
@@ -77,23 +77,20 @@ def _rows(labels: Path) -> Iterable[tuple[str | None, dict[str, Any]]]:
     rows = list(content.items()) if isinstance(content, dict) else [(None, row) for row in content]
     for number, (_, row) in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise UserError(
-                f"expected records in {labels}, found {type(row).__name__} {str(row)[:40]!r} as number {number}"
-            )
+            what = f"{type(row).__name__} {str(row)[:40]!r} as number {number}"
+            raise UserError(f"expected records in {labels}, found {what}")
     return rows
 
 
 def _csv_rows(text: str, labels: Path) -> list[tuple[None, dict[str, Any]]]:
     header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # spreadsheets of half the world write semicolons
+    delimiter = max(",;\t", key=header.count)  # many spreadsheets write semicolons
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     rows: list[tuple[None, dict[str, Any]]] = []
     for row in reader:
         if None in row:
             cells = len(reader.fieldnames or [])
-            raise UserError(
-                f"expected {cells} cells in {labels}, line {reader.line_num}, found more; quote such values"
-            )
+            raise UserError(f"{labels}, line {reader.line_num}: expected {cells} cells, found more; quote such values")
         rows.append((None, {name.strip(): value for name, value in row.items()}))
     return rows
 
@@ -101,7 +98,8 @@ def _csv_rows(text: str, labels: Path) -> list[tuple[None, dict[str, Any]]]:
 def _record(key: str | None, row: dict[str, Any], clips: Path, place: str, taken: set[str]) -> ClipRecord:
     given, gloss = _value(row, FILE, place), _value(row, GLOSS, place)
     if given is None or gloss is None:
-        raise UserError(f"expected a value for file and for gloss in {place}, found file {given!r} and gloss {gloss!r}")
+        fields = f"{given!r} and {gloss!r} in the fields {', '.join(map(str, row))}"
+        raise UserError(f"expected a value for {' or '.join(FILE)} and for gloss in {place}, found {fields}")
     part = _value(row, ("split",), place)
     if part is not None and part not in PARTS:
         raise UserError(f"expected split train, val or test in {place}, found {part!r}")
@@ -117,12 +115,8 @@ def _record(key: str | None, row: dict[str, Any], clips: Path, place: str, taken
 
 
 def _value(row: dict[str, Any], names: tuple[str, ...], place: str) -> str | None:
-    """The first of these fields that says something, as text; None where all are empty, or absent and optional."""
-    present = [row[name] for name in names if name in row]
-    if not present and names in (FILE, GLOSS):
-        found = ", ".join(str(name) for name in row) or "nothing"
-        raise UserError(f"expected {' or '.join(names)} in {place}, found the fields {found}")
-    for value in present:
+    """The first of these fields that is not empty, as text; None where there is none."""
+    for value in (row[name] for name in names if name in row):
         if isinstance(value, list | dict | bool):
             raise UserError(f"expected text for {' or '.join(names)} in {place}, found {value!r}")
         if value is not None and str(value).strip():
@@ -130,15 +124,25 @@ def _value(row: dict[str, Any], names: tuple[str, ...], place: str) -> str | Non
     return None
 
 
-def unique(name: str, taken: set[str]) -> str:
-    """A name that no other clip has, of characters that every file system takes, also one that ignores case.
+def require(folder: Path) -> None:
+    """Refuse a folder of videos that does not exist."""
+    if not folder.is_dir():
+        raise UserError(f"expected the folder of the videos at {folder}, found none; set dataset.clips")
 
-    >>> unique("../Größe, 1", {"gr_e_1"})
-    'Gr_e_1-2'
+
+def unique(name: str, taken: set[str]) -> str:
+    """A name that is not among `taken`, and is from then on, of characters that every file system takes.
+
+    Names that differ in case only count as one.
+
+    >>> taken = {"gr_e_1"}
+    >>> unique("../Größe, 1", taken), sorted(taken)
+    ('Gr_e_1-2', ['gr_e_1', 'gr_e_1-2'])
     """
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:100] or "clip"
     candidate, number = safe, 1
     while candidate.casefold() in taken:
         number += 1
         candidate = f"{safe}-{number}"
+    taken.add(candidate.casefold())
     return candidate

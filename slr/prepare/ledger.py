@@ -1,18 +1,22 @@
-"""What became of each thing so far, on disk as it comes: a process that is killed loses nothing that was noted."""
+"""The outcome of each clip or download: on disk as it comes, and as a progress bar."""
 
 import json
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from tqdm import tqdm
+
+from slr.core.errors import UserError
 from slr.core.files import write_whole
 
 Outcome = dict[str, Any]
+Item = TypeVar("Item")
 
 
 class Ledger:
-    """Outcomes by name, kept in a file of JSON and, while it is open, in a journal beside it of one line for each.
+    """Outcomes by name in a JSON file; while it is open, each also goes to a journal beside it, so a kill loses none.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -39,14 +43,12 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._journal.close()
             self._write()
         else:
-            with suppress(OSError):  # what could not be written is made again; the first error is the one to tell
+            with suppress(OSError):  # the first error is the one to report
                 self._journal.close()
 
     def _line(self, content: object) -> None:
@@ -77,6 +79,47 @@ def read_ledger(path: Path) -> dict[str, Any] | None:
         if rows and rows[0] == head:  # else it belongs to a file that has since been replaced
             kept["outcomes"] |= dict(rows[1:])
     return kept
+
+
+def read_source(out: Path, kind: str) -> dict[str, Any]:
+    """The ledger of a prepared data set; empty for a new folder.
+
+    Raises:
+        UserError: `out` holds something else than a data set of this kind.
+    """
+    files = (path for path in out.glob("**/*") if path.is_file())
+    # A lock, or what a disk that was full before the first line left, is preparation's own. Listed before the ledger is
+    # read, since another process may begin here meanwhile.
+    foreign = next((path for path in files if path.name != ".lock" and not path.name.startswith(".source.json.")), None)
+    try:
+        source = read_ledger(out / "source.json")
+    except (OSError, ValueError) as error:
+        raise UserError(f"expected a prepared data set in {out}, found {error}; delete it or choose another") from None
+    if source is None and foreign:
+        raise UserError(f"expected a new folder or a prepared data set, found {foreign}; choose another")
+    if source is not None and source.get("dataset") != kind:
+        raise UserError(f"expected a prepared data set of the kind {kind} in {out}, found another; choose another")
+    return source or {}
+
+
+def outcomes_of(source: dict[str, Any] | None, head: dict[str, Any]) -> dict[str, Outcome]:
+    """The outcomes of a ledger with this head; none of any other."""
+    return source["outcomes"] if source and {name: source.get(name) for name in head} == head else {}
+
+
+def show_progress(
+    items: Iterable[Item], total: int, stage: str, unit: str, failed: Callable[[Item], bool]
+) -> Iterator[Item]:
+    """Pass items on and draw a bar on standard error: done, failed, left, rate and time left. No bar for no items."""
+    if total == 0:
+        return
+    failures = 0
+    with tqdm(total=total, desc=f"{stage:<6}", unit=unit, smoothing=0.1, dynamic_ncols=True) as bar:
+        for done, item in enumerate(items, start=1):
+            failures += failed(item)
+            bar.set_postfix_str(f"{done - failures} done, {failures} failed, {total - done} left", refresh=False)
+            bar.update()
+            yield item
 
 
 def _journal(path: Path) -> Path:

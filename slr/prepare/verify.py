@@ -1,7 +1,8 @@
-"""Untrusted video files → clips that are decoded in full before anybody trusts them."""
+"""Untrusted video files → clips that are decoded in full before they are used."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from slr.core.files import sha256
 from slr.data import video
 from slr.prepare.decode.crop import Crop
 from slr.prepare.decode.image import is_picture, read_pictures
-from slr.prepare.decode.sandbox import Ended, Guard, Limits
-from slr.prepare.decode.video import LONGEST, WHOLE, Cut, Unfit, read_untrusted
+from slr.prepare.decode.sandbox import Guard, Limits, Unfit
+from slr.prepare.decode.video import LONGEST, WHOLE, Cut, read_untrusted
 from slr.prepare.encode import FPS, write_clip
 
+KILLED = ("timeout", "memory", "crashed")  # reasons for which a child was killed in the middle
+LONGEST_SIDE = 640  # pixels; larger pictures are made smaller
 BLOCK = 6  # frames read in a row between two jumps: half of what lies between key frames
 MOST_BLOCKS = 32  # of a clip
 MOST_DIFFERENCE = 1.0  # grey levels, mean over a picture
@@ -24,7 +27,7 @@ MOST_DIFFERENCE = 1.0  # grey levels, mean over a picture
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a full decode of a prepared file found."""
+    """What is known of a prepared file from a full decode."""
 
     frames: int
     fps: float
@@ -39,7 +42,6 @@ class ClipJob:
 
     source: Path
     target: Path
-    longest_side: int = 640  # pixels; larger pictures are made smaller
     least_frames: int = 1  # at 25 a second; a shorter clip is rejected as too_short
     cut: Cut = WHOLE
     pictures: bool = False  # whether a still picture, or an animation, may be a clip too
@@ -68,105 +70,75 @@ def checked(path: Path) -> Facts:
 def prepare_clips(
     jobs: Sequence[ClipJob], workers: int, limits: Limits | None = None
 ) -> Iterator[tuple[int, Prepared | Unfit]]:
-    """Make clips of untrusted files in guarded children; yields (position of the job, what became of it) when done.
+    """Make clips of untrusted files in guarded children; yields (position of the job, its clip or Unfit) when done.
 
     The children decode, re-encode and verify; a file that hangs, crashes or swells ends its child, and the run goes on.
 
     Raises:
         UserError: A clip could not be written, for instance on a full disk.
     """
-    calls = [_call(job) for job in jobs]
+    calls = [
+        (str(job.source), str(job.target), job.least_frames, asdict(job.cut), job.pictures, job.longest) for job in jobs
+    ]
     with Guard(prepare_clip, workers, limits) as guard:
         for number, outcome in guard.run(calls):
-            if isinstance(outcome, Ended):
-                _remove_parts(jobs[number].target)
-                yield number, Unfit(outcome.reason, outcome.detail)
-            elif "reason" in outcome:
-                yield number, Unfit(**outcome)
+            if isinstance(outcome, Unfit):
+                if outcome.reason in KILLED:
+                    target = jobs[number].target
+                    for part in target.parent.glob(f".{escape(target.name)}.*.part"):
+                        part.unlink(missing_ok=True)
+                yield number, outcome
             else:
                 yield number, Prepared(**(outcome | {"facts": Facts(**outcome["facts"])}))
 
 
-def _call(job: ClipJob) -> tuple[str, str, int, int, dict[str, Any], bool, float]:
-    """A job as `prepare_clip` takes it, fit for JSON."""
-    cut = asdict(job.cut)
-    return str(job.source), str(job.target), job.longest_side, job.least_frames, cut, job.pictures, job.longest
-
-
 def prepare_clip(
-    source: str,
-    target: str,
-    longest_side: int,
-    least_frames: int,
-    cut: dict[str, Any],
-    pictures: bool = False,
-    longest: float = LONGEST,
+    source: str, target: str, least_frames: int, cut: dict[str, Any], pictures: bool, longest: float
 ) -> dict[str, object]:
-    """Prepare one file, unguarded: the facts of the clip that was written, or reason and detail why there is none."""
-    path, part = Path(target), _cut(**cut)
-    try:
-        if pictures and is_picture(Path(source)):
-            frames = read_pictures(Path(source), FPS, longest_side)
-        else:
-            frames = read_untrusted(Path(source), FPS, longest_side, part, longest)
-        written = write_clip(path, frames)
-        if written < least_frames:
-            path.unlink()
-            raise Unfit("too_short", f"it has {written} pictures at {FPS} a second, at least {least_frames} are wanted")
-    except Unfit as unfit:
-        return {"reason": unfit.reason, "detail": unfit.detail}
+    """Prepare one file, unguarded, and return the facts of the clip that was written; raises Unfit."""
+    path = Path(target)
+    part = Cut(cut["first"], cut["last"], cut["crop"] and Crop(**cut["crop"]))
+    if pictures and is_picture(Path(source)):
+        frames = read_pictures(Path(source), FPS, LONGEST_SIDE)
+    else:
+        frames = read_untrusted(Path(source), FPS, LONGEST_SIDE, part, longest)
+    written = write_clip(path, frames)
+    if written < least_frames:
+        path.unlink()
+        raise Unfit("too_short", f"it has {written} pictures at {FPS} a second, at least {least_frames} are wanted")
     facts = checked(path)
     if facts.frames != written:
         raise RuntimeError(f"expected {written} frames in {path}, found {facts.frames} on reading it back")
     return {"facts": asdict(facts), "source_sha256": sha256(Path(source)), "lacking": part.lacking(written)}
 
 
-def _cut(first: int, last: int, crop: dict[str, Any] | None) -> Cut:
-    """The cut that `asdict` and JSON took apart."""
-    if crop is None:
-        return Cut(first, last)
-    return Cut(first, last, Crop(tuple(crop["box"]), tuple(crop["heights"]), crop["margin"]))
-
-
 def verify_clips(
     clips: Sequence[tuple[Path, Facts]], workers: int, limits: Limits | None = None
 ) -> Iterator[tuple[int, Unfit | None]]:
-    """Read written clips back in guarded children; yields (position of the clip, None or what is wrong) when done."""
+    """Read written clips back in guarded children; yields (position of the clip, None or Unfit) when done."""
     with Guard(verify_clip, workers, limits) as guard:
-        for number, outcome in guard.run([(str(path), asdict(facts)) for path, facts in clips]):
-            if isinstance(outcome, Ended):
-                outcome = {"reason": outcome.reason, "detail": outcome.detail}
-            yield number, None if outcome is None else Unfit(**outcome)
+        yield from guard.run([(str(path), asdict(facts)) for path, facts in clips])
 
 
-def verify_clip(path: str, facts: dict[str, Any], reader: str = "decord") -> dict[str, str] | None:
-    """Hold the training's reader, at random access, against PyAV's decode from the start; None if they agree.
+def verify_clip(path: str, facts: dict[str, Any]) -> None:
+    """Compare decord, the training's reader, at random access with PyAV's decode from the start; raises Unfit.
 
-    All frames are read, at most 192 of them in a longer clip, in blocks of six whose order is drawn: every block begins
-    with a jump, most of them to a frame that is no key frame.
+    At most 192 frames are read, in blocks of six in random order: every block begins with a jump, mostly to a frame
+    that is no key frame.
     """
-    if reader == "decord":
-        video.load_decord()  # a library that does not load says nothing about the clip
+    video.load_decord()  # a library that does not load says nothing about the clip
     try:
         if sha256(Path(path)) != facts["sha256"]:
-            return {"reason": "unverified", "detail": "it is not the file that was written"}
+            raise Unfit("unverified", "it is not the file that was written")
         starts = np.random.default_rng(0).permutation(np.arange(0, facts["frames"], BLOCK))[:MOST_BLOCKS]
         positions = np.concatenate([np.arange(start, min(start + BLOCK, facts["frames"])) for start in starts])
-        truth, seen = video.read(Path(path), positions, "pyav"), video.read(Path(path), positions, reader)
+        expected, read = (video.read(Path(path), positions, reader) for reader in ("pyav", "decord"))
     except (OSError, UserError) as error:
-        return {"reason": "unverified", "detail": f"it does not read back: {' '.join(str(error).split())}"}
-    if truth.shape != seen.shape:
-        return {"reason": "unverified", "detail": f"{reader} reads pictures of another size than PyAV"}
-    apart = [float(np.abs(a.astype(np.int16) - b).mean()) for a, b in zip(truth, seen, strict=True)]
+        raise Unfit("unverified", f"it does not read back: {' '.join(str(error).split())}") from None
+    if expected.shape != read.shape:
+        raise Unfit("unverified", "decord reads pictures of another size than PyAV")
+    apart = [float(np.abs(a.astype(np.int16) - b).mean()) for a, b in zip(expected, read, strict=True)]
     worst = int(np.argmax(apart))
     if apart[worst] > MOST_DIFFERENCE:
-        told = f"{reader} reads frame {positions[worst]} {apart[worst]:.1f} grey levels away from PyAV"
-        return {"reason": "unverified", "detail": told}
-    return None
-
-
-def _remove_parts(target: Path) -> None:
-    """Remove what a child that was ended left half-written."""
-    for path in target.parent.iterdir():
-        if path.name.startswith(f".{target.name}.") and path.name.endswith(".part"):
-            path.unlink(missing_ok=True)
+        what = f"decord reads frame {positions[worst]} {apart[worst]:.1f} grey levels away from PyAV"
+        raise Unfit("unverified", what)

@@ -25,13 +25,13 @@ QUICK = FetchPolicy(
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
-def get(server, tmp_path, attempts=1, manners=QUICK):
+def get(server, tmp_path, attempts=1, policy=QUICK):
     """What attempts at one file gave: the file's content, or how the last attempt failed."""
     target = tmp_path / "target"
     failure = None
     for _ in range(attempts):
         try:
-            download(f"{server.address}/a.mp4", target, manners, threading.Event())
+            download(f"{server.address}/a.mp4", target, policy, threading.Event())
             assert sorted(path.name for path in tmp_path.iterdir()) == ["target"]
             return target.read_bytes()
         except Failure as error:
@@ -151,7 +151,7 @@ def test_a_redirect_is_followed(tmp_path):
 def test_private_addresses_are_not_asked_unless_allowed(tmp_path):
     careful = FetchPolicy(timeout=1)
     with Server("plain", {"/a.mp4": CONTENT}) as server:
-        assert get(server, tmp_path, manners=careful).reason == "private_address"
+        assert get(server, tmp_path, policy=careful).reason == "private_address"
         assert server.asked == []
 
 
@@ -191,7 +191,7 @@ def test_few_at_a_time_and_not_too_fast(tmp_path):
     now, most, starts, lock = [0], [0], [], threading.Lock()
     two = threading.Event()
 
-    def slow(address, target, manners, stop):
+    def slow(address, target, policy, stop):
         with lock:
             starts.append(time.monotonic())
             now[0] += 1
@@ -214,7 +214,7 @@ def test_few_at_a_time_and_not_too_fast(tmp_path):
 def test_hosts_do_not_wait_for_one_another(tmp_path):
     together = threading.Barrier(6, timeout=20)
 
-    def meet(address, target, manners, stop):
+    def meet(address, target, policy, stop):
         together.wait()
         target.write_bytes(b"x")
 
@@ -226,7 +226,7 @@ def test_hosts_do_not_wait_for_one_another(tmp_path):
 def test_a_signal_that_another_thread_takes_is_heard_while_files_come(tmp_path):
     waits, heard, while_waiting = threading.Event(), threading.Event(), []
 
-    def take(address, target, manners, stop):
+    def take(address, target, policy, stop):
         target.write_bytes(b"x")
         if address.endswith("2"):
             waits.wait(20)
@@ -254,7 +254,7 @@ def test_whatever_ends_it_stops_all_that_are_at_it(tmp_path, monkeypatch):
     """Ctrl-C comes while an outcome is noted; what holds its traceback must not keep downloads going."""
     told = []
 
-    def take(address, target, manners, stop):
+    def take(address, target, policy, stop):
         target.write_bytes(b"x")
         if address.endswith("2"):
             told.append(stop.wait(20))
@@ -269,7 +269,7 @@ def test_whatever_ends_it_stops_all_that_are_at_it(tmp_path, monkeypatch):
 
 
 def test_a_fault_stops_everything(tmp_path):
-    def faulty(address, target, manners, stop):
+    def faulty(address, target, policy, stop):
         raise UserError("the disk is full")
 
     with pytest.raises(UserError, match="the disk is full"):
@@ -333,7 +333,7 @@ def test_every_instance_ends_as_a_clip_or_with_the_right_reason(shared, tmp_path
         }
         index = [{"gloss": listed[name]["gloss"], "instances": [rows[name]]} for name in names]
         (tmp_path / "index.json").write_text(json.dumps(index))
-        wish = WlaslOptions(index=str(tmp_path / "index.json"), manners=QUICK)
+        wish = WlaslOptions(index=str(tmp_path / "index.json"), policy=QUICK)
         manifest = prepare_wlasl(wish, tmp_path / "downloads", tmp_path / "out", 2)
     clips = {clip.id: clip for clip in read_manifest(manifest)}
     reasons = {row.id: row.reason for row in read_rejected(tmp_path / "out" / "rejected.jsonl")}

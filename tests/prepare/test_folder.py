@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import pytest
 
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
+from slr.prepare import verify
 from slr.prepare.decode.sandbox import Limits
 from slr.prepare.encode import write_clip
 from slr.prepare.folder import prepare_folder
@@ -33,8 +35,8 @@ def world(tmp_path):
     return root
 
 
-def prepare(world, **settings):
-    return prepare_folder(world / "clips", world / "labels.json", world / "out", workers=2, **settings)
+def prepare(world):
+    return prepare_folder(world / "clips", world / "labels.json", world / "out", workers=2)
 
 
 def snapshot(folder):
@@ -111,9 +113,14 @@ def test_new_labels_need_no_new_clips_and_old_clips_go(world):
     assert after["clips/a.mp4"] == before["clips/a.mp4"]
 
 
-def test_other_settings_make_every_clip_anew(world):
+def test_another_recipe_makes_every_clip_anew(world, monkeypatch):
     prepare(world)
-    assert {clip.width for clip in read_manifest(prepare(world, longest_side=32))} == {32}
+    before = snapshot(world / "out" / "clips")
+    monkeypatch.setattr("slr.prepare.records.VERSION", 0)
+    prepare(world)
+    after = snapshot(world / "out" / "clips")
+    assert {name: content for name, (content, _) in after.items()} == {n: content for n, (content, _) in before.items()}
+    assert all(after[name] != before[name] for name in before)
 
 
 def test_a_lost_or_damaged_manifest_is_written_again(world):
@@ -133,8 +140,8 @@ def test_an_interrupted_preparation_goes_on_where_it_was(world, monkeypatch):
 
     honest = records.prepare_clips
 
-    def interrupted(jobs, workers, limits):
-        for count, pair in enumerate(honest(jobs, workers, limits)):
+    def interrupted(jobs, workers):
+        for count, pair in enumerate(honest(jobs, workers)):
             if count == 2:
                 raise KeyboardInterrupt
             yield pair
@@ -145,9 +152,9 @@ def test_an_interrupted_preparation_goes_on_where_it_was(world, monkeypatch):
     assert not (world / "out" / "manifest.jsonl").exists()
     asked = []
 
-    def counted(jobs, workers, limits):
+    def counted(jobs, workers):
         asked.extend(jobs)
-        return honest(jobs, workers, limits)
+        return honest(jobs, workers)
 
     monkeypatch.setattr(records, "prepare_clips", counted)
     assert len(read_manifest(prepare(world))) == 4
@@ -165,19 +172,18 @@ def test_two_preparations_of_one_folder_take_turns(world):
 
 
 def test_a_preparation_that_begins_while_another_one_looks_is_not_foreign(world, monkeypatch):
-    import slr.prepare.records as records
+    import slr.prepare.ledger as ledger
 
-    honest, looks = records.read_ledger, []
+    honest, looks = ledger.read_ledger, []
 
     def overtaken(path):
-        looks.append(found := honest(path))
+        looks.append(None)
         if len(looks) == 1:
-            prepare(world)  # by another process, between this one's look at the ledger and its look at the folder
-        return found
+            prepare(world)  # by another process, between this one's look at the folder and its look at the ledger
+        return honest(path)
 
-    monkeypatch.setattr(records, "read_ledger", overtaken)
+    monkeypatch.setattr(ledger, "read_ledger", overtaken)
     manifest = prepare(world)
-    assert looks[0] is None
     assert len(read_manifest(manifest)) == 4
 
 
@@ -195,9 +201,9 @@ def test_a_reader_that_does_not_load_is_not_the_fault_of_the_videos(world, monke
     assert snapshot(world / "out" / "clips") == before
 
 
-def refused(world, words, **settings):
+def refused(world, words):
     with pytest.raises(UserError) as refusal:
-        prepare(world, **settings)
+        prepare(world)
     assert "\n" not in str(refusal.value)
     for word in words:
         assert word in str(refusal.value)
@@ -238,11 +244,13 @@ def test_no_clip_at_all_is_refused_each_time(world):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a system that limits processor time")
-def test_limits_reach_the_children(world):
+def test_a_video_that_runs_into_a_limit_is_rejected(world, monkeypatch):
     """Of processor time: by the clock the small videos too would take long beside other work."""
     noise = np.random.default_rng(0).integers(0, 256, (10, 360, 640, 3), dtype=np.uint8)
     write_clip(world / "clips" / "a.mp4", (noise[number % 10] for number in range(500)), preset="ultrafast")
-    manifest = prepare(world, limits=Limits(cpu=1))
+    limited = functools.partial(verify.prepare_clips, limits=Limits(cpu=1))
+    monkeypatch.setattr("slr.prepare.records.prepare_clips", limited)
+    manifest = prepare(world)
     assert {clip.id for clip in read_manifest(manifest)} == {"b", "c", "d"}
     rejected = read_rejected(manifest.parent / "rejected.jsonl")
     assert ("a", "timeout") in [(row.id, row.reason) for row in rejected]

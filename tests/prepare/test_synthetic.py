@@ -6,10 +6,11 @@ import av
 import numpy as np
 import pytest
 
+from slr.config import compose, jobs
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
 from slr.prepare.synthetic.clip import Performance
-from slr.prepare.synthetic.prepare import MOST_SIGNERS, prepare_synthetic, signer_id, vocabulary
+from slr.prepare.synthetic.prepare import prepare_synthetic, vocabulary
 from slr.prepare.synthetic.signer import draw_signer
 from slr.prepare.synthetic.signs import Side, names, signer_seed, signs
 from slr.prepare.verify import sha256
@@ -89,15 +90,19 @@ def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("signs", 1), ("signs", 289), ("signers", 0), ("takes", 0), ("size", 63), ("seed", -1)]
-)
-def test_settings_out_of_range_are_refused_in_one_line(tmp_path, name, value):
-    settings = {"signs": 2, "signers": 1, "takes": 1, "seed": 0, "size": 64, name: value}
-    with pytest.raises(UserError, match=rf"dataset\.{name} .* found {value}") as error:
-        prepare_synthetic(tmp_path / "new", **settings, workers=1)
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "new").exists()
+LIMITS = {"signs": (2, 288), "signers": (1, 10_000), "takes": (1, 100), "size": (64, 512), "seed": (0, 2**31 - 1)}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_settings_out_of_range_are_refused_in_one_line(name):
+    compose.register()
+    low, high = LIMITS[name]
+    for value in (low, high):
+        assert getattr(jobs.configurations(["dataset=synthetic", f"dataset.{name}={value}"])[0].dataset, name) == value
+    for value in (low - 1, high + 1):
+        with pytest.raises(UserError, match=rf"dataset\.{name}={value}: expected") as error:
+            jobs.configurations(["dataset=synthetic", f"dataset.{name}={value}"])
+        assert "\n" not in str(error.value)
 
 
 def test_the_vocabulary_is_in_whole_pairs_and_from_the_data_sets_side():
@@ -108,7 +113,6 @@ def test_the_vocabulary_is_in_whole_pairs_and_from_the_data_sets_side():
         assert all(sign.reverse == other for sign, other in zip(drawn[::2], drawn[1::2], strict=True))
         assert not set(drawn) & set(signs(Side.PRETRAINING))
         assert not set(glosses) & set(names(Side.PRETRAINING, 3000))
-    assert signer_id(MOST_SIGNERS - 1) == "s9999"
 
 
 @pytest.mark.slow

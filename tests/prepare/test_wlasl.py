@@ -186,7 +186,7 @@ def test_an_index_from_an_address_is_checked_by_hash_and_fetched_once(world):
     content = (world / "index.json").read_bytes()
     polite = FetchPolicy(pause=0, attempts=1, allow_private=True)
     with Server("plain", {"/index.json": content}) as server:
-        words = {"index": f"{server.address}/index.json", "clips": world / "videos", "manners": polite}
+        words = {"index": f"{server.address}/index.json", "clips": world / "videos", "policy": polite}
         for wanted in (None, "0" * 40):  # neither what is published nor what is asked for
             with pytest.raises(UserError, match="expected an index with the hash"):
                 prepare_wlasl(WlaslOptions(**words, index_hash=wanted), world / "downloads", world / "out", 1)
@@ -218,7 +218,7 @@ def test_what_the_folder_lacks_comes_from_the_network(world):
             ("x", instance("7", "file:///etc/passwd")),
         ]
         polite = FetchPolicy(pause=0, attempts=1, allow_private=True)
-        clips = read_manifest(prepare(world, rows, fetch=True, manners=polite))
+        clips = read_manifest(prepare(world, rows, fetch=True, policy=polite))
         assert [(clip.id, clip.frames, clip.source) for clip in clips] == [
             ("1", 40, "1.mp4"),
             ("8", 12, address),

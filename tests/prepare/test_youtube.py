@@ -85,8 +85,8 @@ def site(manner, clip, page=PAGE):
     return Server(manner, {"/watch/0UsjUE-TXns": page, "/right": clip, "/small": b"small", "/large": b"large"})
 
 
-def get(server, target, says="", manners=QUICK, stop=None):
-    download_youtube(ADDRESS, target, manners, stop or threading.Event(), [Site(server.address, says)])
+def get(server, target, says="", policy=QUICK, stop=None):
+    download_youtube(ADDRESS, target, policy, stop or threading.Event(), [Site(server.address, says)])
 
 
 def test_one_file_with_video_no_larger_than_clips_become(tmp_path, clip):

@@ -414,7 +414,7 @@ def test_a_run_that_the_search_gives_up_stays_so_when_it_is_killed_before_it_can
     lay_out(RunFolder(run), config, [])
     from slr.prepare.dataset import prepare
 
-    prepare(config.dataset, Path(config.data))
+    prepare(vars(config.dataset), Path(config.data) / config.dataset.place)
     code, out, _ = ended("train.py", f"resume={run}", fault="slr.training.module:SignModule.restore:1:kill")
     assert code == -signal.SIGKILL
     assert "pruned: val/top1" in out

@@ -42,7 +42,7 @@ def window(crop: Crop, width: int, height: int) -> tuple[float, float, float, fl
     across, down = (right - left) * crop.margin, (bottom - top) * crop.margin
     low_x, low_y = max(0.0, (left - across) / wide), max(0.0, (top - down) / high)
     high_x, high_y = min(1.0, (right + across) / wide), min(1.0, (bottom + down) / high)
-    whole = high_x - low_x < 0.02 or high_y - low_y < 0.02  # a box of nothing
+    whole = high_x - low_x < 0.02 or high_y - low_y < 0.02  # an empty box
     return (0.0, 0.0, 1.0, 1.0) if whole else (low_x, low_y, high_x, high_y)
 
 
@@ -51,16 +51,15 @@ class View:
 
     Args:
         first: The file's first frame; it says how the file wants its pictures turned.
-        width, height, aspect: Of the stream's header, before turning; encoders ask for one size in a whole file.
+        stream: Its header has width, height and aspect before turning; encoders ask for one size in a whole file.
         longest_side: Pixels; larger pictures are made smaller.
         crop: What to keep of the upright picture; None keeps all.
     """
 
-    def __init__(
-        self, first: av.VideoFrame, width: int, height: int, aspect: float, longest_side: int, crop: Crop | None
-    ) -> None:
+    def __init__(self, first: av.VideoFrame, stream: av.VideoStream, longest_side: int, crop: Crop | None) -> None:
         self._turn, turned = _turn(first)
-        # Within 2 % it is a rounding in somebody's resizing, and not worth resampling every picture.
+        width, height, aspect = stream.width, stream.height, float(stream.sample_aspect_ratio or 1)
+        # Within 2 % it is a rounding error of an earlier resize, and not worth resampling every picture.
         wide = width * aspect if abs(aspect - 1) > 0.02 and 0.25 < aspect < 4 else float(width)
         upright = (height, wide) if turned else (wide, height)
         kept = window(crop, round(upright[0]), round(upright[1])) if crop else (0.0, 0.0, 1.0, 1.0)
@@ -83,7 +82,7 @@ def _even(length: float) -> int:
 
 
 def _slice(low: float, high: float, length: int) -> slice:
-    """An even number of pixels that covers low to high as well as that goes."""
+    """An even number of pixels that covers low to high as closely as possible."""
     wanted = min(length, max(16, _even((high - low) * length)))
     start = min(round(low * length), length - wanted)
     return slice(max(0, start), max(0, start) + wanted)

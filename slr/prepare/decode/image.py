@@ -1,26 +1,21 @@
-"""A picture file that nobody has vouched for → upright RGB pictures, or the reason why not.
-
-As with videos, call this in a guarded child only.
-"""
+"""An untrusted picture file → upright RGB pictures, or the reason why not. Call it in a guarded child only."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from slr.prepare.decode.video import LONGEST, NO_VIDEO, SMALLEST_SIDE, Unfit, resample
+from slr.prepare.decode.sandbox import Unfit
+from slr.prepare.decode.video import LONGEST, NO_VIDEO, SMALLEST_SIDE, beginning, resample
 
-# Not EPS, which PIL hands to Ghostscript, nor any other that nobody photographs in.
+# Not EPS, which PIL hands to Ghostscript, nor formats that no camera writes.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MOST_PIXELS = 2**26  # a telephone's largest photographs have 50 million, 150 MB of RGB
 
 
 def is_picture(path: Path) -> bool:
     """Whether a file begins like a picture's."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return bool(NO_VIDEO["picture"].match(file.read(512)))
+    return path.is_file() and bool(NO_VIDEO["picture"].match(beginning(path)))
 
 
 def read_pictures(path: Path, fps: int, longest_side: int) -> Iterator[np.ndarray]:
@@ -43,14 +38,14 @@ def read_pictures(path: Path, fps: int, longest_side: int) -> Iterator[np.ndarra
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Unfit("dimensions", f"{error}") from error
-    except Exception as error:  # whatever PIL makes of garbage: it is about this file, and says so
+    except Exception as error:  # whatever PIL raises on garbage is about this file
         raise Unfit("broken", f"{error} ({type(error).__name__})") from error
 
 
 def _check(width: int, height: int) -> None:
     if min(width, height) < SMALLEST_SIDE or width * height > MOST_PIXELS:
-        allowed = f"from {SMALLEST_SIDE} a side up to {MOST_PIXELS:,} pixels"
-        raise Unfit("dimensions", f"{width}×{height}, allowed are pictures {allowed}")
+        allowed = f"pictures from {SMALLEST_SIDE} a side up to {MOST_PIXELS:,} pixels"
+        raise Unfit("dimensions", f"{width}×{height}, allowed are {allowed}")
 
 
 def _timed(image, longest_side: int) -> Iterator[tuple[float, float, np.ndarray]]:  # noqa: ANN001

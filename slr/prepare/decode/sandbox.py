@@ -1,4 +1,4 @@
-"""Work that may hang, crash or swallow memory, done in child processes that are ended when it does."""
+"""Work that may hang, crash or exhaust memory, done in child processes that are killed when it does."""
 
 import ctypes
 import json
@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
-from types import TracebackType
 from typing import Any, Self
 
 from slr.core.errors import UserError
@@ -43,16 +42,17 @@ class Limits:
     memory: int = 2 * 1024**3  # bytes of address space, where the system can limit it
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A call that did not return: it ran into a limit or took its child down."""
+class Unfit(Exception):
+    """A file that cannot become a clip: a reason code to count by and a detail to read."""
 
-    reason: str  # timeout, memory or crashed
-    detail: str
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
 
 
 class Guard:
-    """Calls of one function, side by side in killable children that are started once and replaced when they fail.
+    """Calls of one function, in parallel in child processes that can be killed and are replaced when they fail.
 
     The function is named to the children, which import it; its arguments and its value travel as JSON.
 
@@ -65,16 +65,16 @@ class Guard:
     def __init__(self, function: Callable[..., Any], workers: int, limits: Limits | None = None) -> None:
         self._function = f"{function.__module__}:{function.__qualname__}"
         self._limits = limits or Limits()
-        self._idle: queue.SimpleQueue[_Child | None] = queue.SimpleQueue()
-        for _ in range(workers):
-            self._idle.put(None)  # a place for a child, which the first call starts
         self._threads = ThreadPoolExecutor(workers)
+        self._own = threading.local()  # a thread's child, which its first call starts
         self._alive: set[_Child] = set()
         self._lock = threading.Lock()
         self._closed = False
 
     def run(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """Yield (position of the call, its value or Ended) as calls are done.
+        """Yield (position of the call, its value or Unfit) as calls are done.
+
+        The function may raise Unfit. Limits and crashes give Unfit with `timeout`, `memory` or `crashed`.
 
         Raises:
             UserError: The function met an operating system error, such as a full disk, or a library that does not load.
@@ -91,9 +91,7 @@ class Guard:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._closed = True
             for child in self._alive:
@@ -103,22 +101,20 @@ class Guard:
             child.close()
 
     def _call(self, arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401, it is what the guarded function returns
-        child = self._idle.get()
-        try:
-            if child is None:
-                child = self._start()
-            reply = child.ask(arguments, self._limits.wall)
-            if child.ended:
-                self._forget(child)
-                child = None
-        finally:
-            self._idle.put(child)
+        child = getattr(self._own, "child", None)
+        if child is None or child.ended:
+            child = self._own.child = self._start()
+        reply = child.ask(arguments, self._limits.wall)
+        if child.ended:
+            child.close()
+            with self._lock:
+                self._alive.discard(child)
         if "refused" in reply:
-            about = f"expected to go on with {arguments[0]}, found {reply['refused']}"
-            raise UserError(f"{about}; mend that and run the same command again")
+            about = f"cannot work on {arguments[0]}: {reply['refused']}"
+            raise UserError(f"{about}; fix that and run the same command again")
         if "raised" in reply:
             raise RuntimeError(f"{self._function}{arguments} raised in its child process:\n{reply['raised']}")
-        return reply["value"] if "value" in reply else Ended(**reply)
+        return reply["value"] if "value" in reply else Unfit(**reply)
 
     def _start(self) -> "_Child":
         order = {"path": sys.path, "function": self._function, "cpu": self._limits.cpu, "memory": self._limits.memory}
@@ -128,11 +124,6 @@ class Guard:
             child = _Child(order)
             self._alive.add(child)
         return child
-
-    def _forget(self, child: "_Child") -> None:
-        child.close()
-        with self._lock:
-            self._alive.discard(child)
 
 
 class _Child:
@@ -155,7 +146,7 @@ class _Child:
         self._calls, self._replies = self._process.stdin, self._process.stdout
 
     def ask(self, arguments: tuple[Any, ...], seconds: float) -> dict[str, Any]:
-        """Send one call and wait for its reply, at most so long."""
+        """Send one call and wait for its reply, at most this long."""
         if not self._ready:
             self._ready = self._read_line(START) == b"ready\n"
             if not self._ready:
@@ -164,13 +155,13 @@ class _Child:
             self._calls.write(json.dumps(arguments).encode() + b"\n")
         line = self._read_line(seconds)
         if not line.endswith(b"\n"):
-            return self._obituary(seconds)
+            return self._why_it_ended(seconds)
         reply = json.loads(line)
         self.ended |= reply.get("reason") == "memory"  # what is left of its memory may be in pieces
         return reply
 
     def end(self) -> None:
-        """Kill the process and what it started; a thread that waits for its reply gets none."""
+        """Kill the process and its children; a thread that waits for its reply gets none."""
         self.ended = True
         self._kill_group()
         self._process.kill()
@@ -181,7 +172,7 @@ class _Child:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill the process and let go of its pipes."""
+        """Kill the process and close its pipes."""
         self.end()
         self._process.wait()
         self._calls.close()
@@ -196,7 +187,7 @@ class _Child:
         finally:
             clock.cancel()
 
-    def _obituary(self, seconds: float) -> dict[str, Any]:
+    def _why_it_ended(self, seconds: float) -> dict[str, Any]:
         expired, self.ended = self.ended, True
         self._kill_group()  # what it started, and itself if it has done no more than close its pipe
         code = self._process.wait()
@@ -210,30 +201,26 @@ class _Child:
 
 def serve(function: str, cpu: int, memory: int) -> None:
     """Be a guard's child: answer calls from standard input until it closes."""
-    _end_with_parent()
+    if sys.platform == "linux":  # the system kills this process with its parent; elsewhere the call at hand ends first
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     module, _, name = function.partition(":")
     call = attrgetter(name)(import_module(module))
     replies = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # decoders print; a file must not be able to forge a reply or to flood a terminal
         os.dup2(nowhere, stream)
-    _limit(resource and resource.RLIMIT_AS, memory)
-    _limit(resource and resource.RLIMIT_CORE, 0)
+    _limit("RLIMIT_AS", memory)
+    _limit("RLIMIT_CORE", 0)
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         if resource:
             used = resource.getrusage(resource.RUSAGE_SELF)
-            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + cpu)
+            _limit("RLIMIT_CPU", math.ceil(used.ru_utime + used.ru_stime) + cpu)
         print(_answer(call, json.loads(line)), file=replies, flush=True)
 
 
-def _end_with_parent() -> None:
-    """Have the system kill this process when its parent ends; elsewhere than on Linux the call at hand ends first."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _limit(kind: int | None, soft: int) -> None:
+def _limit(name: str, soft: int) -> None:
+    kind = getattr(resource, name, None)
     if resource is None or kind is None:
         return
     hard = resource.getrlimit(kind)[1]
@@ -244,6 +231,8 @@ def _limit(kind: int | None, soft: int) -> None:
 def _answer(call: Callable[..., Any], arguments: list[Any]) -> str:
     try:
         return json.dumps({"value": call(*arguments)})
+    except Unfit as unfit:
+        return json.dumps({"reason": unfit.reason, "detail": unfit.detail})
     except MemoryError:
         return json.dumps({"reason": "memory", "detail": "it needs more memory than one call may take"})
     except (OSError, ImportError) as error:

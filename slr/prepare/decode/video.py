@@ -1,6 +1,6 @@
-"""A video file that nobody has vouched for → upright RGB pictures at a constant rate, or the reason why not.
+"""An untrusted video file → upright RGB pictures at a constant rate, or the reason why not.
 
-Decoders are where hostile and broken files do their harm: call this in a guarded child only.
+Hostile and broken files attack decoders: call this in a guarded child only.
 """
 
 import re
@@ -18,6 +18,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from slr.prepare.decode.crop import Crop, View
+from slr.prepare.decode.sandbox import Unfit
 
 SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # pixels, as the header states and before anything is decoded
 LONGEST = 600.0  # seconds; a time stamp that leaps ahead would otherwise be filled with copies for hours
@@ -41,15 +42,6 @@ ENCRYPTED = re.compile(rb"encv.{1,4096}?sinf|\x6d\x80.{1,8}?\x62\x40.{1,64}?\x50
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
 
 Picture = TypeVar("Picture")
-
-
-class Unfit(Exception):
-    """A file that cannot become a clip: a reason code to count by and a detail to read."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +77,21 @@ def read_untrusted(
             encrypted, too_short, too_long, range_past_end, truncated or broken; also in the middle, at the picture
             that cannot be had.
     """
-    _look(path)
+    _check_beginning(path)
     found, wanted = 0, None if cut.last == -1 else cut.last - cut.first + 1
     try:
         # Some good files carry metadata that is not UTF-8.
         with av.open(str(path.absolute()), metadata_errors="replace", options=OPENING) as container:
             stream = _picture_stream(container)
-            aspect, view = float(stream.sample_aspect_ratio or 1), None
-            timed = _timed(container, stream, (cut.first - 1) / fps, longest)
+            view, timed = None, _timed(container, stream, (cut.first - 1) / fps, longest)
             for frame in islice(resample(timed, fps, cut.first - 1), wanted):
-                # Once: to look at a frame's side data ties it into a reference cycle, and memory fills with frames.
-                view = view or View(frame, stream.width, stream.height, aspect, longest_side, cut.crop)
+                # Once: reading a frame's side data ties it into a reference cycle, and memory fills with frames.
+                view = view or View(frame, stream, longest_side, cut.crop)
                 found += 1
                 yield view(frame)
     except (Unfit, MemoryError):
         raise
-    except Exception as error:  # whatever a decoder makes of garbage: it is about this file, and says so
+    except Exception as error:  # whatever a decoder raises on garbage is about this file
         raise _diagnosis(path, found, error) from error
     if (cut.first > 1 and found == 0) or cut.lacking(found) > MOST_LACKING * (wanted or 0):
         raise Unfit("range_past_end", f"pictures {cut.first} to {cut.last} were asked for, {found} of them are there")
@@ -131,15 +122,20 @@ def resample(frames: Iterable[tuple[float, float, Picture]], fps: int, first: in
             yield current
 
 
-def _look(path: Path) -> None:
+def beginning(path: Path) -> bytes:
+    """The first bytes of a file, by which its format is known."""
+    with path.open("rb") as file:
+        return file.read(512)
+
+
+def _check_beginning(path: Path) -> None:
     if not path.exists():
         raise Unfit("missing", "there is no such file")
     if not path.is_file():  # opening a pipe would wait for ever
         raise Unfit("not_a_file", "it is a folder, a pipe or a device")
-    with path.open("rb") as file:
-        beginning = file.read(512)
+    start = beginning(path)
     for reason, pattern in NO_VIDEO.items():
-        if pattern.match(beginning):
+        if pattern.match(start):
             raise Unfit(reason, f"it is a {reason} of {path.stat().st_size} bytes, not a video")
     if path.stat().st_size < 128:
         raise Unfit("too_small", f"it has {path.stat().st_size} bytes")
@@ -201,14 +197,14 @@ def _sought(
 
 def _diagnosis(path: Path, decoded: int, error: Exception) -> Unfit:
     content = path.read_bytes()
-    said = f"{getattr(error, 'strerror', None) or error} ({type(error).__name__} after {decoded} pictures)"
+    detail = f"{getattr(error, 'strerror', None) or error} ({type(error).__name__} after {decoded} pictures)"
     if decoded == 0 and ENCRYPTED.search(content):
-        return Unfit("encrypted", said)
+        return Unfit("encrypted", detail)
     if decoded == 0 and not CONTAINER.match(content):
-        return Unfit("not_video", said)
+        return Unfit("not_video", f"this is not a video file: {detail}")
     if _states_more(content):
-        return Unfit("truncated", f"it ends before it says it does; {said}")
-    return Unfit("broken", said)
+        return Unfit("truncated", f"it ends before it says it does; {detail}")
+    return Unfit("broken", detail)
 
 
 def _states_more(content: bytes) -> bool:

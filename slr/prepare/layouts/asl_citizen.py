@@ -9,32 +9,24 @@ Advancing Isolated Sign Language Recognition" (NeurIPS 2023, arXiv 2304.05934) a
 from pathlib import Path
 
 from slr.data.manifest import PARTS
-from slr.prepare.layouts.listed import Listed, table, videos
+from slr.prepare.labels import ABSENT, ClipRecord
+from slr.prepare.layouts.listed import table, videos
 
 SIGNER, VIDEO, GLOSS = "Participant ID", "Video file", "Gloss"
 
 
-def read(folder: Path, lists: Path | None) -> list[Listed]:
-    """What the three lists name, in their order. A name of a file tells no gloss: some contradict the list.
-
-    Args:
-        folder: `ASL_Citizen`, which holds `videos`.
-        lists: The folder of the three lists; None is `splits` in `folder`.
-
-    Raises:
-        UserError: A list or the folder of the videos is not there, or not of this layout.
-    """
-    there = videos(folder / "videos", lambda path: path)
-    places = {part: (lists or folder / "splits") / f"{part}.csv" for part in PARTS}
+def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
+    """The clips of the three lists (in `splits`), in order. File names are no glosses: some contradict them."""
+    there = videos(folder / "videos", str)
     return [
-        Listed(
-            name=row[VIDEO].removesuffix(".mp4"),
+        ClipRecord(
+            id=row[VIDEO].removesuffix(".mp4"),
+            file=there.get(row[VIDEO], ABSENT),
             given=f"videos/{row[VIDEO]}",
-            file=there.get(row[VIDEO]),
             gloss=row[GLOSS],
             signer=row[SIGNER],
-            part=part,
+            official_part=part,
         )
-        for part, place in places.items()
-        for row in table(place, (SIGNER, VIDEO, GLOSS))
+        for part in PARTS
+        for row in table((lists or folder / "splits") / f"{part}.csv", (SIGNER, VIDEO, GLOSS))
     ]

@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 
 from slr.core.errors import UserError
-from slr.prepare.layouts.listed import Listed, table, text, told_apart, videos
+from slr.prepare.labels import ABSENT, ClipRecord
+from slr.prepare.layouts.listed import disambiguate, lines, table, videos
 
 LISTS = {"train": ["train_labels.csv"], "val": ["validation_labels.csv", "val_labels.csv"], "test": ["test_labels.csv"]}
 NAMES = "SignList_ClassId_TR_EN.csv"
@@ -19,48 +20,20 @@ VIDEO = re.compile(r"(?:.*/)?(signer\d+_sample\d+)_color\.mp4")
 ROW = re.compile(r"(signer(\d+)_sample\d+)\s*,\s*(\d+)")
 
 
-def read(folder: Path, lists: Path | None) -> list[Listed]:
-    """What the three lists name, in their order; glosses are the English names, where two share one with the Turkish.
-
-    Args:
-        folder: Where the videos lie, at any depth.
-        lists: The folder of the lists and of the table of names; None is `folder`.
-
-    Raises:
-        UserError: A list or the table is not there, or not of this layout.
-    """
-    there = videos(folder, _sample)
-    glosses = _glosses((lists or folder) / NAMES)
-    listed = []
-    for part in LISTS:
-        path = _list(lists or folder, part)
-        for number, line in enumerate(text(path).split("\n"), start=1):
-            if not line.strip():
-                continue
-            row = ROW.fullmatch(line.strip())
+def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
+    """The clips of the three lists, in order; glosses are English, with the Turkish where two classes share one."""
+    lists = lists or folder
+    there, names = videos(folder, VIDEO), table(lists / NAMES, ("ClassId", "TR", "EN"))
+    english, turkish = ({row["ClassId"]: row[name].replace("_", " ") for row in names} for name in ("EN", "TR"))
+    listed, glosses = [], disambiguate(english, turkish)
+    for part, files in LISTS.items():
+        path = next((lists / name for name in files if (lists / name).is_file()), lists / files[0])
+        for number, line in lines(path):
+            row = ROW.fullmatch(line)
             if row is None or row[3] not in glosses:
-                raise UserError(
-                    f"expected signerN_sampleM,class with a class of {NAMES} in {path}, line {number}, found "
-                    f"{line.strip()[:60]!r}"
-                )
+                wanted = f"signerN_sampleM,class with a class of {NAMES}"
+                raise UserError(f"expected {wanted} in {path}, line {number}, found {line[:60]!r}")
             sample, signer, label = row.groups()
-            given = f"{sample}_color.mp4"
-            listed.append(Listed(sample, given, there.get(sample), glosses[label], signer, part))
+            file, given = there.get(sample, ABSENT), f"{sample}_color.mp4"
+            listed.append(ClipRecord(sample, file, given, glosses[label], signer, part))
     return listed
-
-
-def _sample(path: str) -> str | None:
-    found = VIDEO.fullmatch(path)
-    return found and found[1]
-
-
-def _glosses(path: Path) -> dict[str, str]:
-    rows = table(path, ("ClassId", "TR", "EN"))
-    english, turkish = ({row["ClassId"]: row[name].replace("_", " ") for row in rows} for name in ("EN", "TR"))
-    return told_apart(english, turkish)
-
-
-def _list(folder: Path, part: str) -> Path:
-    """The list of a part; its usual name where there is none, for the error."""
-    paths = [folder / name for name in LISTS[part]]
-    return next((path for path in paths if path.is_file()), paths[0])

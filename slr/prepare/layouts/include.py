@@ -12,7 +12,8 @@ import re
 from pathlib import Path, PurePosixPath
 
 from slr.core.errors import UserError
-from slr.prepare.layouts.listed import Listed, table, text, videos
+from slr.prepare.labels import ABSENT, ClipRecord
+from slr.prepare.layouts.listed import lines, table, videos
 
 # The authors' three lists come first: the published pair has nothing to choose a checkpoint by.
 LISTS = (
@@ -24,32 +25,24 @@ ARCHIVE = re.compile(r"[^/]+_\d+of\d+/(?=[^/]+/[^/]+/)")
 NUMBER = re.compile(r"\s*(?:\d+|Ex)\.\s*")
 
 
-def read(folder: Path, lists: Path | None) -> list[Listed]:
-    """What the lists name, in their order; without lists every video that is there, of no part.
+def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
+    """The clips of the lists, in their order; without lists every video that is there, of no part.
 
     A gloss is the word in lower case, without its number: as in the authors' code, a word of two categories is one
     sign. Lists and files are compared without the files' extension, which some lists have wrong.
-
-    Args:
-        folder: That holds the categories, or the archives as they unpack.
-        lists: The folder of the lists; None looks for them in `folder`.
-
-    Raises:
-        UserError: There is no such folder, it has a video twice, or `lists` holds no lists.
     """
     there = videos(folder, _key)
     listed = _listed(folder, lists)
     if listed is None:
         listed = [(None, path.relative_to(folder).as_posix()) for path in there.values()]
-    return [_row(path, part, there) for part, path in listed]
-
-
-def _row(path: str, part: str | None, there: dict[str, Path]) -> Listed:
-    key = _key(path)
-    if key is None:
-        raise UserError(f"expected Category/Number. Word/video.MOV in INCLUDE's lists, found {path[:80]!r}")
-    word = NUMBER.sub("", key.split("/")[1], count=1).strip().lower()
-    return Listed(name=key.replace("/", "_"), given=path, file=there.get(key), gloss=word, part=part)
+    records = []
+    for part, path in listed:
+        key = _key(path)
+        if key is None:
+            raise UserError(f"expected Category/Number. Word/video.MOV in INCLUDE's lists, found {path[:80]!r}")
+        word = NUMBER.sub("", key.split("/")[1], count=1).strip().lower()
+        records.append(ClipRecord(key.replace("/", "_"), there.get(key, ABSENT), path, word, official_part=part))
+    return records
 
 
 def _key(path: str) -> str | None:
@@ -71,14 +64,12 @@ def _listed(folder: Path, lists: Path | None) -> list[tuple[str, str]] | None:
             if all((place / name).is_file() for name in names.values()):
                 return [(part, path) for part, name in names.items() for path in _paths(place / name)]
     if lists is not None:
-        raise UserError(
-            f"expected the lists {' or '.join(', '.join(names.values()) for names in LISTS)} in {lists}, found "
-            "neither; set dataset.labels to their folder"
-        )
+        wanted = " or ".join(", ".join(names.values()) for names in LISTS)
+        raise UserError(f"expected the lists {wanted} in {lists}, found neither; set dataset.labels to their folder")
     return None
 
 
 def _paths(path: Path) -> list[str]:
     if path.suffix == ".csv":
         return [row["FilePath"] for row in table(path, ("FilePath",))]
-    return [line.strip() for line in text(path).split("\n") if line.strip()]
+    return [line for _, line in lines(path)]

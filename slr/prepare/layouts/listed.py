@@ -1,39 +1,27 @@
 """What a published data set lists → records of the videos that are there, and a row for each one that is not.
 
 A reader of a layout is a function of two folders, that of the data set and that of its lists (None: where the data set
-has them), to one `Listed` for each clip, whether its video is there or not. It opens no video.
+has them), to one record for each clip, with the file `ABSENT` where its video is not there; `divide` makes the ids
+unique. It opens no video. It raises UserError where a folder or a list is not there or not of its layout, or a video is
+there twice.
 """
 
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from slr.core.errors import UserError
 from slr.data.manifest import Rejected
-from slr.prepare.decode.video import WHOLE, Cut
-from slr.prepare.labels import ClipRecord, unique
+from slr.prepare.labels import ABSENT, ClipRecord, require, unique
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One clip that a data set lists."""
-
-    name: str  # what its id is made of
-    given: str  # the file as the data set names it
-    file: Path | None  # None: it is not there
-    gloss: str
-    signer: str | None = None
-    part: str | None = None  # the data set's own: train, val or test
-    cut: Cut = WHOLE
-    segment: str | None = None  # recording and range, where a recording holds several clips
-
-
-def divide(listed: Iterable[Listed], folder: Path) -> tuple[list[ClipRecord], list[Rejected]]:
-    """What there is a video for, and what there is none for; ids are the same whichever of the videos are there.
+def divide(listed: Iterable[ClipRecord], folder: Path) -> tuple[list[ClipRecord], list[Rejected]]:
+    """Records of the videos that are there, rejections of the others; ids do not depend on which are there.
 
     Raises:
         UserError: none of the videos is there, or they have fewer than two glosses.
@@ -42,40 +30,33 @@ def divide(listed: Iterable[Listed], folder: Path) -> tuple[list[ClipRecord], li
     lost: list[Rejected] = []
     taken: set[str] = set()
     for row in listed:
-        name = unique(row.name, taken)
-        taken.add(name.casefold())
-        if row.file is None:
-            detail = f"it is not in {folder}"
-            lost.append(Rejected(name, row.given, row.gloss, "missing", detail, row.part, row.segment))
+        record = replace(row, id=unique(row.id, taken), file=row.file.absolute())
+        if row.file == ABSENT:
+            lost.append(record.rejected("missing", f"it is not in {folder}"))
         else:
-            own = {"signer": row.signer, "official_part": row.part, "cut": row.cut, "segment": row.segment}
-            records.append(ClipRecord(name, row.file.absolute(), row.given, row.gloss, prompt=None, **own))
-    _refuse_nothing(records, lost, folder)
+            records.append(record)
+    _check_not_empty(records, lost, folder)
     return records, lost
 
 
-def _refuse_nothing(records: Sequence[ClipRecord], lost: Sequence[Rejected], folder: Path) -> None:
+def _check_not_empty(records: Sequence[ClipRecord], lost: Sequence[Rejected], folder: Path) -> None:
+    glosses = len({record.gloss for record in records})
     if not records:
         packed = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".zip", ".7z", ".rar", ".001")]
         remedy = f"unpack {packed[0].name} and its like first" if packed else "set dataset.clips"
         first = f", such as {lost[0].file}" if lost else ""
-        raise UserError(
-            f"expected the videos that the data set lists in {folder}{first}, found none of {len(lost)}; {remedy}"
-        )
-    glosses = {record.gloss for record in records}
-    if len(glosses) < 2:
-        raise UserError(
-            f"expected videos of at least two glosses in {folder}, found {len(records)} of {len(glosses)}; "
-            "set dataset.clips"
-        )
+        raise UserError(f"expected the listed videos in {folder}{first}, found none of {len(lost)}; {remedy}")
+    if glosses < 2:
+        raise UserError(f"expected at least two glosses in {folder}, found {glosses}; set dataset.clips")
 
 
-def videos(folder: Path, key: Callable[[str], str | None]) -> dict[str, Path]:
+def videos(folder: Path, key: re.Pattern[str] | Callable[[str], str | None]) -> dict[str, Path]:
     """The files under a folder by their key, links left out.
 
     Args:
         folder: Where to look, at any depth.
-        key: Of a path relative to it with forward slashes; None where a file is none of the data set's.
+        key: Of a path relative to it with forward slashes: a pattern, whose first group is the key, or a function that
+            returns it or None for a file that is none of the data set's.
 
     Raises:
         UserError: There is no such folder, or two files have one key.
@@ -84,21 +65,18 @@ def videos(folder: Path, key: Callable[[str], str | None]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for place, folders, names in os.walk(folder):
         folders.sort()
-        for name in sorted(names):
-            path = Path(place, name)
-            own = key(path.relative_to(folder).as_posix())
+        for path in (Path(place, name) for name in sorted(names)):
+            relative = path.relative_to(folder).as_posix()
+            if isinstance(key, re.Pattern):
+                own = match[1] if (match := key.fullmatch(relative)) else None
+            else:
+                own = key(relative)
             if own is None or path.is_symlink():  # a link out of an archive may lead anywhere
                 continue
             if own in found:
                 raise UserError(f"expected one file for {own} in {folder}, found {found[own]} and {path}; remove one")
             found[own] = path
     return found
-
-
-def require(folder: Path) -> None:
-    """Refuse a folder of the videos that is none."""
-    if not folder.is_dir():
-        raise UserError(f"expected the folder of the videos at {folder}, found none; set dataset.clips")
 
 
 def text(path: Path) -> str:
@@ -111,9 +89,13 @@ def text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"expected a list of the data set at {path}, found none that can be read ({error}); set dataset.labels to "
-            "the place of its lists"
+            f"expected a list of the data set at {path}, cannot read it ({error}); set dataset.labels to its place"
         ) from None
+
+
+def lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list that are not empty, with their numbers; raises UserError where there is no list."""
+    return [(number, line.strip()) for number, line in enumerate(text(path).split("\n"), start=1) if line.strip()]
 
 
 def table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
@@ -136,10 +118,10 @@ def table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
     return rows
 
 
-def told_apart(names: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, str]:
+def disambiguate(names: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, str]:
     """Names of classes, with a mark behind each that two classes share: two signs never become one gloss.
 
-    >>> told_apart({"175": "you", "182": "you", "0": "sister"}, {"175": "sen", "182": "siz", "0": "abla"})
+    >>> disambiguate({"175": "you", "182": "you", "0": "sister"}, {"175": "sen", "182": "siz", "0": "abla"})
     {'175': 'you (sen)', '182': 'you (siz)', '0': 'sister'}
     """
     times = Counter(names.values())

@@ -11,7 +11,8 @@ from itertools import product
 from pathlib import Path
 
 from slr.core.errors import UserError
-from slr.prepare.layouts.listed import Listed, text, told_apart, videos
+from slr.prepare.labels import ABSENT, ClipRecord
+from slr.prepare.layouts.listed import disambiguate, lines, videos
 
 # By number, from 1 on. Two signs are published as Red.
 ENGLISH = (
@@ -26,40 +27,29 @@ PEOPLE, REPETITIONS = 10, 5
 VIDEO = re.compile(r"(?:.*/)?(\d{3}_\d{3}_\d{3})\.mp4")
 
 
-def read(folder: Path, lists: Path | None) -> list[Listed]:
+def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
     """Every sign, person and repetition, in this order. Glosses are the English names; those of both Reds say which.
 
     Args:
         folder: Where the videos lie, at any depth; of one version.
-        lists: Other names, a line `number|name|…` for each sign, as in the published table; None takes the English.
-
-    Raises:
-        UserError: There is no such folder, it has a video twice, or `lists` does not name every sign.
+        lists: A file of other names, a line `number|name|…` for each sign, as published; None takes the English.
     """
-    there = videos(folder, _number)
-    glosses = _glosses(lists)
+    there, glosses = videos(folder, VIDEO), _glosses(lists)
     listed = []
     for sign, person, repetition in product(glosses, range(1, PEOPLE + 1), range(1, REPETITIONS + 1)):
         name = f"{sign}_{person:03d}_{repetition:03d}"
-        listed.append(Listed(name, f"{name}.mp4", there.get(name), glosses[sign], f"{person:03d}"))
+        listed.append(ClipRecord(name, there.get(name, ABSENT), f"{name}.mp4", glosses[sign], f"{person:03d}"))
     return listed
 
 
-def _number(path: str) -> str | None:
-    found = VIDEO.fullmatch(path)
-    return found and found[1]
-
-
-def _glosses(lists: Path | None) -> dict[str, str]:
+def _glosses(path: Path | None) -> dict[str, str]:
     """Sign, as three digits -> gloss."""
     numbers = [f"{number:03d}" for number in range(1, len(NAMES) + 1)]
     names = dict(zip(numbers, NAMES, strict=True))
-    if lists is not None:
-        rows = [line.split("|") for line in text(lists).split("\n") if line.strip()]
+    if path is not None:
+        rows = [line.split("|") for _, line in lines(path)]
         names = {row[0].strip().zfill(3): row[1].strip() for row in rows if len(row) > 1 and row[1].strip()}
         if sorted(names) != numbers:
-            raise UserError(
-                f"expected a line number|name for each of the signs 1 to {len(NAMES)} in {lists}, found "
-                f"{len(names)} such lines; leave dataset.labels out for the English names"
-            )
-    return told_apart(names, {number: str(int(number)) for number in numbers})
+            wanted = f"expected a line number|name for each of the signs 1 to {len(NAMES)} in {path}"
+            raise UserError(f"{wanted}, found {len(names)} such lines; leave dataset.labels out for the English names")
+    return disambiguate(names, {number: str(int(number)) for number in numbers})

@@ -4,13 +4,12 @@
 in seconds, `signer_id`, `text` (the class; `clean_text` and `org_text` are what it was cleaned from) and more.
 Published at microsoft.com/en-us/download/details.aspx?id=100121 and described in Vaezi Joze and Koller, "MS-ASL: A
 Large-Scale Data Set and Benchmark for Understanding American Sign Language" (BMVC 2019, arXiv 1812.01053). The videos
-come from whoever has downloaded them: whole recordings named after their YouTube id, `<id>.mp4` or, as yt-dlp names
+must be downloaded by the user: whole recordings named after their YouTube id, `<id>.mp4` or, as yt-dlp names
 them, `<title> [<id>].mp4`. Nothing is fetched.
 """
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,46 +18,39 @@ from slr.core.errors import UserError
 from slr.data.manifest import PARTS
 from slr.prepare.decode.video import Cut
 from slr.prepare.encode import FPS
-from slr.prepare.layouts.listed import Listed, require, text, videos
+from slr.prepare.labels import ABSENT, ClipRecord, require
+from slr.prepare.layouts.listed import text, videos
 from slr.prepare.wlasl.urls import distinct, youtube_id
 
-SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv")
-NAME = re.compile(r"(?:.* \[)?([A-Za-z0-9_-]{11})\]?", re.DOTALL)
+VIDEO = re.compile(r"(?:.*/)?(?:[^/]* \[)?([A-Za-z0-9_-]{11})\]?\.(?i:mp4|webm|mkv|mov|avi|flv)", re.DOTALL)
 
 
-def read(folder: Path, lists: Path | None) -> list[Listed]:
-    """What the three lists name, in their order.
-
-    Args:
-        folder: Where the recordings lie, at any depth.
-        lists: The folder of the three lists; None is `folder`.
-
-    Raises:
-        UserError: A list is not there or not of this layout, or a recording is there twice.
-    """
+def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
+    """The clips of the three lists, in their order; recordings may lie at any depth."""
     require(folder)
+    paths = {part: (lists or folder) / f"MSASL_{part}.json" for part in PARTS}
     listed = [
         _listed(row, part, f"entry {number} of {path}")
-        for part in PARTS
-        for path, number, row in _rows((lists or folder) / f"MSASL_{part}.json")
+        for part, path in paths.items()
+        for number, row in enumerate(_rows(path), start=1)
     ]
     wanted = {youtube_id(row.given) for row in listed}
-    there = videos(folder, lambda path: name if (name := _id(path)) in wanted else None)
-    return [replace(row, file=there.get(youtube_id(row.given) or "")) for row in listed]
+    there = videos(folder, lambda path: found[1] if (found := VIDEO.fullmatch(path)) and found[1] in wanted else None)
+    return [replace(row, file=there.get(youtube_id(row.given) or "", ABSENT)) for row in listed]
 
 
-def _rows(path: Path) -> Iterator[tuple[Path, int, Any]]:
+def _rows(path: Path) -> list[Any]:
     try:
         rows = json.loads(text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"expected JSON in {path}, found {error}") from None
     if not isinstance(rows, list):
         raise UserError(f"expected a list of clips in {path}, found {type(rows).__name__}")
-    yield from ((path, number, row) for number, row in enumerate(rows, start=1))
+    return rows
 
 
-def _listed(row: Any, part: str, place: str) -> Listed:  # noqa: ANN401
-    """What an entry says, the video not looked for yet."""
+def _listed(row: Any, part: str, place: str) -> ClipRecord:  # noqa: ANN401
+    """An entry, its video not looked for yet."""
     try:
         address, gloss, signer = str(row["url"]).strip(), str(row["text"]).strip(), row["signer_id"]
         start, end = float(row["start_time"]), float(row["end_time"])
@@ -69,13 +61,13 @@ def _listed(row: Any, part: str, place: str) -> Listed:  # noqa: ANN401
     address = address if "://" in address else f"https://{address}"  # some are listed without
     cut = pictures(start, end)
     name = youtube_id(address) or PurePosixPath(address).stem
-    return Listed(
-        name=f"{name}_{cut.first}-{cut.last}",
+    return ClipRecord(
+        id=f"{name}_{cut.first}-{cut.last}",
+        file=ABSENT,
         given=address,
-        file=None,
         gloss=gloss,
         signer=str(signer),
-        part=part,
+        official_part=part,
         cut=cut,
         segment=f"{distinct(address)}#{cut.first}-{cut.last}",
     )
@@ -89,9 +81,3 @@ def pictures(start: float, end: float) -> Cut:
     """
     first = round(start * FPS) + 1
     return Cut(first, max(first, round(end * FPS)))
-
-
-def _id(path: str) -> str | None:
-    pure = PurePosixPath(path)
-    found = NAME.fullmatch(pure.stem) if pure.suffix.lower() in SUFFIXES else None
-    return found and found[1]

@@ -10,18 +10,15 @@ from math import cos, pi, sin
 import numpy as np
 from PIL import Image, ImageDraw
 
+from slr.prepare.encode import FPS
 from slr.prepare.synthetic.drawing import Brush, draw_arm, draw_body, draw_room, noise_tile
 from slr.prepare.synthetic.motion import HEAD, REST, Moment, Point, Timing, dominant_hand, draw_timing
 from slr.prepare.synthetic.signer import Signer
 from slr.prepare.synthetic.signs import Sign
 
-DRAWING = 2
-"""Version of the drawing; raised whenever a seed gives other pictures than before."""
-FPS = 25
-_FINER = 2
-"""Pictures are drawn this many times larger and averaged down, for smooth edges."""
-_ORIGIN = Point(0.5, 0.42)
-"""Where the stage's origin lies in the picture before the camera is moved."""
+DRAWING = 2  # version; raised whenever a seed gives other pictures than before
+_FINER = 2  # pictures are drawn this many times larger and averaged down, for smooth edges
+_ORIGIN = Point(0.5, 0.42)  # of the stage in the picture, before the camera is moved
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from PIL import ImageDraw
 from slr.prepare.synthetic.motion import HEAD, Point
 from slr.prepare.synthetic.signer import Colour, Signer
 
-Stroke = tuple[float, Sequence[tuple[float, float]]]
-"""Width and points of a line with round ends; a single point is a dot."""
+Stroke = tuple[float, Sequence[tuple[float, float]]]  # width and points of a line with round ends; one point is a dot
 
-# In hand coordinates: origin at the palm's middle, x to the thumb, y to the fingers' tips, unit = the palm's radius.
+# Handshape to its skin and its creases. Origin at the palm's middle, x to the thumb, y to the fingers' tips, unit = the
+# palm's radius.
 HANDS: dict[str, tuple[Sequence[Stroke], Sequence[Stroke]]] = {
     "rest": ([(1.8, [(0, 0)]), (1.4, [(0, 0.2), (0, 1.6)])], []),
     "fist": (
@@ -55,7 +55,6 @@ HANDS: dict[str, tuple[Sequence[Stroke], Sequence[Stroke]]] = {
         [(0.2, [(x, 0.3), (x, 0.9)]) for x in (-0.35, 0.0, 0.35)],
     ),
 }
-"""Handshape to its skin and its creases."""
 
 
 @dataclass(frozen=True, slots=True)

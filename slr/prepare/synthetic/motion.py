@@ -13,8 +13,7 @@ import numpy as np
 from slr.prepare.synthetic.signs import Sign
 
 HEAD = (0.0, -0.18)
-REST = (0.2, 0.47)
-"""Where a hand hangs when it does not sign."""
+REST = (0.2, 0.47)  # where a hand hangs when it does not sign
 PLACES = {
     "temple": (0.17, -0.18),
     "chin": (0.03, -0.05),
@@ -23,10 +22,8 @@ PLACES = {
     "belly": (0.03, 0.35),
     "flank": (0.26, 0.30),
 }
-TWO_HANDED_OUT = 0.12
-"""Both hands of a sign at the body's middle keep this far from it."""
-REACH = 0.125
-"""Half the length of a straight path."""
+TWO_HANDED_OUT = 0.12  # least distance of both hands from the body's middle
+REACH = 0.125  # half the length of a straight path
 
 
 class Point(NamedTuple):
@@ -40,10 +37,8 @@ class Point(NamedTuple):
 class Moment:
     """One frame of a performance: the path's parameter and how far the hands are from rest."""
 
-    progress: float
-    """0 at the beginning of the sign's movement, 1 at its end; backwards movements count the same way."""
-    raised: float
-    """0 at rest, 1 while the movement lasts."""
+    progress: float  # 0 at the beginning of the sign's movement, 1 at its end, for backwards movements too
+    raised: float  # 0 at rest, 1 while the movement lasts
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +90,8 @@ def along(path: str, t: float) -> Point:
             return Point(0.9 * sin(2 * pi * t), -0.9 * cos(2 * pi * t))
         case "corner":
             return Point(0.8 * min(4 * t - 1, 1.0), 0.8 * min(3 - 4 * t, 1.0))
-        case "arch":
+        case _:  # arch
             return Point(-cos(pi * t), 0.6 - 1.3 * sin(pi * t))
-    raise ValueError(f"expected a path of slr.prepare.synthetic.signs.PATHS, found {path!r}")
 
 
 def dominant_hand(sign: Sign, moment: Moment, aim: Point, breadth: float) -> Point:
@@ -110,12 +104,7 @@ def dominant_hand(sign: Sign, moment: Moment, aim: Point, breadth: float) -> Poi
     t = 1 - moment.progress if sign.backwards else moment.progress
     step = along(sign.path, t)
     target = Point(x + aim.x + REACH * breadth * step.x, y + aim.y + REACH * breadth * step.y)
-    return between(Point(*REST), target, moment.raised)
-
-
-def between(start: Point, end: Point, share: float) -> Point:
-    """The point that lies this share of the way from start to end."""
-    return Point(start.x + share * (end.x - start.x), start.y + share * (end.y - start.y))
+    return Point(*(start + moment.raised * (end - start) for start, end in zip(REST, target, strict=True)))
 
 
 def _ease(t: float) -> float:

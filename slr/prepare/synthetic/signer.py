@@ -33,8 +33,7 @@ class Signer:
     shift: Point
     tilt: float
     room: int
-    white: tuple[float, float, float]
-    """The light's colour and the camera's white balance, by channel."""
+    white: tuple[float, float, float]  # the light's colour and the camera's white balance, by channel
 
 
 def draw_signer(seed: int) -> Signer:

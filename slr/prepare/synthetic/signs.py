@@ -1,4 +1,4 @@
-"""Which drawn signs exist, what they are called, and which side of the fence each one is on.
+"""The drawn signs, their names, and whether each is for pretraining or for data sets.
 
 A sign is a handshape at a location with a movement of one or two hands: the parameters of W. C. Stokoe,
 "Sign Language Structure" (1960). A movement is a path walked one way; walked the other way it is another movement
@@ -13,15 +13,14 @@ arithmetic, and nothing is on both sides:
 - a signer is kept for data sets where the seed is odd.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from itertools import count, islice, product
+from itertools import count, product
 from math import gcd
 
 HANDSHAPES = ("fist", "flat", "point", "vee", "spread", "ring", "ell", "wye")
 LOCATIONS = ("temple", "chin", "shoulder", "chest", "belly", "flank")
-PATHS = {
+PATHS = {  # path to its two movements: as drawn, and walked backwards
     "vertical": ("up", "down"),
     "level": ("out", "in"),
     "slant": ("climb", "fall"),
@@ -29,7 +28,6 @@ PATHS = {
     "corner": ("turn", "unturn"),
     "arch": ("hop", "back"),
 }
-"""Path to its two movements: the path as drawn, and the same path walked backwards."""
 HANDS = (1, 2)
 SYLLABLES = tuple(a + b for a, b in product("bdfgklmnprstvz", "aeiou"))
 
@@ -76,7 +74,7 @@ class Sign:
 
     @property
     def side(self) -> Side:
-        """The side of the fence that the combination is on."""
+        """Whether the combination is for pretraining or for data sets."""
         numbers = HANDSHAPES.index(self.handshape), LOCATIONS.index(self.location), list(PATHS).index(self.path)
         return Side.DATA_SET if (sum(numbers) + self.hands) % 4 == 0 else Side.PRETRAINING
 
@@ -100,19 +98,16 @@ def names(side: Side, number: int) -> list[str]:
     >>> names(Side.DATA_SET, 3)
     ['bagibo', 'meti', 'rozo']
     """
-    return list(islice((name for name, its_side in _all_names() if its_side is side), number))
+    size, chosen = len(SYLLABLES), []
+    for i in range(size * size):
+        # 1201 shares no factor with 4900, so every pair of syllables comes once, unlike ones in a row.
+        first, second = divmod((i * 1201 + 17) % (size * size), size)
+        syllables = [first, second] if i % 3 else [first, second, (7 * i + 3) % size]
+        if len(chosen) < number and (sum(syllables) % 4 == 0) == (side is Side.DATA_SET):
+            chosen.append("".join(SYLLABLES[s] for s in syllables))
+    return chosen
 
 
 def signer_seed(side: Side, number: int) -> int:
     """The seed that signer `number` (from 0) of one side is drawn from: even for pretraining, odd for data sets."""
     return 2 * number + (side is Side.DATA_SET)
-
-
-def _all_names() -> Iterator[tuple[str, Side]]:
-    size = len(SYLLABLES)
-    for i in range(size * size):
-        # 1201 shares no factor with 4900, so every pair of syllables comes once, unlike ones in a row.
-        first, second = divmod((i * 1201 + 17) % (size * size), size)
-        syllables = [first, second] if i % 3 else [first, second, (7 * i + 3) % size]
-        side = Side.DATA_SET if sum(syllables) % 4 == 0 else Side.PRETRAINING
-        yield "".join(SYLLABLES[s] for s in syllables), side

@@ -1,4 +1,4 @@
-"""One address → one file, by plain http or https, continued where an earlier attempt was cut."""
+"""One address → one file, by plain http or https, continuing an earlier attempt."""
 
 import http.client
 import json
@@ -7,8 +7,10 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -16,11 +18,13 @@ from urllib.parse import urljoin
 
 from slr.core.errors import UserError
 from slr.core.files import write_whole
-from slr.prepare.wlasl.urls import Refused, reachable, web
+from slr.prepare.wlasl.urls import Failure, Refused, reachable, web
 
 AGENT = "Mozilla/5.0 (compatible; slr data preparation)"
 MOST_REDIRECTS = 5
 CHUNK = 1 << 16  # bytes
+FORBIDDEN = (401, 402, 403, 451)
+FREE_SPACE = "free space and run the same command again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +44,9 @@ class FetchPolicy:
     allow_private: bool = False  # addresses inside one's own network
 
 
-class Failure(Exception):
-    """An address that gave no file: a reason code, a detail, whether that can pass, and how long it asks to wait."""
-
-    def __init__(self, reason: str, detail: str, passing: bool, wait: float = 0.0) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-        self.passing = passing
-        self.wait = wait
-
-
 @dataclass(slots=True)
 class _Part:
-    """What has come so far, and what is known of the file that it is a part of."""
+    """The bytes received so far, and the version of the file that they belong to."""
 
     path: Path
     validator: str | None = None  # ETag or date, to continue only the same file
@@ -62,12 +55,10 @@ class _Part:
     @classmethod
     def of(cls, target: Path, address: str) -> "_Part":
         part = cls(target.with_name(f"{target.name}.part"))
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError):
             note = json.loads(part.note.read_text(encoding="utf-8"))
             if note["address"] == address:
                 return cls(part.path, note["validator"], note["total"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
         part.path.unlink(missing_ok=True)
         return part
 
@@ -79,13 +70,20 @@ class _Part:
     def size(self) -> int:
         return self.path.stat().st_size if self.path.is_file() else 0
 
+    def keep(self, address: str, headers: Message, total: int | None) -> None:
+        """Note which file this is a part of."""
+        etag = headers.get("ETag", "")
+        self.validator = etag if etag.startswith('"') else headers.get("Last-Modified")  # weak tags prove nothing
+        self.total = total
+        write_whole(self.note, json.dumps({"address": address, "validator": self.validator, "total": total}) + "\n")
+
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
 
 
-def download(address: str, target: Path, manners: FetchPolicy, stop: threading.Event) -> None:
-    """Fetch `address` into `target` by one attempt; what has come stays beside it for the next.
+def download(address: str, target: Path, policy: FetchPolicy, stop: threading.Event) -> None:
+    """Download `address` into `target` in one attempt; a part stays beside it for the next attempt.
 
     Raises:
         Failure: it gave no file, or not all of it.
@@ -93,85 +91,71 @@ def download(address: str, target: Path, manners: FetchPolicy, stop: threading.E
     """
     part = _Part.of(target, address)
     try:
-        _attempt(address, address, part, manners, stop, MOST_REDIRECTS)
-        _finish(part, target)
-    except Refused as refused:
-        raise Failure(refused.reason, refused.detail, passing=False) from None
+        _attempt(address, address, part, policy, stop, MOST_REDIRECTS)
+        with _writing(target.parent):
+            part.path.replace(target)
+            part.note.unlink(missing_ok=True)
     except Failure as failure:
         if not failure.passing:
             part.drop()
         raise
-    except _FullDisk as error:
-        raise UserError(
-            f"expected to write downloads to {target.parent}, found: {error}; make room and go on"
-        ) from None
     except ssl.SSLCertVerificationError as error:
-        raise Failure("certificate", f"its certificate is not valid: {error.verify_message}", passing=False) from None
+        raise Failure("certificate", f"its certificate is not valid: {error.verify_message}") from None
     except TimeoutError:
-        raise Failure("timeout", f"no answer, or nothing for {manners.timeout:g} seconds", passing=True) from None
+        raise Failure("timeout", f"no answer, or nothing for {policy.timeout:g} seconds", passing=True) from None
     except (socket.gaierror, ConnectionRefusedError) as error:
         raise Failure("unreachable", f"no connection: {error.strerror}", passing=True) from None
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         raise Failure("cut_off", f"the connection broke: {error or type(error).__name__}", passing=True) from None
 
 
-class _FullDisk(Exception):
-    """Writing failed, as opposed to the network."""
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Tell a full disk from a broken connection: both are OSErrors."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"expected to write downloads to {folder}, found: {error}; {FREE_SPACE}") from None
 
 
 def _attempt(
-    address: str, origin: str, part: _Part, manners: FetchPolicy, stop: threading.Event, redirects: int
+    address: str, origin: str, part: _Part, policy: FetchPolicy, stop: threading.Event, redirects: int
 ) -> None:
     scheme, name, port, target = web(address)
-    connection = (_Secure if scheme == "https" else _Plain)(name, port, manners)
-    with closing(connection), closing(_head(connection, target, _headers(address, part), manners)) as answer:
+    connection = _Connection(scheme, name, port, policy)
+    with closing(connection), closing(_head(connection, target, _headers(address, part), policy)) as answer:
         if answer.status not in (301, 302, 303, 307, 308):
-            _take(answer, origin, part, manners, stop)
+            _take(answer, origin, part, policy, stop)
             return
         location = answer.headers.get("Location", "")
     if redirects == 0:
-        raise Failure("bad_redirect", f"it leads on more than {MOST_REDIRECTS} times", passing=False)
+        raise Failure("bad_redirect", f"it redirects more than {MOST_REDIRECTS} times")
     try:
-        _attempt(urljoin(address, location), origin, part, manners, stop, redirects - 1)
+        _attempt(urljoin(address, location), origin, part, policy, stop, redirects - 1)
     except (Refused, ValueError) as refused:
-        raise Failure("bad_redirect", f"it leads to what is not asked for: {refused}", passing=False) from None
+        raise Failure("bad_redirect", f"it redirects to a refused address: {refused}") from None
 
 
 def _head(
-    connection: http.client.HTTPConnection, target: str, headers: dict[str, str], manners: FetchPolicy
+    connection: "_Connection", target: str, headers: dict[str, str], policy: FetchPolicy
 ) -> http.client.HTTPResponse:
-    """Ask, and read the answer's head, which may come a byte at a time but not for ever."""
-    late = threading.Event()
-    clock = threading.Timer(manners.timeout + manners.window, _hang_up, [connection, late])
+    """Ask, and read the answer's head, which may come a byte at a time but has a deadline."""
+    clock = threading.Timer(policy.timeout + policy.window, connection.hang_up)
     clock.start()
     try:
         connection.request("GET", target, headers=headers)
         answer = connection.getresponse()
     finally:
         clock.cancel()
-    if late.is_set():  # a head that ends in the middle reads like a short one
+    if connection.late:  # a head that ends in the middle reads like a short one
         answer.close()
         raise TimeoutError
     return answer
 
 
-def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> None:
-    late.set()
-    with suppress(OSError, AttributeError):  # it may be over, or never have begun
-        connection.sock.shutdown(socket.SHUT_RDWR)
-
-
-def _finish(part: _Part, target: Path) -> None:
-    try:
-        part.path.replace(target)
-        part.note.unlink(missing_ok=True)
-    except OSError as error:
-        raise _FullDisk(str(error)) from None
-
-
 def _headers(address: str, part: _Part) -> dict[str, str]:
     headers = {"User-Agent": AGENT, "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
-    headers["Referer"] = urljoin(address, "/")  # some hosts give their films to their own pages only
+    headers["Referer"] = urljoin(address, "/")  # some hosts serve videos to their own pages only
     if part.size:
         headers["Range"] = f"bytes={part.size}-"
         if part.validator:
@@ -180,86 +164,65 @@ def _headers(address: str, part: _Part) -> dict[str, str]:
 
 
 def _take(
-    answer: http.client.HTTPResponse, origin: str, part: _Part, manners: FetchPolicy, stop: threading.Event
+    answer: http.client.HTTPResponse, origin: str, part: _Part, policy: FetchPolicy, stop: threading.Event
 ) -> None:
     if answer.status == 416 and part.size and part.size == part.total:
         return  # an earlier attempt got everything but the end of the connection
     if answer.status not in (200, 206):
         if answer.status == 416:
             part.drop()
-        raise _refusal(answer, manners)
-    length = _number(answer.headers.get("Content-Length"))
+        raise _refusal(answer, policy)
     whole = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
     continues = answer.status == 206 and whole and int(whole[1]) == part.size
-    total = _number(whole[2]) if continues and whole else length
+    total = _number(whole[2] if continues and whole else answer.headers.get("Content-Length"))
     if answer.status == 206 and not (continues and part.total in (None, total)):
         part.drop()
         raise Failure("cut_off", "it continued another file, or elsewhere than it was asked to", passing=True)
-    if total is not None and total > manners.largest:
-        raise Failure("too_large", f"it has {total} bytes, at most {manners.largest} are taken", passing=False)
-    if not continues:
-        part.path.unlink(missing_ok=True)  # before the note says that what is there is a part of another file
-    _write_note(part, origin, answer, total)
-    try:
-        with part.path.open("ab" if continues else "wb") as file:
-            _copy(answer, file, manners, stop)
-    except OSError as error:
-        if error.errno is not None and error.filename == str(part.path):
-            raise _FullDisk(str(error)) from None
-        raise
+    if total is not None and total > policy.largest:
+        raise Failure("too_large", f"it has {total} bytes, at most {policy.largest} are taken")
+    with _writing(part.path.parent):
+        if not continues:
+            part.path.unlink(missing_ok=True)  # before the note says that what is there is a part of another file
+        part.keep(origin, answer.headers, total)
+        file = part.path.open("ab" if continues else "wb")
+    with file:
+        _copy(answer, file, policy, stop)
     if part.size == 0:
-        raise Failure("cut_off", "an answer came with nothing in it", passing=True)
+        raise Failure("cut_off", "the answer was empty", passing=True)
     if total is not None and part.size != total:
         raise Failure("cut_off", f"the connection ended after {part.size} of {total} bytes", passing=True)
 
 
-def _write_note(part: _Part, origin: str, answer: http.client.HTTPResponse, total: int | None) -> None:
-    etag = answer.headers.get("ETag", "")
-    part.validator = etag if etag.startswith('"') else answer.headers.get("Last-Modified")  # weak tags do not do
-    part.total = total
-    try:
-        note = {"address": origin, "validator": part.validator, "total": total}
-        write_whole(part.note, json.dumps(note) + "\n")
-    except OSError as error:
-        raise _FullDisk(str(error)) from None
-
-
-def _copy(answer: http.client.HTTPResponse, file: BinaryIO, manners: FetchPolicy, stop: threading.Event) -> None:
+def _copy(answer: http.client.HTTPResponse, file: BinaryIO, policy: FetchPolicy, stop: threading.Event) -> None:
     since, came = time.monotonic(), 0
     while chunk := answer.read1(CHUNK):
-        try:
+        with _writing(Path(file.name).parent):
             file.write(chunk)
             file.flush()
-        except OSError as error:
-            raise _FullDisk(str(error)) from None
         came += len(chunk)
-        if file.tell() > manners.largest:
-            raise Failure("too_large", f"it goes on after {manners.largest} bytes", passing=False)
+        if file.tell() > policy.largest:
+            raise Failure("too_large", f"it goes on after {policy.largest} bytes")
         if stop.is_set():
             raise Failure("stopped", "preparation was stopped", passing=True)
         spent = time.monotonic() - since
-        if spent >= manners.window:
-            if came / spent < manners.slowest:
+        if spent >= policy.window:
+            if came / spent < policy.slowest:
                 raise Failure("too_slow", f"{came / spent:.0f} bytes a second came", passing=True)
             since, came = time.monotonic(), 0
 
 
-def _refusal(answer: http.client.HTTPResponse, manners: FetchPolicy) -> Failure:
-    status, said = answer.status, f"{answer.status} {answer.reason}"
-    if status in (404, 410):
-        return Failure("gone", said, passing=False)
-    if status in (401, 402, 403, 451):
-        return Failure("forbidden", said, passing=False)
-    if status == 429 or status == 503:
-        wait = min(_retry_after(answer.headers.get("Retry-After", "")), manners.longest_wait)
-        return Failure("rate_limited" if status == 429 else "server_error", said, passing=True, wait=wait)
+def _refusal(answer: http.client.HTTPResponse, policy: FetchPolicy) -> Failure:
+    status, text = answer.status, f"{answer.status} {answer.reason}"
+    if status in (429, 503):
+        wait = min(_retry_after(answer.headers.get("Retry-After", "")), policy.longest_wait)
+        return Failure("rate_limited" if status == 429 else "server_error", text, passing=True, wait=wait)
     if status >= 500 or status in (408, 416, 425):
-        return Failure("server_error", said, passing=True)
-    return Failure("bad_answer", said, passing=False)
+        return Failure("server_error", text, passing=True)
+    return Failure("gone" if status in (404, 410) else "forbidden" if status in FORBIDDEN else "bad_answer", text)
 
 
 def _retry_after(text: str) -> float:
-    """Seconds that a Retry-After header asks for; 0 where it says nothing that can be understood.
+    """Seconds that a Retry-After header asks for; 0 where it cannot be read.
 
     >>> _retry_after("7"), _retry_after("soon")
     (7.0, 0.0)
@@ -276,28 +239,23 @@ def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.strip().isdecimal() else None
 
 
-class _Plain(http.client.HTTPConnection):
-    """A connection to the network address that was checked."""
+class _Connection(http.client.HTTPConnection):
+    """A connection to the network address that was checked; with https the host's certificate is checked too."""
 
-    def __init__(self, name: str, port: int, manners: FetchPolicy) -> None:
-        super().__init__(name, port, timeout=manners.timeout)
-        self._manners = manners
+    def __init__(self, scheme: str, name: str, port: int, policy: FetchPolicy) -> None:
+        super().__init__(name, port, timeout=policy.timeout)
+        self.default_port = 443 if scheme == "https" else 80
+        self._scheme, self._policy = scheme, policy
+        self.late = False
 
-    def connect(self) -> None:
-        place = reachable(self.host, self.port, self._manners.allow_private)
-        self.sock = socket.create_connection((place, self.port), self._manners.timeout)
-
-
-class _Secure(_Plain):
-    """The same, encrypted and with the host's certificate checked."""
-
-    default_port = http.client.HTTPS_PORT
+    def hang_up(self) -> None:
+        """Shut the connection down, from another thread, since it is late."""
+        self.late = True
+        with suppress(OSError, AttributeError):  # it may be over, or never have begun
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def connect(self) -> None:
-        super().connect()
-        plain = self.sock
-        try:
-            self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
-        except BaseException:
-            plain.close()
-            raise
+        place = reachable(self.host, self.port, self._policy.allow_private)
+        self.sock = socket.create_connection((place, self.port), self._policy.timeout)
+        if self._scheme == "https":
+            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)

@@ -1,4 +1,4 @@
-"""The WLASL index: which instances it lists, which of them a subset takes, and what is odd about them."""
+"""The WLASL index: its instances, its subsets, and counts of both."""
 
 import difflib
 import hashlib
@@ -31,15 +31,10 @@ class Instance:
     address: str  # as listed
     first: int  # the first frame, from 1 on, at 25 a second
     last: int  # the last frame, or -1 for the recording's end
-    box: tuple[int, int, int, int]  # the signer: left, top, right, bottom, in pixels of the recording of old
+    box: tuple[int, int, int, int]  # the signer: left, top, right, bottom, in pixels of the authors' recording
     collection: str  # who recorded it
     signer: str
     part: str  # train, val or test
-
-    @property
-    def host(self) -> str:
-        """Where its recording lies."""
-        return urls.host(self.address)
 
     @property
     def segment(self) -> str:
@@ -62,15 +57,11 @@ def read_index(path: Path, wanted: str | None = None) -> list[Instance]:
             raise ValueError(f"{path.stat().st_size} bytes")
         content = path.read_bytes()
         if wanted is not None and wanted.lower() not in hashes(content):
-            raise UserError(
-                f"expected an index with the hash {wanted} at {path}, found {hashes(content)[0]}; fetch it again, or "
-                "set dataset.index_hash to what you trust"
-            )
+            remedy = "fetch it again, or set dataset.index_hash to the hash that you trust"
+            raise UserError(f"expected an index with the hash {wanted} at {path}, found {hashes(content)[0]}; {remedy}")
         instances = [_instance(entry["gloss"], row) for entry in json.loads(content) for row in entry["instances"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"expected WLASL_v0.3.json at {path}, found no index that can be read ({error!r}); set dataset.index"
-        ) from None
+        raise UserError(f"expected WLASL_v0.3.json at {path}, cannot read it ({error!r}); set dataset.index") from None
     repeated = [name for name, count in Counter(instance.id.casefold() for instance in instances).items() if count > 1]
     if repeated or not instances:
         found = f"{repeated[0]!r} more than once" if repeated else "no instance"
@@ -123,20 +114,18 @@ def core_glossary() -> list[str]:
 
 
 def near_misses(glosses: Collection[str]) -> dict[str, list[str]]:
-    """The words of the core glossary that are no gloss, each with glosses that come near it.
+    """The words of the core glossary that are no gloss, each with up to four similar glosses.
 
     >>> near_misses(["look at", "office", "post", "book", "drive"])["post-office"]
     ['post', 'office']
     """
-    return {word: _near(word, sorted(glosses)) for word in core_glossary() if word not in glosses}
-
-
-def _near(word: str, glosses: list[str]) -> list[str]:
-    parts = word.split("-")
-    sharing = [
-        gloss for part in parts for gloss in glosses if gloss == part or (len(parts) == 1 and part in gloss.split())
-    ]
-    return list(dict.fromkeys(sharing + difflib.get_close_matches(word, glosses, 3)))[:4]
+    ordered, near = sorted(glosses), {}
+    for word in core_glossary():
+        if word not in glosses:
+            parts = word.split("-")
+            alike = [g for part in parts for g in ordered if g == part or (len(parts) == 1 and part in g.split())]
+            near[word] = list(dict.fromkeys(alike + difflib.get_close_matches(word, ordered, 3)))[:4]
+    return near
 
 
 def identical_segments(instances: Iterable[Instance]) -> list[list[Instance]]:
@@ -174,7 +163,7 @@ def describe_instances(instances: Sequence[Instance]) -> str:
 
 
 def describe_glossary(instances: Sequence[Instance]) -> list[str]:
-    """How the core glossary meets the index's glosses, as lines to print."""
+    """Which words of the core glossary are no glosses, as lines to print."""
     glosses = {instance.gloss for instance in instances}
     missing = near_misses(glosses)
     words = core_glossary()

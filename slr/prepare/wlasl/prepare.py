@@ -1,4 +1,4 @@
-"""`dataset=wlasl`: the WLASL index and whatever can still be had of its recordings → a prepared data set."""
+"""`dataset=wlasl`: the WLASL index and the recordings that still exist → a prepared data set."""
 
 import os
 import sys
@@ -12,9 +12,8 @@ from slr.core.errors import UserError
 from slr.data.manifest import Rejected
 from slr.prepare.decode.crop import Crop
 from slr.prepare.decode.video import Cut
-from slr.prepare.labels import ClipRecord
+from slr.prepare.labels import ABSENT, ClipRecord, require
 from slr.prepare.records import LEAST_FRAMES, prepare_records
-from slr.prepare.verify import Limits
 from slr.prepare.wlasl import index as wlasl_index
 from slr.prepare.wlasl import report, urls
 from slr.prepare.wlasl.download import Failure, FetchPolicy, download
@@ -35,7 +34,7 @@ class WlaslOptions:
     local: str = "cut"  # cut: files of the folder are cut already; source: the index's ranges are still to be applied
     crop: float | None = None  # keep the signer's box with this margin on each side, as a share of the box
     fetch: bool | None = None  # ask the network for what the folder lacks; None: only where there is no folder
-    manners: FetchPolicy = field(default_factory=FetchPolicy)
+    policy: FetchPolicy = field(default_factory=FetchPolicy)
 
     @property
     def asks_network(self) -> bool:
@@ -44,77 +43,70 @@ class WlaslOptions:
 
 
 def prepare_wlasl(
-    wish: WlaslOptions,
-    downloads: Path,
-    out: Path,
-    workers: int,
-    stages: Sequence[str] = STAGES,
-    limits: Limits | None = None,
+    options: WlaslOptions, downloads: Path, out: Path, workers: int, stages: Sequence[str] = STAGES
 ) -> Path:
-    """Turn what can be had of WLASL into verified clips, and say what became of the rest; returns the manifest's path.
+    """Turn the available WLASL recordings into verified clips and report what is missing; returns the manifest's path.
 
     Args:
-        wish: What, and from where.
+        options: What, and from where.
         downloads: Where recordings from the network are kept, for every subset.
-        out, workers, limits: See `prepare_records`.
+        out, workers: See `prepare_records`.
         stages: Any of `STAGES`; each takes what those before it have left.
 
     Raises:
-        UserError: There is no index, none of its clips can be had, or the disk is full.
+        UserError: There is no index, none of its clips is available, or the disk is full.
     """
-    listed = _index(wish, downloads)
+    listed = _index(options, downloads)
     if "index" in stages:
         print("\n".join(wlasl_index.describe_index(listed)))
-    chosen = wlasl_index.select(listed, wish.subset)
+    chosen = wlasl_index.select(listed, options.subset)
     if "select" in stages:
-        print(f"selected  {wish.subset}: {wlasl_index.describe_instances(chosen)}")
-        print("\n".join(wlasl_index.describe_glossary(listed) if wish.subset == "core" else ()))
-    local = _local_files(wish)
-    names = _wanted(listed, chosen, local) if wish.asks_network else {}
+        print(f"selected  {options.subset}: {wlasl_index.describe_instances(chosen)}")
+        print("\n".join(wlasl_index.describe_glossary(listed) if options.subset == "core" else ()))
+    local = _local_files(options.clips)
+    names = _wanted(listed, chosen, local) if options.asks_network else {}
     if "fetch" in stages and names:
-        fetch(names, downloads, wish.manners)
+        fetch(names, downloads, options.policy)
         print("fetched\n" + "\n".join(describe_fetched(names, downloads)))
     last = [stage for stage in stages if stage in ("cut", "verify", "manifest")]
     if last:
-        records, lost = _records(wish, listed, chosen, local, names, downloads)
-        _refuse_nothing(wish, chosen, records)
-        prepare_records("wlasl", records, out, workers, 640, LEAST_FRAMES, limits, lost, last)
+        records, lost = _records(options, listed, chosen, local, names, downloads)
+        if options.clips is not None and not options.asks_network:
+            _check_folder(options.clips, chosen, records)
+        prepare_records("wlasl", records, out, workers, LEAST_FRAMES, lost, last)
     if "report" in stages:
         print(report.write_report(listed, chosen, out))
     return out / "manifest.jsonl"
 
 
-def _index(wish: WlaslOptions, downloads: Path) -> list[Instance]:
+def _index(options: WlaslOptions, downloads: Path) -> list[Instance]:
     """The index, fetched first where it is an address."""
-    place = wish.index or wlasl_index.PUBLISHED_AT
+    place = options.index or wlasl_index.PUBLISHED_AT
     if not place.startswith(("http://", "https://")):
-        return wlasl_index.read_index(Path(place), wish.index_hash)
+        return wlasl_index.read_index(Path(place), options.index_hash)
     path = downloads / f"index-{file_name('0', place)}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            download(place, path, wish.manners, Event())
+            download(place, path, options.policy, Event())
     except OSError as error:
         raise UserError(f"expected to write downloads to {downloads}, found: {error}") from None
     except Failure as failure:
-        raise UserError(
-            f"expected the index at {place}, found {failure.detail}; set dataset.index to a copy of WLASL_v0.3.json"
-        ) from None
+        remedy = "set dataset.index to a copy of WLASL_v0.3.json"
+        raise UserError(f"expected the index at {place}, found {failure.detail}; {remedy}") from None
     try:
-        return wlasl_index.read_index(path, wish.index_hash or wlasl_index.PUBLISHED)
+        return wlasl_index.read_index(path, options.index_hash or wlasl_index.PUBLISHED)
     except UserError:
-        path.unlink()  # asked for anew by the next run
+        path.unlink()  # the next run fetches it again
         raise
 
 
-def _local_files(wish: WlaslOptions) -> dict[str, os.DirEntry[str]]:
+def _local_files(folder: Path | None) -> dict[str, Path]:
     """The folder's files by the id that they are named after."""
-    if wish.clips is None:
+    if folder is None:
         return {}
-    if not wish.clips.is_dir():
-        raise UserError(f"expected the folder of the videos at {wish.clips}, found none; set dataset.clips")
-    with os.scandir(wish.clips) as entries:
-        return {entry.name.removesuffix(".mp4"): entry for entry in entries if entry.name.endswith(".mp4")}
+    require(folder)
+    return {name.removesuffix(".mp4"): folder / name for name in os.listdir(folder) if name.endswith(".mp4")}
 
 
 def _wanted(listed: Sequence[Instance], chosen: Sequence[Instance], local: Mapping[str, object]) -> dict[str, str]:
@@ -127,50 +119,46 @@ def _wanted(listed: Sequence[Instance], chosen: Sequence[Instance], local: Mappi
 
 
 def _records(
-    wish: WlaslOptions,
+    options: WlaslOptions,
     listed: Sequence[Instance],
     chosen: Sequence[Instance],
-    local: Mapping[str, os.DirEntry[str]],
+    local: Mapping[str, Path],
     names: Mapping[str, str],
     downloads: Path,
 ) -> tuple[list[ClipRecord], list[Rejected]]:
-    """What there is a file for, and what there is none for, with the reason."""
+    """Records of the files that are there, rejections of the others, with the reason."""
     records, lost = [], []
     known, heights = fetched(downloads) if names else {}, _heights(listed)
     for instance in chosen:
-        place = urls.distinct(instance.address)
-        crop = None if wish.crop is None else Crop(instance.box, heights[instance.collection], wish.crop)
-        if instance.id in local:
-            file, given = Path(local[instance.id].path), local[instance.id].name
-            cut = Cut(1, -1, crop) if wish.local == "cut" else Cut(instance.first, instance.last, crop)
-            outcome = {"reason": "symlink", "detail": "it is a link, which may lead anywhere; put the file there"}
-            here = not local[instance.id].is_symlink()
+        place, file = urls.distinct(instance.address), local.get(instance.id)
+        crop = None if options.crop is None else Crop(instance.box, heights[instance.collection], options.crop)
+        cut = Cut(instance.first, instance.last, crop)
+        if file is not None:
+            given, cut = file.name, Cut(1, -1, crop) if options.local == "cut" else cut
+            why = {"reason": "symlink", "detail": "it is a link, which may lead anywhere; put the file there"}
+        elif names:
+            given, file = instance.address, downloads / "files" / names[place]
+            why = known.get(place, {})
         else:
-            given = instance.address if names else f"{instance.id}.mp4"
-            file, cut = downloads / "files" / names.get(place, ""), Cut(instance.first, instance.last, crop)
-            outcome = known.get(place, {}) if names else {"reason": "missing", "detail": f"it is not in {wish.clips}"}
-            here = place in names and file.is_file() and not file.is_symlink()
-        if here:
-            records.append(_record(instance, file, given, cut))
+            given, file = f"{instance.id}.mp4", ABSENT
+            why = {"reason": "missing", "detail": f"it is not in {options.clips}"}
+        record = ClipRecord(
+            id=instance.id,
+            file=file.absolute(),
+            given=given,
+            gloss=instance.gloss,
+            signer=instance.signer,
+            official_part=instance.part,
+            cut=cut,
+            segment=instance.segment,
+            address=instance.address,
+        )
+        if (instance.id in local or file.is_file()) and not file.is_symlink():
+            records.append(record)
         else:
-            reason, detail = outcome.get("reason", "pending"), outcome.get("detail", "it has not been asked for yet")
-            lost.append(Rejected(instance.id, given, instance.gloss, reason, detail, instance.part, instance.segment))
+            reason, detail = why.get("reason", "pending"), why.get("detail", "it has not been asked for yet")
+            lost.append(record.rejected(reason, detail))
     return records, lost
-
-
-def _record(instance: Instance, file: Path, given: str, cut: Cut) -> ClipRecord:
-    return ClipRecord(
-        id=instance.id,
-        file=file.absolute(),
-        given=given,
-        gloss=instance.gloss,
-        signer=instance.signer,
-        official_part=instance.part,
-        prompt=None,
-        cut=cut,
-        segment=instance.segment,
-        address=instance.address,
-    )
 
 
 def _heights(listed: Sequence[Instance]) -> dict[str, tuple[int, ...]]:
@@ -184,16 +172,11 @@ def _heights(listed: Sequence[Instance]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _refuse_nothing(wish: WlaslOptions, chosen: Sequence[Instance], records: Sequence[ClipRecord]) -> None:
-    """A folder with none of the clips is a wrong folder; one that lacks some is told."""
-    if wish.clips is None or wish.asks_network:
-        return
+def _check_folder(folder: Path, chosen: Sequence[Instance], records: Sequence[ClipRecord]) -> None:
+    """Refuse a folder with none of the clips; warn where some are missing."""
     if not records:
-        raise UserError(f"expected <video_id>.mp4 in {wish.clips}, found none of the {len(chosen)} that are listed")
+        raise UserError(f"expected <video_id>.mp4 in {folder}, found none of the {len(chosen)} that are listed")
     if len(records) < len(chosen):
         glosses, all_glosses = ({item.gloss for item in items} for items in (records, chosen))
-        print(
-            f"WLASL: {len(records)} of {len(chosen)} listed clips are in {wish.clips}, {len(glosses)} of "
-            f"{len(all_glosses)} glosses; every number of a run is over these alone",
-            file=sys.stderr,
-        )
+        message = f"WLASL: {len(records)} of {len(chosen)} listed clips are in {folder}, {len(glosses)} of "
+        print(f"{message}{len(all_glosses)} glosses; results are over these clips only", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Where a recording lies in the network: which addresses are one recording, and which may be asked for at all."""
+"""Addresses of recordings: which are the same recording, and which may be asked for at all."""
 
 import ipaddress
 import re
@@ -9,13 +9,19 @@ YOUTUBE_HOSTS = {"youtube.com", "www.youtube.com", "m.youtube.com", "youtu.be", 
 VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 
 
-class Refused(Exception):
-    """An address that is not asked for: a reason code and a detail."""
+class Failure(Exception):
+    """An address that gave no file: a reason code, a detail, whether that can pass, and how long it asks to wait."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, passing: bool = False, wait: float = 0.0) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.passing = passing
+        self.wait = wait
+
+
+class Refused(Failure):
+    """An address that is not asked for."""
 
 
 def distinct(address: str) -> str:
@@ -54,7 +60,7 @@ def youtube_id(address: str) -> str | None:
 
 
 def host(address: str) -> str:
-    """The host of an address, with its port where that is unusual: whom to be polite to.
+    """The host of an address, with its port where that is unusual; pauses are kept per host.
 
     >>> host("http://media.example.org/a.mp4"), host("http://127.0.0.1:8000/a.mp4"), host("nonsense")
     ('media.example.org', '127.0.0.1:8000', '')
@@ -66,17 +72,17 @@ def host(address: str) -> str:
 
 
 def reachable(name: str, port: int, allow_private: bool) -> str:
-    """The network address to connect to for a host name: the one that was checked, so that no later answer slips past.
+    """The network address of a host name; connect to it and to no later answer for the name, which is not checked.
 
     Raises:
         Refused: the name leads to a private, loopback, link-local or otherwise special address.
         OSError: the name is unknown.
     """
-    found = [str(info[4][0]) for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)]
-    private = [address for address in found if not ipaddress.ip_address(address.partition("%")[0]).is_global]
+    numbers = [str(info[4][0]) for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)]
+    private = [address for address in numbers if not ipaddress.ip_address(address.partition("%")[0]).is_global]
     if private and not allow_private:
         raise Refused("private_address", f"{name} leads to {private[0]}, which is no public address")
-    return found[0]
+    return numbers[0]
 
 
 def web(address: str) -> tuple[str, str, int, str]:

@@ -1,8 +1,10 @@
 """One YouTube address → one file with video in it, through yt-dlp."""
 
+import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from yt_dlp.networking.exceptions import HTTPError, RequestError
 from yt_dlp.utils import DownloadError
 
 from slr.core.errors import UserError
-from slr.prepare.wlasl.download import Failure, FetchPolicy
+from slr.prepare.wlasl.download import FREE_SPACE, Failure, FetchPolicy
 
 # One file, since joining two takes an ffmpeg; no larger than clips become; plain http, which can be continued.
 FORMAT = "bv*[height<=720][protocol~='^https?$']/bv*[protocol~='^https?$']"
@@ -21,8 +23,8 @@ REMEDY = (
     "YouTube needs a JavaScript runtime and none was found; install Deno 2, Node 20, Bun or QuickJS so that it is on "
     "the PATH, then run the same command again"
 )
-# What yt-dlp says, in its words and YouTube's: pattern, reason code, whether it can pass.
-SAYINGS = (
+# Messages of yt-dlp and YouTube: pattern, reason code, whether it can pass.
+MESSAGES = (
     (r"private video|is private", "private", False),
     (r"not a bot|too many requests|rate.?limit|try again later", "rate_limited", True),
     (r"confirm your age|age.restricted|members.only|join this channel|sign in|log ?in|paid|rent", "forbidden", False),
@@ -32,36 +34,20 @@ SAYINGS = (
 )
 
 
-class _Listener:
-    """Keeps what yt-dlp would print."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def debug(self, message: str) -> None:
-        """Say nothing."""
-
-    info = error = debug
-
-    def warning(self, message: str) -> None:
-        """Keep a warning: a missing runtime is told in no other way."""
-        self.warnings.append(message)
-
-
 def download_youtube(
     address: str,
     target: Path,
-    manners: FetchPolicy,
+    policy: FetchPolicy,
     stop: threading.Event,
     extractors: Sequence[InfoExtractor] | None = None,
 ) -> None:
-    """Fetch one video, by one attempt; what a cut connection left is continued within it.
+    """Download one video in one attempt, which continues after a cut connection.
 
     Args:
         address: Of a YouTube video.
         target: Where the file goes; it is written beside and renamed.
-        manners: Time-outs and the largest size.
-        stop: Set by whoever wants no more.
+        policy: Time-outs and the largest size.
+        stop: Ends the download when it is set.
         extractors: What reads the address in place of yt-dlp's own extractor for YouTube.
 
     Raises:
@@ -71,24 +57,26 @@ def download_youtube(
     # Another process may have left a part of another format under this name.
     for left in (target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.ytdl")):
         left.unlink(missing_ok=True)
-    listener = _Listener()
-    with YoutubeDL(_settings(target, manners, listener, stop), auto_init=extractors is None) as program:  # pyright: ignore[reportArgumentType]
+    messages, logger = BufferingHandler(1000), logging.Logger("yt-dlp", logging.WARNING)
+    logger.addHandler(messages)
+    with YoutubeDL(_settings(target, policy, logger, stop), auto_init=extractors is None) as program:  # pyright: ignore[reportArgumentType]
         for extractor in extractors or ():
             program.add_info_extractor(extractor)
         try:
             program.extract_info(address)
         except (DownloadError, RequestError) as error:
-            raise _explained(error, listener.warnings, target) from None
+            warnings = [record.getMessage() for record in messages.buffer if record.levelno == logging.WARNING]
+            raise _explained(error, warnings, target) from None
     if not target.is_file():
-        raise Failure("too_large", f"it has more than {manners.largest} bytes", passing=False)
+        raise Failure("too_large", f"it has more than {policy.largest} bytes", passing=False)
 
 
-def _settings(target: Path, manners: FetchPolicy, listener: _Listener, stop: threading.Event) -> dict[str, Any]:
+def _settings(target: Path, policy: FetchPolicy, logger: logging.Logger, stop: threading.Event) -> dict[str, Any]:
     def watch(state: dict[str, Any]) -> None:
         if stop.is_set():
             raise Failure("stopped", "preparation was stopped", passing=True)
-        if state.get("downloaded_bytes", 0) > manners.largest:
-            raise Failure("too_large", f"it goes on after {manners.largest} bytes", passing=False)
+        if state.get("downloaded_bytes", 0) > policy.largest:
+            raise Failure("too_large", f"it goes on after {policy.largest} bytes", passing=False)
 
     return {
         "outtmpl": {"default": str(target.absolute()).replace("%", "%%")},
@@ -97,11 +85,11 @@ def _settings(target: Path, manners: FetchPolicy, listener: _Listener, stop: thr
         "noplaylist": True,
         "js_runtimes": {name: {} for name in RUNTIMES},
         "fixup": "never",  # it would take an ffmpeg, and every clip is written anew
-        "socket_timeout": manners.timeout,
-        "retries": manners.attempts,
-        "max_filesize": manners.largest,
+        "socket_timeout": policy.timeout,
+        "retries": policy.attempts,
+        "max_filesize": policy.largest,
         "progress_hooks": [watch],
-        "logger": listener,
+        "logger": logger,
         "noprogress": True,
         "cachedir": False,
     }
@@ -109,30 +97,27 @@ def _settings(target: Path, manners: FetchPolicy, listener: _Listener, stop: thr
 
 def _explained(error: Exception, warnings: Sequence[str], target: Path) -> Exception:
     """The failure that an error of yt-dlp amounts to."""
-    said = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(str(error).split())).removeprefix("ERROR: ")[:300]
+    message = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(str(error).split())).removeprefix("ERROR: ")[:300]
     missing = any("JavaScript runtime" in warning for warning in warnings)
-    runtime = Failure("javascript_runtime", f"{REMEDY} ({said})", passing=True) if missing else None
-    statuses = [cause.status for cause in _causes(error) if isinstance(cause, HTTPError)]
-    if statuses and statuses[0] in (404, 410):
-        return Failure("gone", said, passing=False)
-    if statuses:  # 403 is how YouTube slows down whom it mistrusts, or who cannot run its scripts
-        return runtime or Failure("server_error" if statuses[0] >= 500 else "rate_limited", said, passing=True)
-    for pattern, reason, passing in SAYINGS:
-        if re.search(pattern, said, re.IGNORECASE):
+    runtime = Failure("javascript_runtime", f"{REMEDY} ({message})", passing=True) if missing else None
+    causes = list(_causes(error))
+    status = next((cause.status for cause in causes if isinstance(cause, HTTPError)), None)
+    if status in (404, 410):
+        return Failure("gone", message, passing=False)
+    if status:  # 403 is how YouTube slows down whom it mistrusts, or who cannot run its scripts
+        return runtime or Failure("server_error" if status >= 500 else "rate_limited", message, passing=True)
+    for pattern, reason, passing in MESSAGES:
+        if re.search(pattern, message, re.IGNORECASE):
             if reason == "disk":
-                return UserError(f"expected to write downloads to {target.parent}, found: {said}; make room and go on")
-            return Failure(reason, said, passing)
-    if runtime:
-        return runtime
-    if any(isinstance(cause, RequestError) for cause in _causes(error)):
-        return Failure("unreachable", said, passing=True)
-    return Failure("youtube", said, passing=True)
+                return UserError(f"expected to write downloads to {target.parent}, found: {message}; {FREE_SPACE}")
+            return Failure(reason, message, passing)
+    unreachable = any(isinstance(cause, RequestError) for cause in causes)
+    return runtime or Failure("unreachable" if unreachable else "youtube", message, passing=True)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from, as yt-dlp and Python keep it."""
-    seen: list[BaseException] = []
-    waiting = [error]
+    """An error and its causes, as yt-dlp and Python keep them."""
+    waiting, seen = [error], []
     while waiting:
         cause = waiting.pop(0)
         if isinstance(cause, BaseException) and cause not in seen:
