@@ -91,7 +91,7 @@ def make_split(
             parts, uncoverable = _stratified(units, seed, shares), _in_one(units)
         case "signer":
             units = _units(ordered, [*links, *_signers(ordered)])
-            parts = divide_signers(units, shares, coverage, _generator(seed, "signer"))
+            parts = divide_signers(units, shares, coverage, generator("signer", seed))
             uncoverable = _in_one(units)
         case _:
             raise ValueError(f"expected rule official, stratified or signer, found {rule!r}")
@@ -111,7 +111,7 @@ def _beyond(clips: list[Clip], parts: Mapping[str, str], seed: int, limit: int) 
     return {
         names[place]
         for gloss, names in training.items()
-        for place in _generator(seed, f"limit {gloss}").permutation(len(names))[limit:]
+        for place in generator(f"limit {gloss}", seed).permutation(len(names))[limit:]
     }
 
 
@@ -169,7 +169,7 @@ def _stratified(units: Units, seed: int, shares: Shares) -> dict[str, str]:
         wanted = Counter(_quota(len(numbers), shares))
         wanted.subtract(chosen[number] for number in numbers if number in chosen)
         free = [number for number in numbers if number not in chosen]
-        for number in _generator(seed, gloss).permutation(free).tolist():
+        for number in generator(gloss, seed).permutation(free).tolist():
             part = max(("train", "test", "val"), key=lambda name: wanted[name])
             wanted[part] -= 1
             chosen[number] = part
@@ -195,8 +195,9 @@ def _signers(clips: list[Clip]) -> list[list[str]]:
     return sharing((clip.id, clip.signer) for clip in clips)
 
 
-def _generator(seed: int, label: str) -> np.random.Generator:
-    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(label.encode()).digest()[:8])])
+def generator(label: str, *seeds: int) -> np.random.Generator:
+    """Random numbers that depend on the seeds and on what they are for (a gloss, a clip id, "order")."""
+    return np.random.default_rng([*seeds, int.from_bytes(hashlib.sha256(label.encode()).digest()[:8])])
 
 
 def _hash(rule: str, seed: int, clips: list[Clip], parts: dict[str, str]) -> str:

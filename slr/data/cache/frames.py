@@ -8,11 +8,10 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,16 +33,9 @@ MEASURED = 32  # clips that tell how large the others will be
 SPARE = 1.05  # room that must be there, as a multiple of the estimate
 FEW = 8  # clips that are not worth starting processes for
 
+Frames = Callable[[Clip, NDArray[np.int64]], Tensor]  # a clip and positions -> those frames, uint8 (T, 3, h, w)
 Wanted = tuple[Clip, NDArray[np.int64]]  # a clip and positions of frames in it
 Made = tuple[Clip, NDArray[np.int64], list[bytes]]  # these frames as they are kept
-
-
-class Frames(Protocol):
-    """Where frames come from."""
-
-    def __call__(self, clip: Clip, positions: NDArray[np.int64]) -> Tensor:
-        """Some frames of a clip as the model wants them: uint8 (T, 3, h, w)."""
-        ...
 
 
 class FrameCache:
