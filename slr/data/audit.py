@@ -1,8 +1,9 @@
-"""What the parts of a split share: recordings, signers, signers of one gloss; and recordings under several glosses."""
+"""What the parts of a split share (recordings, signers, signers of one gloss), and recordings with several glosses."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import permutations
 from typing import Any
 
 from slr.data.duplicates.groups import Link, joined, sharing
@@ -10,13 +11,13 @@ from slr.data.manifest import PARTS
 
 FILES, SEGMENTS, NEAR = "identical files", "identical segments", "near-duplicates"
 RECORDING, SIGNER, SIGNER_GLOSS = "one recording, by any of these", "same signer", "same signer and gloss"
-CERTAIN = (FILES, SEGMENTS)  # kinds of copies that put a label in doubt
+CERTAIN = (FILES, SEGMENTS)  # the kinds of copies that make label conflicts
 LISTED = 20  # conflicts that the table shows
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What an audit knows of a clip."""
+    """A clip, as far as an audit needs it."""
 
     id: str
     gloss: str
@@ -26,7 +27,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """How much is shared, and by how many clips across parts."""
+    """How much is shared, and how many clips of one part share with a clip of another."""
 
     groups: int  # of two clips and more
     clips: int  # in these groups
@@ -50,28 +51,29 @@ def audit(entries: Sequence[Entry], copies: Mapping[str, Iterable[Link] | None])
         lacks), `shared` (kind -> the fields of `Shared`, or None where it is not known), `groups` (kind of copies ->
         lists of ids) and `label_conflicts`, see `conflicts`.
     """
-    ids = [entry.id for entry in entries]
-    links = {kind: None if found is None else [list(link) for link in found] for kind, found in copies.items()}
-    groups = {kind: None if found is None else _several(joined(ids, found)) for kind, found in links.items()}
-    known = [link for found in links.values() for link in found or ()]
-    groups[RECORDING] = _several(joined(ids, known))
+    by_id = {entry.id: entry for entry in entries}
+
+    def merged(kinds: Iterable[str]) -> list[list[str]]:
+        links = [list(link) for kind in kinds for link in copies.get(kind) or ()]
+        return [group for group in joined(by_id, links) if len(group) > 1]
+
+    copies = {kind: None if links is None else list(links) for kind, links in copies.items()}
+    groups = {kind: None if links is None else merged([kind]) for kind, links in copies.items()}
+    groups[RECORDING] = merged(copies)
     shared = groups | {
         SIGNER: sharing((entry.id, entry.signer) for entry in entries),
-        SIGNER_GLOSS: sharing(
-            (entry.id, None if entry.signer is None else f"{entry.signer}\0{entry.gloss}") for entry in entries
-        ),
+        SIGNER_GLOSS: sharing((entry.id, entry.signer and f"{entry.signer}\0{entry.gloss}") for entry in entries),
     }
-    by_id = {entry.id: entry for entry in entries}
-    certain = [link for kind in CERTAIN for link in links.get(kind) or ()]
+
+    def clips_of(groups: list[list[str]]) -> list[list[Entry]]:
+        return [[by_id[name] for name in group] for group in groups]
+
     return {
         **_numbers(entries),
         "parts": {part: _part(entries, part) for part in PARTS},
-        "shared": {
-            kind: None if found is None else asdict(count([[by_id[name] for name in group] for group in found]))
-            for kind, found in shared.items()
-        },
+        "shared": {kind: None if ids is None else asdict(count(clips_of(ids))) for kind, ids in shared.items()},
         "groups": groups,
-        "label_conflicts": conflicts([[by_id[name] for name in group] for group in _several(joined(ids, certain))]),
+        "label_conflicts": conflicts(clips_of(merged(CERTAIN))),
     }
 
 
@@ -103,38 +105,30 @@ test_in_val=0, val_in_train=0)
 
 
 def conflicts(groups: Iterable[Sequence[Entry]]) -> dict[str, Any]:
-    """The recordings that stand under several glosses, and which glosses are so confounded.
+    """The recordings with several glosses, and the glosses that share them.
 
     Returns:
-        `groups`: for each such recording its clips, id -> gloss. `glosses`: each gloss -> the glosses that one of its
-        recordings also bears, with the number of recordings.
+        `groups`: for each such recording its clips, id -> gloss. `glosses`: each gloss -> the other glosses of its
+        recordings, with the number of recordings.
     """
-    found = [{entry.id: entry.gloss for entry in group} for group in groups]
-    found = [group for group in found if len(set(group.values())) > 1]
-    pairs: dict[str, Counter[str]] = {}
-    for group in found:
-        glosses = sorted(set(group.values()))
-        for gloss in glosses:
-            pairs.setdefault(gloss, Counter()).update(other for other in glosses if other != gloss)
-    return {
-        "groups": found,
-        "glosses": {gloss: dict(sorted(others.items())) for gloss, others in sorted(pairs.items())},
-    }
+    recordings = [{entry.id: entry.gloss for entry in group} for group in groups]
+    recordings = [recording for recording in recordings if len(set(recording.values())) > 1]
+    pairs: dict[str, Counter[str]] = defaultdict(Counter)
+    for recording in recordings:
+        for gloss, other in permutations(set(recording.values()), 2):
+            pairs[gloss][other] += 1
+    glosses = {gloss: dict(sorted(others.items())) for gloss, others in sorted(pairs.items())}
+    return {"groups": recordings, "glosses": glosses}
 
 
-def describe_audit(found: Mapping[str, Any]) -> str:
+def describe_audit(results: Mapping[str, Any]) -> str:
     """An audit as text: the parts, a table of what they share, and the most frequent label conflicts."""
-    lines = [_describe_numbers("all", found)]
-    lines += [_describe_numbers(part, numbers) for part, numbers in found["parts"].items()]
-    return "\n".join([*lines, *_table(found["shared"]), *_describe_conflicts(found["label_conflicts"])])
-
-
-def _describe_numbers(name: str, numbers: Mapping[str, Any]) -> str:
-    lacks = numbers.get("lacks")
-    return (
+    lines = [
         f"{name:<6}{numbers['clips']:>7,} clips, {numbers['glosses']:>5,} glosses, {numbers['signers']:>4,} signers"
-        + (f", lacks {len(lacks):,} glosses" if lacks else "")
-    )
+        + (f", lacks {len(numbers['lacks']):,} glosses" if numbers.get("lacks") else "")
+        for name, numbers in {"all": results, **results["parts"]}.items()
+    ]
+    return "\n".join([*lines, *_table(results["shared"]), *_describe_conflicts(results["label_conflicts"])])
 
 
 def _table(shared: Mapping[str, Mapping[str, int] | None]) -> list[str]:
@@ -148,18 +142,14 @@ def _table(shared: Mapping[str, Mapping[str, int] | None]) -> list[str]:
     return ["  ".join(row).rstrip() for row in cells]
 
 
-def _describe_conflicts(found: Mapping[str, Any]) -> list[str]:
-    sets = Counter(" / ".join(sorted(set(group.values()))) for group in found["groups"])
-    lines = [f"{len(found['groups']):,} recordings stand under several glosses, {len(found['glosses']):,} in all"]
+def _describe_conflicts(results: Mapping[str, Any]) -> list[str]:
+    sets = Counter(" / ".join(sorted(set(group.values()))) for group in results["groups"])
+    lines = [f"{len(results['groups']):,} recordings have several glosses, {len(results['glosses']):,} in all"]
     for glosses, number in sorted(sets.items(), key=lambda row: (-row[1], row[0]))[:LISTED]:
         lines.append(f"  {number:>3}  {glosses}")
     if len(sets) > LISTED:
         lines.append(f"  … and {len(sets) - LISTED:,} other sets of glosses")
     return lines
-
-
-def _several(groups: Iterable[list[str]]) -> list[list[str]]:
-    return [group for group in groups if len(group) > 1]
 
 
 def _numbers(entries: Sequence[Entry]) -> dict[str, Any]:

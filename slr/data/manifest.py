@@ -1,4 +1,4 @@
-"""The manifest: one JSON line for each verified clip of a prepared data set, and its twin for what was rejected.
+"""The manifest: one JSON line for each verified clip of a prepared data set, and the same for rejected videos.
 
 A prepared data set is a folder: `manifest.jsonl`, `rejected.jsonl`, `clips/<id>.mp4` and `source.json`, which says
 what it was made from. Training opens only files that a manifest names.
@@ -42,7 +42,10 @@ class Clip:
     segment: str | None = None  # recording and range: equal where a data set gives one stretch of video several glosses
 
     def __post_init__(self) -> None:
-        if _leaves_folder(self.file):
+        path = PurePosixPath(self.file)
+        # A drive or a backslash leaves the folder on Windows only, where a manifest may be copied to.
+        windows = "\\" in self.file or PureWindowsPath(self.file).drive
+        if not self.file or path.is_absolute() or ".." in path.parts or windows:
             raise UserError(f"expected a file inside the manifest's folder for clip {self.id!r}, found {self.file!r}")
         if self.official_part not in (None, *PARTS):
             raise UserError(
@@ -54,14 +57,14 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rejected:
-    """One video that was named but did not become a clip, and why."""
+    """One listed video that did not become a clip, and why."""
 
     id: str  # the id it would have had
     file: str  # as it was given
     gloss: str
     reason: str  # a code, for counting
     detail: str  # a sentence, for reading
-    official_part: str | None = None  # as of the clip that it would have been
+    official_part: str | None = None  # as of a clip
     segment: str | None = None
 
 
@@ -72,13 +75,13 @@ def read_manifest(path: Path) -> list[Clip]:
     """The clips of a manifest in the file's order.
 
     Raises:
-        UserError: it is missing, malformed or ambiguous, or a clip's file leads out of its folder through a link.
+        UserError: it is missing, malformed or has an id twice, or a clip's file leaves its folder through a link.
     """
     clips = _read_rows(path, Clip)
     _refuse_links(path.parent, clips)
-    repeated = [name for name, count in Counter(clip.id for clip in clips).items() if count > 1]
-    if repeated:
-        raise UserError(f"expected unique clip ids in {path}, found {repeated[0]!r} more than once; prepare it again")
+    name, count = Counter(clip.id for clip in clips).most_common(1)[0] if clips else ("", 0)
+    if count > 1:
+        raise UserError(f"expected unique clip ids in {path}, found {name!r} more than once; prepare it again")
     return clips
 
 
@@ -111,7 +114,7 @@ def _read_rows(path: Path, kind: type[Row]) -> list[Row]:
         raise UserError(
             f"expected a manifest at {path}, found none that can be read ({error}); prepare the data"
         ) from None
-    types = typing.get_type_hints(kind)  # once, since it takes as long as reading a row
+    types = typing.get_type_hints(kind)  # once, since it is as slow as reading a row
     return [_read_row(line, kind, types, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line]
 
 
@@ -131,17 +134,8 @@ def _read_row(line: str, kind: type[Row], types: dict[str, typing.Any], place: s
 
 
 def _refuse_links(folder: Path, clips: list[Clip]) -> None:
-    inside = {parent: (folder / parent).resolve().is_relative_to(folder.resolve()) for parent in _parents(clips)}
+    parents = {PurePosixPath(clip.file).parent for clip in clips}
+    inside = {parent: (folder / parent).resolve().is_relative_to(folder.resolve()) for parent in parents}
     for clip in clips:
         if not inside[PurePosixPath(clip.file).parent] or (folder / clip.file).is_symlink():
             raise UserError(f"expected the file of clip {clip.id!r} in {folder}, found a link, which may lead anywhere")
-
-
-def _parents(clips: list[Clip]) -> set[PurePosixPath]:
-    return {PurePosixPath(clip.file).parent for clip in clips}
-
-
-def _leaves_folder(file: str) -> bool:
-    posix = PurePosixPath(file)
-    # A drive or a backslash would lead out of the folder on Windows only; a manifest may travel there.
-    return not file or posix.is_absolute() or ".." in posix.parts or "\\" in file or bool(PureWindowsPath(file).drive)

@@ -1,4 +1,4 @@
-"""Which frames of a prepared clip a model sees, and how they are read."""
+"""Choose frames of a prepared clip, and read them."""
 
 import importlib
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 
 from slr.core.errors import UserError
 
-PADDED = "size must exactly match"  # decord2 3.4 copies no pictures of widths that it pads, such as 32, 96 and 144
+PADDED = "size must exactly match"  # decord2 3.4 cannot copy pictures of widths that it pads, such as 32, 96 and 144
 
 
 def sample_positions(frames: int, count: int, sampling: str, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -56,19 +56,16 @@ def read(path: Path, positions: np.ndarray, reader: str = "decord") -> np.ndarra
     Args:
         path: The prepared file.
         positions: int (T,), each in [0, frames), in any order, also repeated.
-        reader: decord seeks and decodes what is wanted; pyav, which also reads what decord cannot copy, decodes from
-            the start up to the last one wanted.
+        reader: decord seeks to each frame; pyav decodes from the start, and reads what decord cannot copy.
 
     Returns:
         uint8 (T, H, W, 3) RGB.
 
     Raises:
-        UserError: The file cannot be read or has no such frame; never another file's or another frame's picture.
-        ValueError: An unknown reader, or positions that are none.
+        UserError: The file cannot be read or has no such frame.
+        ValueError: No positions, or negative ones.
     """
     readers: dict[str, Callable[[Path, np.ndarray], np.ndarray]] = {"decord": _read_decord, "pyav": _read_pyav}
-    if reader not in readers:
-        raise ValueError(f"expected reader decord or pyav, found {reader!r}")
     positions = np.asarray(positions)
     if positions.ndim != 1 or not positions.size or positions.dtype.kind not in "iu" or positions.min() < 0:
         raise ValueError(f"expected one or more positions from 0 on, found {positions!r}")
@@ -91,16 +88,16 @@ def _read_decord(path: Path, positions: np.ndarray) -> np.ndarray:
 
 
 def load_decord() -> ModuleType:
-    """The module decord, without the CUDA libraries that it would look for: it decodes on the processor.
+    """The module decord, without CUDA libraries, which decoding on the CPU does not need.
 
-    decord2 3.4 opens every library of the nvidia packages that it finds, 4 s and 0.7 GB in each process that reads, and
-    more address space than a guarded process may take. It finds none while the name is blocked.
+    decord2 3.4 opens every library of the nvidia packages that it finds: 4 s and 0.7 GB in each process, and more
+    address space than a guarded process may take. It finds none while the name is blocked.
     """
     if "decord" not in sys.modules:
         hidden = {"nvidia": sys.modules.pop("nvidia")} if "nvidia" in sys.modules else {}
         sys.modules["nvidia"] = cast(Any, None)
         try:
-            # Here, not above: it brings an FFmpeg of its own, and whoever only samples positions needs none.
+            # Not at the top: it loads an FFmpeg of its own, which sampling positions does not need.
             importlib.import_module("decord")
         finally:
             del sys.modules["nvidia"]

@@ -125,11 +125,6 @@ def test_every_width_is_read(width, tmp_path):
     assert np.abs(found.astype(int) - grey[[20, 3], None, None, None]).max() <= 3
 
 
-def test_an_unknown_reader_is_refused(clip):
-    with pytest.raises(ValueError, match="decord or pyav"):
-        read(clip, np.array([0]), "opencv")
-
-
 @pytest.mark.slow
 def test_readers_agree_on_every_real_clip(real_clips):
     clips = read_manifest(real_clips / "manifest.jsonl")

@@ -1,39 +1,38 @@
-"""Many small records in two files: a store that only grows, which one process at a time writes and any may read.
+"""Many small records in two files that only grow; one process at a time writes them, any number read.
 
-`data.bin` has the records one behind the other, `index.bin` a row of 32 bytes for each, written once the record itself
-has reached the disk. A killed writer or a full disk leaves a record without a row, or half a row: no reader looks
-there, and the next writer cuts it off. A row that a power cut turned into zeros does not begin where the one before it
-ends; it and what follows count as not there.
+`data.bin` has the records one after another, `index.bin` a row of 32 bytes for each, written after the record itself
+is on the disk. A killed writer or a full disk leaves a record without a row, or half a row: readers ignore it, and the
+next writer cuts it off. A row that a power cut turned into zeros does not start where the one before it ends; it and
+all that follow are ignored.
 """
 
 import hashlib
-import io
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slr.core.errors import UserError
 from slr.core.locks import exclusive
+from slr.core.units import format_bytes
 
-LAYOUT = 1  # of the two files; who changes it puts its records into another folder
-KEY = 16  # bytes of a key's digest: two of a million keys share one with a chance of 1e-27
+LAYOUT = 1  # of the two files; another layout needs another folder
+KEY = 16  # bytes of a key's digest: two of a million keys are equal with a probability of 1e-27
 ROW = np.dtype([("key", f"S{KEY}"), ("start", "<u8"), ("length", "<u8")])
-COMMIT_BYTES = 32 * 2**20  # what a killed writer loses at most
-COMMIT_SECONDS = 2.0
+COMMIT_SECONDS = 2.0  # what a killed writer loses at most
 
 
 class Pack:
-    """The records that a folder had when it was first asked for one.
-
-    Holds no file open and pickles without what it has read, so that every process opens it for itself.
+    """The records that a folder had when it was first read; pickles without them and holds no file open.
 
     Args:
-        folder: of the two files; where they are not, there are no records.
+        folder: of the two files; without them there are no records.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,7 +47,7 @@ class Pack:
         return len(self._index())
 
     def reopen(self) -> None:
-        """Take notice of what others have added since."""
+        """Read the index again at the next use."""
         self._rows = None
 
     def has(self, keys: Sequence[str]) -> NDArray[np.bool_]:
@@ -65,15 +64,19 @@ class Pack:
         places = self._find(keys)
         if (places < 0).any():
             raise KeyError(keys[int(np.argmin(places))])
-        rows = self._index()[places]
+        records = [np.empty(length, np.uint8) for length in self._index()["length"][places]]
         try:
-            # Opened anew each time, for 10 µs: forked workers that share an open file share its position, too.
-            with (self.folder / "data.bin").open("rb", buffering=0) as file:
-                return [_read_at(file, int(row["start"]), int(row["length"])) for row in rows]
+            # Opened anew each time, for 10 µs: forked workers that share an open file also share its position.
+            with (self.folder / "data.bin").open("rb") as file:
+                for start, record in zip(self._index()["start"][places], records, strict=True):
+                    file.seek(start)
+                    if (count := file.readinto(record.data)) < len(record):
+                        raise OSError(f"{len(record) - count} bytes are missing at {start + count}")
         except OSError as error:
             raise UserError(
                 f"expected whole records in {self.folder}, found: {error}; delete that folder, it will be made again"
             ) from error
+        return records
 
     def _find(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Places in the index, -1 where there is none: int64 (n,)."""
@@ -96,29 +99,23 @@ class Writer:
     def __init__(self, folder: Path) -> None:
         rows = _whole_rows(folder)
         self.folder = folder
-        self._known: set[bytes] = set(rows["key"].tolist())
-        self._data = _Tail(folder / "data.bin", int(rows["length"].sum()))
-        self._index = _Tail(folder / "index.bin", rows.nbytes)
+        self._end = int(rows["length"].sum())  # of the whole records
+        self._data = _open_at(folder / "data.bin", self._end)
+        self._index = _open_at(folder / "index.bin", rows.nbytes)
         self._pending: list[tuple[bytes, int, int]] = []  # rows of records that may not have reached the disk
-        self._committed_end = self._data.end
         self._committed_at = time.monotonic()
 
-    def append(self, key: str, record: bytes | NDArray[np.uint8]) -> None:
-        """Add one record; readers that open the folder find it at once, or a few seconds later.
+    def append(self, key: str, record: bytes) -> None:
+        """Add one record, at least one byte under a new key; readers find it a few seconds later.
 
         Raises:
-            ValueError: the key has a record, or this one is empty.
-            UserError: it cannot be written; what was whole is kept.
+            UserError: it cannot be written; whole records are kept.
         """
-        name, start = bytes(_digests([key])[0]), self._data.end
-        if name in self._known or not len(record):
-            raise ValueError(f"expected a new key and at least one byte, found {key!r} with {len(record)}")
         with _explained(self.folder):
-            self._data.append(bytes(record))
-        self._pending.append((name, start, len(record)))
-        self._known.add(name)
-        waiting = self._data.end - self._committed_end
-        if waiting >= COMMIT_BYTES or time.monotonic() - self._committed_at >= COMMIT_SECONDS:
+            _write(self._data, record)
+        self._pending.append((bytes(_digests([key])[0]), self._end, len(record)))
+        self._end += len(record)
+        if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
             self.commit()
 
     def commit(self) -> None:
@@ -129,30 +126,27 @@ class Writer:
         """
         if self._pending:
             with _explained(self.folder):
-                self._data.sync()
-                self._index.append(np.array(self._pending, ROW).tobytes())
-                self._index.sync()
-        self._pending, self._committed_end, self._committed_at = [], self._data.end, time.monotonic()
+                os.fsync(self._data.fileno())
+                _write(self._index, np.array(self._pending, ROW).tobytes())
+                os.fsync(self._index.fileno())
+        self._pending, self._committed_at = [], time.monotonic()
 
     def close(self) -> None:
-        """Keep what is whole, and nothing else."""
-        try:
+        """Commit the whole records and cut off half a record."""
+        with self._data, self._index:
             with _explained(self.folder):
-                self._data.cut()  # half of a record: on a full disk, room that its predecessors' rows need
+                self._data.truncate(self._end)  # on a full disk, room that the rows need
             self.commit()
-        finally:
-            self._data.close()
-            self._index.close()
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Writer]:
-    """Add records to a folder, which is made where there is none, waiting for another process that does.
+    """Add records to a folder, which is made if needed; waits for another process that writes there.
 
-    Whatever ends the block, the records that are whole are kept.
+    However the block ends, whole records are kept.
 
     Raises:
-        UserError: the folder cannot be written, or has no room left.
+        UserError: the folder cannot be written, or the disk is full.
     """
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,30 +160,30 @@ def writing(folder: Path) -> Iterator[Writer]:
             writer.close()
 
 
-class _Tail:
-    """A file that grows from a place up to which it is whole."""
+def require_room(folder: Path, size: float, remedy: str) -> None:
+    """Check that `size` bytes fit on the disk of a folder.
 
-    def __init__(self, path: Path, end: int) -> None:
-        path.touch()
-        self.end = end
-        self._file = path.open("r+b", buffering=0)
-        self.cut()
+    Raises:
+        UserError: they do not; `remedy` says what to do.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"expected {format_bytes(size)} free in {folder}, found {format_bytes(free)}; make room, or {remedy}"
+        )
 
-    def append(self, content: bytes) -> None:
-        self._file.seek(self.end)  # an attempt that failed may have left a part behind it
-        done = 0
-        while done < len(content):  # a disk that fills up takes a part first
-            done += self._file.write(memoryview(content)[done:])
-        self.end += done
 
-    def cut(self) -> None:
-        self._file.truncate(self.end)
+def _open_at(path: Path, end: int) -> BinaryIO:
+    """A file to append to, cut to its first `end` bytes."""
+    file = path.open("ab", buffering=0)
+    file.truncate(end)
+    return file
 
-    def sync(self) -> None:
-        os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        self._file.close()
+def _write(file: BinaryIO, content: bytes) -> None:
+    left = memoryview(content)
+    while left:  # a disk that fills up takes a part first
+        left = left[file.write(left) :]
 
 
 @contextmanager
@@ -198,12 +192,12 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"expected to write into {folder}, found: {error}; make room and start again, what was whole is kept"
+            f"expected to write into {folder}, found: {error}; make room and start again, whole records are kept"
         ) from error
 
 
 def _whole_rows(folder: Path) -> NDArray[np.void]:
-    """Rows of records that are there in full, in the order of writing."""
+    """Rows of whole records, in the order of writing."""
     try:
         content = (folder / "index.bin").read_bytes()
         size = (folder / "data.bin").stat().st_size
@@ -213,22 +207,10 @@ def _whole_rows(folder: Path) -> NDArray[np.void]:
         raise UserError(f"expected to read {folder}, found: {error}") from error
     rows = np.frombuffer(content, ROW, len(content) // ROW.itemsize)
     ends = rows["start"] + rows["length"]
-    begins = np.concatenate([np.zeros(1, np.uint64), ends])[: len(rows)]
-    whole = (rows["start"] == begins) & (rows["length"] > 0) & (ends <= size)
+    starts = np.concatenate([np.zeros(1, np.uint64), ends])[: len(rows)]
+    whole = (rows["start"] == starts) & (rows["length"] > 0) & (ends <= size)
     return rows if whole.all() else rows[: int(np.argmin(whole))]
 
 
 def _digests(keys: Sequence[str]) -> NDArray[np.bytes_]:
     return np.frombuffer(b"".join(hashlib.blake2b(key.encode(), digest_size=KEY).digest() for key in keys), ROW["key"])
-
-
-def _read_at(file: io.FileIO, start: int, length: int) -> NDArray[np.uint8]:
-    record = np.empty(length, np.uint8)
-    file.seek(start)
-    done = 0
-    while done < length:
-        count = file.readinto(record[done:].data)
-        if not count:
-            raise OSError(f"{length - done} bytes are missing at {start + done}")
-        done += count
-    return record

@@ -52,13 +52,10 @@ def identical_files(clips: Iterable[Clip]) -> list[list[str]]:
 
 
 def identical_segments(clips: Iterable[Clip]) -> list[list[str]]:
-    """Groups of clips that their data set calls the same stretch of the same recording."""
+    """Groups of clips that their data set calls the same segment of the same recording."""
     return sharing((clip.id, clip.segment) for clip in clips)
 
 
 def marks(clip: Clip) -> set[str]:
-    """What tells a clip's content: the bytes that it was made from, and those that it became.
-
-    The former are its source and, where several are cut from one, which part of it.
-    """
+    """What identifies a clip's content: its source with the segment cut from it, and its own bytes."""
     return {f"{clip.source_sha256} {(clip.segment or '').rpartition('#')[2]}", clip.sha256}
