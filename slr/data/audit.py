@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
@@ -13,6 +13,10 @@ FILES, SEGMENTS, NEAR = "identical files", "identical segments", "near-duplicate
 RECORDING, SIGNER, SIGNER_GLOSS = "one recording, by any of these", "same signer", "same signer and gloss"
 CERTAIN = (FILES, SEGMENTS)  # the kinds of copies that make label conflicts
 LISTED = 20  # conflicts that the table shows
+COUNTS = (
+    *("groups", "clips", "across_glosses", "across_parts"),
+    *("test_in_train", "test_in_train_other_gloss", "test_in_val", "val_in_train"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +29,6 @@ class Entry:
     part: str | None  # None: in no part
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """How much is shared, and how many clips of one part share with a clip of another."""
-
-    groups: int  # of two clips and more
-    clips: int  # in these groups
-    across_glosses: int  # groups
-    across_parts: int  # groups
-    test_in_train: int  # test clips that share with a train clip
-    test_in_train_other_gloss: int  # … with a train clip of another gloss
-    test_in_val: int
-    val_in_train: int
-
-
 def audit(entries: Sequence[Entry], copies: Mapping[str, Iterable[Link] | None]) -> dict[str, Any]:
     """Everything that clips of different parts share.
 
@@ -48,7 +38,7 @@ def audit(entries: Sequence[Entry], copies: Mapping[str, Iterable[Link] | None])
 
     Returns:
         JSON-able: `clips`, `glosses`, `signers`, `parts` (part -> clips, glosses, signers, and the glosses that it
-        lacks), `shared` (kind -> the fields of `Shared`, or None where it is not known), `groups` (kind of copies ->
+        lacks), `shared` (kind -> `count`, or None where it is not known), `groups` (kind of copies ->
         lists of ids) and `label_conflicts`, see `conflicts`.
     """
     by_id = {entry.id: entry for entry in entries}
@@ -62,7 +52,7 @@ def audit(entries: Sequence[Entry], copies: Mapping[str, Iterable[Link] | None])
     groups[RECORDING] = merged(copies)
     shared = groups | {
         SIGNER: sharing((entry.id, entry.signer) for entry in entries),
-        SIGNER_GLOSS: sharing((entry.id, entry.signer and f"{entry.signer}\0{entry.gloss}") for entry in entries),
+        SIGNER_GLOSS: sharing((e.id, None if e.signer is None else f"{e.signer}\0{e.gloss}") for e in entries),
     }
 
     def clips_of(groups: list[list[str]]) -> list[list[Entry]]:
@@ -70,38 +60,34 @@ def audit(entries: Sequence[Entry], copies: Mapping[str, Iterable[Link] | None])
 
     return {
         **_numbers(entries),
-        "parts": {part: _part(entries, part) for part in PARTS},
-        "shared": {kind: None if ids is None else asdict(count(clips_of(ids))) for kind, ids in shared.items()},
+        "parts": {part: _numbers(entries, part) for part in PARTS},
+        "shared": {kind: None if ids is None else count(clips_of(ids)) for kind, ids in shared.items()},
         "groups": groups,
         "label_conflicts": conflicts(clips_of(merged(CERTAIN))),
     }
 
 
-def count(groups: Iterable[Sequence[Entry]]) -> Shared:
-    """What groups of two and more clips share, in numbers.
+def count(groups: Iterable[Sequence[Entry]]) -> dict[str, int]:
+    """What groups of two and more clips share.
+
+    Returns:
+        `groups` and `clips` in them; the groups `across_glosses` and `across_parts`; the test clips that share with a
+        train clip (`test_in_train`), with one of another gloss (`test_in_train_other_gloss`), with a val clip
+        (`test_in_val`); the val clips that share with a train clip (`val_in_train`).
 
     >>> train, test = Entry("1", "fear", "ann", "train"), Entry("2", "afraid", "ann", "test")
-    >>> count([[train, test]])
-    Shared(groups=1, clips=2, across_glosses=1, across_parts=1, test_in_train=1, test_in_train_other_gloss=1, \
-test_in_val=0, val_in_train=0)
+    >>> list(count([[train, test]]).values())
+    [1, 2, 1, 1, 1, 1, 0, 0]
     """
-    numbers = Counter(dict.fromkeys(Shared.__slots__, 0))
+    rows = []
     for group in groups:
-        held = Counter(entry.part for entry in group if entry.part is not None)
-        taught = {entry.gloss for entry in group if entry.part == "train"}
-        numbers["groups"] += 1
-        numbers["clips"] += len(group)
-        numbers["across_glosses"] += len({entry.gloss for entry in group}) > 1
-        numbers["across_parts"] += len(held) > 1
-        if held["train"]:
-            numbers["test_in_train"] += held["test"]
-            numbers["val_in_train"] += held["val"]
-        if held["val"]:
-            numbers["test_in_val"] += held["test"]
-        numbers["test_in_train_other_gloss"] += sum(
-            bool(taught - {entry.gloss}) for entry in group if entry.part == "test"
-        )
-    return Shared(**numbers)
+        parts = Counter(entry.part for entry in group)
+        trained = {entry.gloss for entry in group if entry.part == "train"}
+        other_gloss = [entry for entry in group if entry.part == "test" and trained - {entry.gloss}]
+        row = [1, len(group), len({entry.gloss for entry in group}) > 1, len(parts.keys() - {None}) > 1]
+        row += [parts["test"] * bool(parts["train"]), len(other_gloss)]
+        rows.append([*row, parts["test"] * bool(parts["val"]), parts["val"] * bool(parts["train"])])
+    return {name: sum(row[column] for row in rows) for column, name in enumerate(COUNTS)}
 
 
 def conflicts(groups: Iterable[Sequence[Entry]]) -> dict[str, Any]:
@@ -135,8 +121,7 @@ def _table(shared: Mapping[str, Mapping[str, int] | None]) -> list[str]:
     rows = [["", "groups", "clips", "across", "across", "test clips", "of another", "test clips", "val clips"]]
     rows += [["", "", "", "glosses", "parts", "in train", "gloss", "in val", "in train"]]
     for kind, numbers in shared.items():
-        unknown = ["not known", *[""] * 7]
-        rows.append([kind, *(unknown if numbers is None else [f"{numbers[name]:,}" for name in Shared.__slots__])])
+        rows.append([kind, *([f"{n:,}" for n in numbers.values()] if numbers else ["not known", *[""] * 7])])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     cells = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     return ["  ".join(row).rstrip() for row in cells]
@@ -152,12 +137,9 @@ def _describe_conflicts(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _numbers(entries: Sequence[Entry]) -> dict[str, Any]:
-    signers = {entry.signer for entry in entries if entry.signer is not None}
-    return {"clips": len(entries), "glosses": len({entry.gloss for entry in entries}), "signers": len(signers)}
-
-
-def _part(entries: Sequence[Entry], part: str) -> dict[str, Any]:
-    inside = [entry for entry in entries if entry.part == part]
-    lacks = {entry.gloss for entry in entries} - {entry.gloss for entry in inside}
-    return {**_numbers(inside), "lacks": sorted(lacks)}
+def _numbers(entries: Sequence[Entry], part: str | None = None) -> dict[str, Any]:
+    """Clips, glosses and signers of a part, and the glosses that it lacks; of all clips without a part."""
+    inside = [entry for entry in entries if part in (None, entry.part)]
+    glosses, signers = {entry.gloss for entry in inside}, {entry.signer for entry in inside} - {None}
+    numbers = {"clips": len(inside), "glosses": len(glosses), "signers": len(signers)}
+    return numbers if part is None else numbers | {"lacks": sorted({entry.gloss for entry in entries} - glosses)}

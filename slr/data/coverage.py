@@ -11,19 +11,12 @@ from slr.data.manifest import Clip, Rejected, read_rejected
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of the listed clips are there.
+    """How many of the listed clips are there."""
 
-    Attributes:
-        of: what is counted, `official test part` or `data set`.
-        clips: k, those that are there.
-        listed: n.
-        missing: ids of the others.
-    """
-
-    of: str
-    clips: int
-    listed: int
-    missing: list[str]
+    of: str  # what is counted, `official test part` or `data set`
+    clips: int  # k, those that are there
+    listed: int  # n
+    missing: list[str]  # ids of the others
 
     @property
     def share(self) -> float:
@@ -37,8 +30,7 @@ class Coverage:
 
 def read_lost(folder: Path) -> list[Rejected]:
     """The clips that a prepared data set lists and lacks."""
-    path = folder / "rejected.jsonl"
-    return read_rejected(path) if path.is_file() else []
+    return read_rejected(path) if (path := folder / "rejected.jsonl").is_file() else []
 
 
 def vocabulary(clips: Iterable[Clip], lost: Iterable[Rejected], rule: str) -> list[str]:
@@ -76,10 +68,8 @@ def conflicts(rows: Iterable[Clip | Rejected]) -> list[list[str]]:
 
     No system can tell such glosses apart by sight: WLASL calls the same seconds `now` and `today`.
     """
-    rows = list(rows)
-    gloss = {row.id: row.gloss for row in rows}
-    links = [{gloss[name] for name in group} for group in sharing((row.id, row.segment) for row in rows)]
-    groups = joined(sorted(set(gloss.values())), [sorted(link) for link in links])
+    segments = {(row.gloss, row.segment): None for row in rows}
+    groups = joined(sorted({gloss for gloss, _ in segments}), sharing(segments))
     return sorted(sorted(group) for group in groups if len(group) > 1)
 
 

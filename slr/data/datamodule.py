@@ -1,8 +1,8 @@
 """The LightningDataModule: clips on disk, a split and a vocabulary become batches."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -25,12 +25,7 @@ Features = Callable[[str], Tensor]  # a key of `ClipDataset.feature_key` -> its 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Frames from the prepared clips themselves.
-
-    Attributes:
-        folder: the prepared data set's, which `Clip.file` is relative to.
-        inputs: whose resizing the model wants.
-    """
+    """Frames decoded from the clips of a prepared data set's folder, resized as `inputs` does."""
 
     folder: Path
     inputs: Inputs
@@ -60,24 +55,18 @@ class ClipDataset(Dataset[Sample]):
     jitter: ColorJitter | None
     seed: int
 
-    @cached_property
-    def position(self) -> dict[str, int]:
-        """Gloss -> its position in the vocabulary."""
-        return {gloss: number for number, gloss in enumerate(self.vocabulary)}
-
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, number = key
         clip = self.clips[number]
-        from_cache = self.features_from is not None
         return Sample(
             clip=clip.id,
-            gloss=self.position[clip.gloss],
+            gloss=self.vocabulary.index(clip.gloss),
             prompt=self.inputs.prompt_ids(clip.prompt or self.prompt, self.frames),
             answer=self.inputs.answer_ids(clip.gloss),
-            frames=None if from_cache else self.seen(clip, epoch),
+            frames=None if self.features_from else self.seen(clip, epoch),
             features=self.features_from(self.feature_key(clip, epoch)) if self.features_from else None,
         )
 
@@ -108,26 +97,24 @@ class ClipDataset(Dataset[Sample]):
         return (self.seed, epoch) if self.views is None else (0, epoch % self.views)
 
 
+@dataclass(eq=False)
 class EpochBatches(Sampler[list[Key]]):
     """Batches of (epoch, position): a new order each epoch, from (seed, epoch) alone; the last batch may be smaller.
 
-    Each of several processes gets its share of every batch; the last share may be empty.
+    Of `count` clips in batches of `batch`, process `rank` of `world` gets every `world`-th; its last may be empty.
     """
 
-    def __init__(self, count: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        """`count` clips in batches of `batch`, of which process `rank` of `world` gets every `world`-th clip."""
-        self.count = count
-        self.batch = batch
-        self.seed = seed
-        self.rank = rank
-        self.world = world
-        self.epoch = 0
-        self.behind = (0, 0)  # epoch, and number of its batches that a resumed training skips
+    count: int
+    batch: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+    epoch: int = field(default=0, init=False)
+    behind: int = field(default=0, init=False)  # batches to skip, of the whole training
 
     def start_at(self, step: int) -> None:
         """Skip the first `step` batches of the whole training, also within an epoch."""
-        self.behind = divmod(step, len(self))
-        self.epoch = self.behind[0]
+        self.behind, self.epoch = step, step // len(self)
 
     @property
     def sampler(self) -> "EpochBatches":
@@ -143,16 +130,17 @@ class EpochBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = generator("order", self.seed, self.epoch).permutation(self.count)
-        skipped = self.behind[1] if self.epoch == self.behind[0] else 0
+        skipped = max(0, self.behind - self.epoch * len(self))
         for start in range(skipped * self.batch, self.count, self.batch):
             share = order[start : start + self.batch][self.rank :: self.world]
             yield [(self.epoch, number) for number in share.tolist()]
 
 
+@dataclass(eq=False, repr=False)
 class ClipData(L.LightningDataModule):
     """Batches of a prepared data set.
 
-    Args:
+    Attributes:
         parts: part -> its clips; train, val and test.
         frames_from: the prepared clips, or a cache of their frames.
         features_from: cached vision features of the train and val parts, if there are any.
@@ -171,74 +159,41 @@ class ClipData(L.LightningDataModule):
         seed: of order and augmentation.
         rank: of this process.
         world: number of processes that share the work.
-
-    Attributes:
         steps_behind: optimiser steps already done, where a training is resumed.
     """
 
-    def __init__(
-        self,
-        parts: dict[str, list[Clip]],
-        frames_from: Frames,
-        vocabulary: Sequence[str],
-        inputs: Inputs,
-        prompt: str,
-        frames: int,
-        sampling: str,
-        jitter: ColorJitter | None,
-        answers: bool,
-        batch: int,
-        ranking_batch: int,
-        workers: int,
-        pin_memory: bool,
-        seed: int,
-        views: int | None = None,
-        features_from: Features | None = None,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
+    parts: dict[str, list[Clip]]
+    frames_from: Frames
+    vocabulary: Sequence[str]
+    inputs: Inputs
+    prompt: str
+    frames: int
+    sampling: str
+    jitter: ColorJitter | None
+    answers: bool
+    batch: int
+    ranking_batch: int
+    workers: int
+    pin_memory: bool
+    seed: int
+    views: int | None = None
+    features_from: Features | None = None
+    rank: int = 0
+    world: int = 1
+    steps_behind: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.rank = rank
-        self.world = world
-        self.parts = parts
-        self.answers = answers
-        self.views = views
-        self.frames_from = frames_from
-        self.features_from = features_from
-        self.inputs = inputs
-        self.batch = batch
-        self.ranking_batch = ranking_batch
-        self.workers = workers
-        self.pin_memory = pin_memory
-        self.seed = seed
-        self.steps_behind = 0
-        self._dataset = partial(
-            ClipDataset, vocabulary=vocabulary, inputs=inputs, prompt=prompt, frames=frames, seed=seed
-        )
-        self.sampling = sampling
-        self.jitter = jitter
 
     def training_set(self) -> ClipDataset:
         """The training part, sampled and jittered anew each epoch, or in each of `views`."""
-        return self._dataset(
-            self.parts["train"],
-            sampling=self.sampling,
-            jitter=self.jitter,
-            views=self.views,
-            frames_from=self.frames_from,
-            features_from=self.features_from,
-        )
+        words = (self.vocabulary, self.inputs, self.prompt, self.frames, self.sampling, self.jitter, self.seed)
+        return ClipDataset(self.parts.get("train", []), self.frames_from, self.features_from, self.views, *words)
 
     def ranking_set(self, clips: Sequence[Clip], features_from: Features | None = None) -> ClipDataset:
         """Clips as samples that are always the same."""
-        return self._dataset(
-            clips,
-            sampling="uniform",
-            jitter=None,
-            views=None,
-            frames_from=self.frames_from,
-            features_from=features_from,
-        )
+        changes = {"features_from": features_from, "views": None, "sampling": "uniform", "jitter": None}
+        return replace(self.training_set(), clips=clips, **changes)
 
     def frames_wanted(self) -> list[Wanted]:
         """Every frame that fitting reads: of the training part in all views, and of the val part."""
@@ -282,10 +237,7 @@ class ClipData(L.LightningDataModule):
         return torch.stack([dataset.seen(clips[name], 0) for name in names])
 
     def _loader(
-        self,
-        dataset: ClipDataset,
-        batches: Sampler[list[Key]] | list[list[Key]],
-        collate: Callable[..., Batch],
+        self, dataset: ClipDataset, batches: EpochBatches | list[list[Key]], collate: Callable[..., Batch]
     ) -> DataLoader:
         end_workers_at_exit()
         return DataLoader(

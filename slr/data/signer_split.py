@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from slr.core.errors import UserError
 from slr.data.manifest import PARTS, Clip
 
+Ints = NDArray[np.int64]
 TRAIN, VAL, TEST = range(3)
 SLACK = 0.02  # share of the clips by which a part may miss its own, to reach the coverage
 ORDERS = 50  # random orders of the units that are tried
@@ -57,7 +58,7 @@ def divide_signers(
     return {clip.id: PARTS[part] for unit, part in zip(units, parts.tolist(), strict=True) for clip in unit}
 
 
-def _best_of_many(sizes: NDArray[np.int64], wanted: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
+def _best_of_many(sizes: Ints, wanted: NDArray[np.float64], rng: np.random.Generator) -> Ints:
     """The part of each unit, (U,), by the best of `ORDERS` random orders.
 
     Largest first would come closer to the shares, but the seed would only choose among units of one size.
@@ -66,7 +67,7 @@ def _best_of_many(sizes: NDArray[np.int64], wanted: NDArray[np.float64], rng: np
     return min(divisions, key=lambda parts: np.abs(np.bincount(parts, sizes, minlength=3) - wanted).max())
 
 
-def _in_turn(order: NDArray[np.int64], sizes: NDArray[np.int64], wanted: NDArray[np.float64]) -> NDArray[np.int64]:
+def _in_turn(order: Ints, sizes: Ints, wanted: NDArray[np.float64]) -> Ints:
     """Each unit to the part that lacks most; then no part is left empty while another has two."""
     parts = np.zeros(len(sizes), dtype=np.int64)
     missing = wanted.copy()
@@ -81,7 +82,7 @@ def _in_turn(order: NDArray[np.int64], sizes: NDArray[np.int64], wanted: NDArray
     return parts
 
 
-def _covered(has: NDArray[np.bool_], parts: NDArray[np.int64]) -> int:
+def _covered(has: NDArray[np.bool_], parts: Ints) -> int:
     """How many glosses have a clip in train and in test; has (U, K), parts (U,)."""
     return int(np.sum(has[parts == TRAIN].any(0) & has[parts == TEST].any(0)))
 
@@ -92,13 +93,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _exchange(
-    parts: NDArray[np.int64],
-    has: NDArray[np.bool_],
-    sizes: NDArray[np.int64],
-    wanted: NDArray[np.float64],
-    asked: int,
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:
+    parts: Ints, has: NDArray[np.bool_], sizes: Ints, wanted: NDArray[np.float64], asked: int, rng: np.random.Generator
+) -> Ints:
     """Move units between parts until `asked` glosses are covered or the tries are used up; the parts (U,)."""
     slack = max(np.abs(np.bincount(parts, sizes, 3) - wanted).max(), SLACK * sizes.sum())
     best = _covered(has, parts)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from slr.core.errors import UserError
-from slr.core.files import write_whole
+from slr.core.files import write_json
 from slr.data.duplicates.groups import Link, identical_files, identical_segments, joined, sharing
 from slr.data.manifest import PARTS, Clip
 from slr.data.signer_split import divide_signers, listed
@@ -81,12 +81,15 @@ def make_split(
     leaks: dict[str, str] = {}
     uncoverable: list[str] = []
     if rule == "official":
-        parts = _official(ordered)
+        _refuse_unknown(rule, "the data set's own part", "split", ordered, "official_part")
+        parts = {clip.id: str(clip.official_part) for clip in ordered}
         leaks = _leaks(parts, links)
         parts = {name: part for name, part in parts.items() if not (drop_leaks and name in leaks)}
     else:
+        if rule == "signer":
+            _refuse_unknown(rule, "the signer", "signer", ordered, "signer")
+            links += sharing((clip.id, clip.signer) for clip in ordered)
         by_id = {clip.id: clip for clip in ordered}
-        links += _signers(ordered) if rule == "signer" else []
         units = [[by_id[name] for name in group] for group in joined(by_id, links)]
         units_of = Counter(gloss for unit in units for gloss in {clip.gloss for clip in unit})
         uncoverable = sorted(gloss for gloss, count in units_of.items() if count == 1)
@@ -117,18 +120,20 @@ def _beyond(clips: list[Clip], parts: Mapping[str, str], seed: int, limit: int) 
 def _refuse_empty(parts: Mapping[str, str], rule: str, clips: Sequence[Clip]) -> None:
     empty = [part for part in PARTS if part not in parts.values()]
     if empty:
-        remedy = "add clips or signers, or change the shares split.train, split.val, split.test"
-        if rule == "official":
-            remedy = "use split=stratified or split=signer"
         raise UserError(
             f"split={rule} leaves {' and '.join(empty)} without a clip ({len(clips)} clips, "
-            f"{len({clip.gloss for clip in clips})} glosses); {remedy}"
+            f"{len({clip.gloss for clip in clips})} glosses); add clips or signers, change the shares split.train, "
+            "split.val, split.test, or use another split"
         )
 
 
-def _official(clips: list[Clip]) -> dict[str, str]:
-    _refuse_unknown("official", "the data set's own part", "split", clips, [clip.official_part for clip in clips])
-    return {clip.id: clip.official_part for clip in clips if clip.official_part}
+def _refuse_unknown(rule: str, wanted: str, column: str, clips: list[Clip], attribute: str) -> None:
+    without = [clip.id for clip in clips if getattr(clip, attribute) is None]
+    if without:
+        raise UserError(
+            f"split={rule} needs {wanted} of every clip, found {len(without)} of {len(clips)} without one, "
+            f"{without[0]} first; add `{column}` to the labels or use split=stratified"
+        )
 
 
 def _leaks(parts: Mapping[str, str], links: list[Link]) -> dict[str, str]:
@@ -167,20 +172,6 @@ def _quota(count: int, shares: Shares) -> dict[str, int]:
     return {"train": count - test - val + excess, "val": val - val_less, "test": test - (excess - val_less)}
 
 
-def _signers(clips: list[Clip]) -> list[list[str]]:
-    _refuse_unknown("signer", "the signer", "signer", clips, [clip.signer for clip in clips])
-    return sharing((clip.id, clip.signer) for clip in clips)
-
-
-def _refuse_unknown(rule: str, wanted: str, column: str, clips: list[Clip], values: Sequence[str | None]) -> None:
-    without = [clip.id for clip, value in zip(clips, values, strict=True) if value is None]
-    if without:
-        raise UserError(
-            f"split={rule} needs {wanted} of every clip, found {len(without)} of {len(clips)} without one, "
-            f"{without[0]} first; add `{column}` to the labels or use split=stratified"
-        )
-
-
 def generator(label: str, *seeds: int) -> np.random.Generator:
     """Random numbers that depend on the seeds and on what they are for (a gloss, a clip id, "order")."""
     return np.random.default_rng([*seeds, int.from_bytes(hashlib.sha256(label.encode()).digest()[:8])])
@@ -188,9 +179,7 @@ def generator(label: str, *seeds: int) -> np.random.Generator:
 
 def _hash(rule: str, seed: int, clips: list[Clip], parts: dict[str, str]) -> str:
     """Of all that a run's numbers depend on; not of where a clip came from."""
-    rows = [
-        [clip.id, parts.get(clip.id), clip.gloss, clip.signer, clip.prompt, clip.frames, clip.sha256] for clip in clips
-    ]
+    rows = [[c.id, parts.get(c.id), c.gloss, c.signer, c.prompt, c.frames, c.sha256] for c in clips]
     return hashlib.sha256(json.dumps([rule, seed, rows], ensure_ascii=False).encode()).hexdigest()
 
 
@@ -212,11 +201,9 @@ def describe(clips: Sequence[Clip], split: Split) -> str:
     if names := split.uncoverable:
         words.append(f"glosses that can be in train or in test, not in both: {len(names)} ({listed(names)})")
     if split.leaks:
-        dropped = not split.leaks.keys() <= split.parts.keys() | set(split.left_out)
-        words.append(
-            f"{len(split.leaks)} train or val clips show the recording of a val or test clip: "
-            + ("left out" if dropped else "kept, split.drop_leaks=true leaves them out")
-        )
+        kept = split.leaks.keys() <= split.parts.keys() | set(split.left_out)
+        fate = "kept, split.drop_leaks=true leaves them out" if kept else "left out"
+        words.append(f"{len(split.leaks)} train or val clips show the recording of a val or test clip: {fate}")
     if split.limit_train is not None:
         words.append(f"at most {split.limit_train} training clips per gloss, {len(split.left_out)} left out")
     seed = "" if split.rule == "official" and split.limit_train is None else f", seed {split.seed}"
@@ -232,7 +219,7 @@ def describe(clips: Sequence[Clip], split: Split) -> str:
 
 def write_split(path: Path, split: Split) -> None:
     """Write the split as JSON."""
-    write_whole(path, json.dumps(asdict(split), ensure_ascii=False, indent=1) + "\n")
+    write_json(path, asdict(split))
 
 
 def read_split(path: Path, clips: Sequence[Clip]) -> Split:
@@ -242,8 +229,7 @@ def read_split(path: Path, clips: Sequence[Clip]) -> Split:
         UserError: the file is no split, or it divides other clips.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        split = Split(**fields)
+        split = Split(**json.loads(path.read_text(encoding="utf-8")))
         whose = split.parts.keys() | split.leaks.keys() | set(split.left_out)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: expected the split of a run, found none that can be read ({error})") from error

@@ -90,11 +90,11 @@ def decode(record: Tensor, tokens: int, width: int, dtype: str) -> Tensor:
 
 
 def recipe(weights: Sequence[Tensor], settings: object) -> str:
-    """A name for everything besides the clips that features depend on: 16 hexadecimal digits.
+    """16 hexadecimal digits of everything besides the clips that features depend on.
 
     Args:
         weights: of vision tower and projector.
-        settings: what else they depend on, able to become JSON.
+        settings: the rest, as JSON can hold it.
     """
     digest = hashlib.sha256()
     for tensor in weights:
@@ -120,8 +120,7 @@ def fill(
     Waits for another process that fills the same folder, and does not compute its features again.
 
     Args:
-        cache: to be filled.
-        datasets: the training part with its views, the val part.
+        cache, datasets: to be filled; the training part with its views and the val part.
         compute: frames uint8 (B, T, 3, h, w) -> features (B, V, D).
         precision: autocast as the training has it.
         batch: clips computed at once.
@@ -180,5 +179,6 @@ def _missing(cache: FeatureCache, datasets: Sequence[ClipDataset]) -> list[list[
 
 
 def _load(views: Sequence[View]) -> tuple[list[str], Tensor]:
+    """Keys and frames of some views."""
     frames = [dataset.seen(clip, epoch) for _, dataset, clip, epoch in views]
     return [key for key, *_ in views], torch.stack(frames)

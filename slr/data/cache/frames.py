@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from slr.core.errors import UserError
-from slr.core.files import write_whole
 from slr.core.units import format_bytes
 from slr.data.cache.store import LAYOUT, Pack, require_room, writing
 from slr.data.collate import Inputs
@@ -35,15 +34,12 @@ FEW = 8  # clips that are not worth starting processes for
 
 Frames = Callable[[Clip, NDArray[np.int64]], Tensor]  # a clip and positions -> those frames, uint8 (T, 3, h, w)
 Wanted = tuple[Clip, NDArray[np.int64]]  # a clip and positions of frames in it
-Made = tuple[Clip, NDArray[np.int64], list[bytes]]  # these frames as they are stored
 
 
 class FrameCache:
-    """Frames that were decoded and resized before.
+    """Frames that were decoded and resized as `inputs` does, in a folder of their own in `root`.
 
     Args:
-        root: the folder of all caches; each has its own folder in it.
-        inputs: whose resizing the model wants.
         format: jpeg, or raw, which is exact and some eight times as large.
     """
 
@@ -52,16 +48,13 @@ class FrameCache:
         resized = inputs.resize(np.random.default_rng(0).integers(0, 256, (1, 37, 53, 3), np.uint8))
         self.size = tuple(resized.shape[1:])  # (3, h, w)
         self.format = format
-        self.recipe = {"layout": LAYOUT, "reader": "decord", "resizing": _sha256(resized.numpy().tobytes())}
-        self.recipe |= {"size": self.size, "format": format, "quality": QUALITY if format == "jpeg" else None}
-        self.pack = Pack(root / f"frames-{format}-{_sha256(json.dumps(self.recipe).encode())[:12]}")
+        resizing = hashlib.sha256(resized.numpy().tobytes()).hexdigest()
+        recipe = {"layout": LAYOUT, "reader": "decord", "resizing": resizing}
+        recipe |= {"size": self.size, "format": format, "quality": QUALITY if format == "jpeg" else None}
+        self.pack = Pack(root / f"frames-{format}-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}")
 
     def __call__(self, clip: Clip, positions: NDArray[np.int64]) -> Tensor:
-        """The frames at some positions of a clip: uint8 (T, 3, h, w).
-
-        Raises:
-            UserError: one of them is missing or damaged.
-        """
+        """The frames at some positions of a clip: uint8 (T, 3, h, w); UserError if one is missing or damaged."""
         try:
             records = self.pack.read(_keys(clip, positions))
             frames = np.stack([self.decode(record) for record in records])
@@ -81,29 +74,22 @@ class FrameCache:
         return file.getvalue()
 
     def decode(self, record: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The frame of a record: uint8 (3, h, w).
-
-        Raises:
-            ValueError, OSError: the record is no frame of this size.
-        """
+        """The frame of a record: uint8 (3, h, w); ValueError or OSError if it is none of this size."""
         if self.format == "raw":
             return record.reshape(self.size)
-        picture = Image.open(io.BytesIO(record.data), formats=["JPEG"])
-        frame = np.asarray(picture).transpose(2, 0, 1)
+        frame = np.asarray(Image.open(io.BytesIO(record.data), formats=["JPEG"])).transpose(2, 0, 1)
         if frame.shape != self.size:
             raise ValueError(f"a picture of {frame.shape}")
         return frame
 
     def missing(self, wanted: Iterable[Wanted]) -> list[Wanted]:
         """The frames that are not stored yet: each clip's content once, each of its positions once, rising."""
-        clips: dict[str, Clip] = {}
-        positions: dict[str, set[int]] = {}
-        for clip, chosen in wanted:
-            clips.setdefault(clip.sha256, clip)
-            positions.setdefault(clip.sha256, set()).update(chosen.tolist())
-        every = [(clips[sha256], np.array(sorted(chosen))) for sha256, chosen in positions.items()]
-        left = [(clip, chosen[~self.pack.has(_keys(clip, chosen))]) for clip, chosen in every]
-        return [(clip, chosen) for clip, chosen in left if len(chosen)]
+        by_content: dict[str, tuple[Clip, set[int]]] = {}
+        for clip, positions in wanted:
+            by_content.setdefault(clip.sha256, (clip, set()))[1].update(positions.tolist())
+        every = [(clip, np.array(sorted(positions))) for clip, positions in by_content.values()]
+        left = [(clip, positions[~self.pack.has(_keys(clip, positions))]) for clip, positions in every]
+        return [(clip, positions) for clip, positions in left if len(positions)]
 
 
 def fill(cache: FrameCache, frames_from: Frames, wanted: Sequence[Wanted], workers: int) -> None:
@@ -112,7 +98,6 @@ def fill(cache: FrameCache, frames_from: Frames, wanted: Sequence[Wanted], worke
     A killed process leaves whole frames. Of two processes at once, one fills, the other waits and then finds them all.
 
     Args:
-        cache: to be filled.
         frames_from: decodes and resizes.
         wanted: all that a run will read.
         workers: processes that decode, with one thread each.
@@ -128,23 +113,23 @@ def fill(cache: FrameCache, frames_from: Frames, wanted: Sequence[Wanted], worke
         left = cache.missing(wanted)  # now that no other process adds to it
         if not left:
             return
-        write_whole(folder / "recipe.json", json.dumps(cache.recipe, indent=1) + "\n")
-        made = _made(cache, frames_from, left, workers)
+        # In random order, since neighbours in a manifest are alike and the first give the size.
+        left = [left[number] for number in np.random.default_rng(0).permutation(len(left)).tolist()]
+        made = _records(cache, frames_from, left, workers)
         first = list(islice(made, 1 if cache.format == "raw" else MEASURED))
-        size, frames = estimate(left, first), sum(len(positions) for _, positions in left)
-        print(f"frame cache: {frames:,} frames of {len(left):,} clips to add, about {format_bytes(size)}, in {folder}")
+        size, count = estimate(left, first), sum(len(positions) for _, positions in left)
+        print(f"frame cache: {count:,} frames of {len(left):,} clips to add, about {format_bytes(size)}, in {folder}")
         remedy = "choose cache.format=jpeg, fewer cache.views, cache=none or another data=FOLDER"
         require_room(folder, SPARE * size, remedy)
-        bar = tqdm(chain(first, made), total=len(left), desc="Storing frames", unit="clip", dynamic_ncols=True)
-        for clip, positions, records in bar:
-            for key, record in zip(_keys(clip, positions), records, strict=True):
+        bar = tqdm(chain(first, made), "Storing frames", len(left), unit="clip", dynamic_ncols=True)
+        for job, records in zip(left, bar, strict=True):
+            for key, record in zip(_keys(*job), records, strict=True):
                 writer.append(key, record)
     cache.pack.reopen()
 
 
-def _made(cache: FrameCache, frames_from: Frames, left: Sequence[Wanted], workers: int) -> Iterator[Made]:
-    """Clips with their stored frames, in random order: neighbours in a manifest are alike, the first give the size."""
-    jobs = [left[number] for number in np.random.default_rng(0).permutation(len(left)).tolist()]
+def _records(cache: FrameCache, frames_from: Frames, jobs: list[Wanted], workers: int) -> Iterator[list[bytes]]:
+    """The records of each job's frames."""
     loader = DataLoader(
         cast(Any, jobs),
         batch_size=None,
@@ -152,9 +137,8 @@ def _made(cache: FrameCache, frames_from: Frames, left: Sequence[Wanted], worker
         collate_fn=partial(_encoded, cache, frames_from),
         generator=torch.Generator(),  # without its own, it would draw from torch's, and the adapter's dropout differ
     )
-    for (clip, positions), (lengths, content) in zip(jobs, loader, strict=True):
-        ends = np.cumsum(lengths.numpy())
-        yield clip, positions, [part.tobytes() for part in np.split(content.numpy(), ends[:-1])]
+    for lengths, content in loader:
+        yield [part.numpy().tobytes() for part in content.split(lengths.tolist())]
 
 
 def _encoded(cache: FrameCache, frames_from: Frames, job: Wanted) -> tuple[Tensor, Tensor]:
@@ -167,15 +151,11 @@ def _encoded(cache: FrameCache, frames_from: Frames, job: Wanted) -> tuple[Tenso
     return torch.tensor([len(record) for record in records]), content
 
 
-def estimate(left: Sequence[Wanted], first: Sequence[Made]) -> float:
-    """Bytes that all frames of `left` will take, if they are like those that were made first."""
-    sizes = [len(record) for _, _, records in first for record in records]
+def estimate(left: Sequence[Wanted], first: Sequence[list[bytes]]) -> float:
+    """Bytes that all frames of `left` will take, if they are like the first clips'."""
+    sizes = [len(record) for records in first for record in records]
     return sum(sizes) / len(sizes) * sum(len(positions) for _, positions in left)
 
 
 def _keys(clip: Clip, positions: NDArray[np.int64]) -> list[str]:
     return [f"{clip.sha256} {position}" for position in positions.tolist()]
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,26 +30,20 @@ COMMIT_SECONDS = 2.0  # what a killed writer loses at most
 
 
 class Pack:
-    """The records that a folder had when it was first read; pickles without them and holds no file open.
-
-    Args:
-        folder: of the two files; without them there are no records.
-    """
+    """The records that a folder had when it was first read; pickles without them and holds no file open."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._rows: NDArray[np.void] | None = None  # by key
-        self._keys = np.empty(0, ROW["key"])
 
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_rows": None, "_keys": self._keys[:0]}
+    def __getstate__(self) -> dict[str, Path]:
+        return {"folder": self.folder}
 
     def __len__(self) -> int:
-        return len(self._index())
+        return len(self._rows)
 
     def reopen(self) -> None:
         """Read the index again at the next use."""
-        self._rows = None
+        self.__dict__ = self.__getstate__()
 
     def has(self, keys: Sequence[str]) -> NDArray[np.bool_]:
         """Which of n keys have a record: bool (n,)."""
@@ -64,11 +59,12 @@ class Pack:
         places = self._find(keys)
         if (places < 0).any():
             raise KeyError(keys[int(np.argmin(places))])
-        records = [np.empty(length, np.uint8) for length in self._index()["length"][places]]
+        rows = self._rows[places]
+        records = [np.empty(length, np.uint8) for length in rows["length"]]
         try:
             # Opened anew each time, for 10 µs: forked workers that share an open file also share its position.
             with (self.folder / "data.bin").open("rb") as file:
-                for start, record in zip(self._index()["start"][places], records, strict=True):
+                for start, record in zip(rows["start"], records, strict=True):
                     file.seek(start)
                     if (count := file.readinto(record.data)) < len(record):
                         raise OSError(f"{len(record) - count} bytes are missing at {start + count}")
@@ -79,22 +75,25 @@ class Pack:
         return records
 
     def _find(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """Places in the index, -1 where there is none: int64 (n,)."""
-        rows, wanted = self._index(), _digests(keys)
-        places = np.searchsorted(self._keys, wanted)
-        places[places == len(rows)] = -1
-        return np.where(self._keys[places] == wanted, places, -1) if len(rows) else places
+        """Places in the rows, -1 where there is none: int64 (n,)."""
+        if not len(self._rows):
+            return np.full(len(keys), -1)
+        wanted = _digests(keys)
+        places = np.minimum(np.searchsorted(self._keys, wanted), len(self._rows) - 1)
+        return np.where(self._keys[places] == wanted, places, -1)
 
-    def _index(self) -> NDArray[np.void]:
-        if self._rows is None:
-            rows = _whole_rows(self.folder)
-            self._rows = rows[np.argsort(rows["key"], kind="stable")]
-            self._keys = np.ascontiguousarray(self._rows["key"])  # or every search would copy the column
-        return self._rows
+    @cached_property
+    def _rows(self) -> NDArray[np.void]:
+        rows = _whole_rows(self.folder)
+        return rows[np.argsort(rows["key"], kind="stable")]
+
+    @cached_property
+    def _keys(self) -> NDArray[np.bytes_]:
+        return np.ascontiguousarray(self._rows["key"])  # or every search would copy the column
 
 
 class Writer:
-    """Adds records to a folder; made by `writing`."""
+    """Adds records to a folder; made by `writing`. Raises UserError where the disk is full."""
 
     def __init__(self, folder: Path) -> None:
         rows = _whole_rows(folder)
@@ -106,11 +105,7 @@ class Writer:
         self._committed_at = time.monotonic()
 
     def append(self, key: str, record: bytes) -> None:
-        """Add one record, at least one byte under a new key; readers find it a few seconds later.
-
-        Raises:
-            UserError: it cannot be written; whole records are kept.
-        """
+        """Add one record, at least one byte under a new key; readers find it a few seconds later."""
         with _explained(self.folder):
             _write(self._data, record)
         self._pending.append((bytes(_digests([key])[0]), self._end, len(record)))
@@ -119,11 +114,7 @@ class Writer:
             self.commit()
 
     def commit(self) -> None:
-        """Let readers find every record that was added.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Let readers find every record that was added."""
         if self._pending:
             with _explained(self.folder):
                 os.fsync(self._data.fileno())
@@ -143,7 +134,7 @@ class Writer:
 def writing(folder: Path) -> Iterator[Writer]:
     """Add records to a folder, which is made if needed; waits for another process that writes there.
 
-    However the block ends, whole records are kept.
+    Whole records are kept, however the block ends.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -161,11 +152,7 @@ def writing(folder: Path) -> Iterator[Writer]:
 
 
 def require_room(folder: Path, size: float, remedy: str) -> None:
-    """Check that `size` bytes fit on the disk of a folder.
-
-    Raises:
-        UserError: they do not; `remedy` says what to do.
-    """
+    """Raise UserError, with a remedy, where `size` bytes do not fit on the disk of a folder."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(

@@ -50,25 +50,16 @@ class Fingerprint:
 
 
 def fingerprint(path: Path, frames: int, reader: str = "decord") -> Fingerprint:
-    """The hash of a prepared clip of `frames` frames.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    wanted = np.stack([_positions(frames, cut) for cut in CUTS])  # (4, T)
+    """The hash of a prepared clip of `frames` frames; raises UserError if it cannot be read."""
+    start, end = np.array(CUTS).T[..., None]  # (4, 1)
+    middles = frames * (start + (end - start) * (np.arange(FRAMES) + 0.5) / FRAMES)  # of equal segments: (4, T)
+    wanted = np.minimum(middles.astype(np.int64), frames - 1)
     positions, place = np.unique(wanted, return_inverse=True)
     pictures = [Image.fromarray(frame).convert("L") for frame in read(path, positions, reader)]
     small = [picture.resize((SIDE, SIDE), Image.Resampling.BOX) for picture in pictures]
     cuts = np.stack([np.asarray(picture, np.float32) for picture in small])[place.reshape(wanted.shape)]
     still = np.asarray(dctn(cuts[0].mean(axis=0), norm="ortho"))[:STILL, :STILL].ravel()[1:] > 0
     return Fingerprint(still, np.stack([_motion(cut) for cut in cuts]))
-
-
-def _positions(frames: int, cut: tuple[float, float]) -> NDArray[np.int64]:
-    """The middles of `FRAMES` equal segments of a cut."""
-    start, end = cut
-    middles = frames * (start + (end - start) * (np.arange(FRAMES) + 0.5) / FRAMES)
-    return np.minimum(middles.astype(np.int64), frames - 1)
 
 
 def _motion(grey: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -79,14 +70,9 @@ def _motion(grey: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def fingerprints(folder: Path, clips: Sequence[Clip], workers: int) -> dict[str, Fingerprint]:
-    """Fingerprints of prepared clips, by the clip's sha256; kept in `fingerprints.jsonl` beside the manifest.
+    """Fingerprints of a manifest's clips, by the clip's sha256; kept in `fingerprints.jsonl` beside it.
 
     A kept fingerprint is not computed again; a killed run loses the last few hundred at most.
-
-    Args:
-        folder: of the manifest.
-        clips: from it.
-        workers: processes that decode.
 
     Raises:
         UserError: a clip cannot be read, or the folder cannot be written.
@@ -113,12 +99,7 @@ def look_for_copies(folder: Path, clips: Sequence[Clip], workers: int) -> list[t
 
 
 def near_duplicates(clips: Sequence[Clip], prints: dict[str, Fingerprint]) -> list[tuple[str, str]]:
-    """Pairs of clips (ids) whose fingerprints differ in few bits; of clips of the same bytes only the first counts.
-
-    Args:
-        clips: any.
-        prints: fingerprints by sha256.
-    """
+    """Pairs of clips (ids) whose `prints`, by sha256, differ in few bits; of clips of the same bytes only the first."""
     place = {clip.sha256: number for number, clip in reversed(list(enumerate(clips)))}
     # Neighbours look alike, so that a block of them needs few detailed comparisons.
     contents = sorted(place, key=lambda sha256: prints[sha256].still.tolist())
@@ -153,6 +134,7 @@ def _signs(bits: Sequence[NDArray[np.bool_]]) -> NDArray[np.float32]:
 
 
 def _compute(jobs: Sequence[tuple[Path, int]], workers: int) -> Iterator[Fingerprint]:
+    """The fingerprints of (file, frames), in order."""
     if workers <= 1 or len(jobs) <= FEW:
         yield from map(_of_file, jobs)
         return
@@ -178,10 +160,11 @@ def _load(path: Path) -> dict[str, Fingerprint]:
 
 
 def _save(path: Path, known: dict[str, Fingerprint], clips: Sequence[Clip]) -> None:
-    wanted = dict.fromkeys(clip.sha256 for clip in clips if clip.sha256 in known)
+    """Write the fingerprints of these clips; others are dropped."""
+    kept = {clip.sha256: known[clip.sha256] for clip in clips if clip.sha256 in known}
     rows = [
-        {"sha256": sha256, "method": METHOD, "still": _hex(known[sha256].still), "motion": _hex(known[sha256].motion)}
-        for sha256 in wanted
+        {"sha256": sha256, "method": METHOD, "still": _hex(one.still), "motion": _hex(one.motion)}
+        for sha256, one in kept.items()
     ]
     try:
         write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
