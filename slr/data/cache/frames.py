@@ -134,7 +134,7 @@ def _records(cache: FrameCache, frames_from: Frames, jobs: list[Wanted], workers
         cast(Any, jobs),
         batch_size=None,
         num_workers=workers if len(jobs) > FEW else 0,
-        collate_fn=partial(_encoded, cache, frames_from),
+        collate_fn=cast(Any, partial(_encoded, cache, frames_from)),
         generator=torch.Generator(),  # without its own, it would draw from torch's, and the adapter's dropout differ
     )
     for lengths, content in loader:
