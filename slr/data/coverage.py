@@ -55,7 +55,7 @@ def coverage(clips: Sequence[Clip], lost: Sequence[Rejected], rule: str, part: s
     if unknown:
         raise UserError(
             f"expected the official part of every listed clip, found none for {len(unknown)}, {unknown[0]} first; run "
-            "prepare_data.py again, which makes no clip again"
+            "prepare_data.py again, which keeps finished clips"
         )
     there = sum(part in ("all", clip.official_part) for clip in clips)
     missing = sorted(row.id for row in lost if part in ("all", row.official_part))
