@@ -18,7 +18,7 @@ from slr import factory
 from slr.config.saved_run import open_run
 from slr.core import argv
 from slr.core.errors import explained
-from slr.data.cache.features import ENCODINGS, decode, encode
+from slr.data.cache.features import decode, encode
 from slr.data.collate import Sample, collate_training
 from slr.data.datamodule import ClipData
 from slr.data.manifest import Clip
@@ -28,6 +28,7 @@ from slr.models.ranking import look
 from slr.training import assemble
 from slr.training.module import SignModule
 
+DTYPES = ("float32", "bf16", "int8")
 USAGE = "python benchmarks/features.py run=FOLDER [limit=N]"
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     """Measure and print."""
     words = argv.parse(sys.argv[1:], {"run": None, "limit": "1000"}, USAGE)
     run = opened(Path(words["run"]), argv.whole_number("limit", words["limit"], 1))
-    found = {dtype: [stray(run, clip, dtype) for clip in tqdm(run.clips, desc=dtype)] for dtype in ENCODINGS}
+    found = {dtype: [stray(run, clip, dtype) for clip in tqdm(run.clips, desc=dtype)] for dtype in DTYPES}
     show(found)
 
 

@@ -1,4 +1,4 @@
-"""A batch as one picture: what the model is shown, asked and told."""
+"""Draw a batch as one picture, with its prompts and answers."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,19 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 
-def draw_batch(frames: Tensor, captions: Sequence[str], side: int = 112, most: int = 8) -> Tensor:
-    """Draw clips as rows of frames, each under its caption.
+def draw_batch(frames: Tensor, captions: Sequence[str], side: int = 112) -> Tensor:
+    """Draw the first eight clips as rows of frames, each under its caption.
 
     Args:
         frames: uint8 (B, T, 3, H, W).
         captions: one line per clip.
         side: pixels of a drawn frame.
-        most: clips drawn at most.
 
     Returns:
         uint8 (3, height, width).
     """
     rows = []
-    for clip, caption in zip(frames[:most], captions[:most], strict=True):
+    for clip, caption in zip(frames[:8], captions[:8], strict=True):
         row = Image.new("RGB", (max(side * len(clip), 8 * side), side + 16), "white")
         ImageDraw.Draw(row).text((2, 2), caption, "black")
         for number, frame in enumerate(clip):

@@ -7,12 +7,13 @@ from typing import NotRequired, Protocol, TypedDict
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 
 
 class Inputs(Protocol):
-    """What a model wants to be fed; `slr.models.processor` has the real one."""
+    """A model's tokenizer and resizing; `slr.models.processor` has the real one."""
 
     pad_id: int
 
@@ -44,8 +45,7 @@ class Sample:
 class Batch(TypedDict):
     """B clips. L is the longest sequence; prompts are padded on the left, prompts with answers on the right.
 
-    It has `frames`, or `features` in their place; neither where B is 0, which it is for a process whose share of a step
-    is empty.
+    It has `frames` or `features`; neither where B is 0, for a process whose share of a step is empty.
     """
 
     clip: list[str]
@@ -59,34 +59,30 @@ class Batch(TypedDict):
 
 def collate_training(samples: Sequence[Sample], pad_id: int) -> Batch:
     """Prompts with answers, padded on the right; labels are the answer and its end token and nothing else."""
-    length = max((len(sample.prompt) + len(sample.answer) for sample in samples), default=0)
-    batch = _blank(samples, length, pad_id)
-    for row, sample in enumerate(samples):
-        start, end = len(sample.prompt), len(sample.prompt) + len(sample.answer)
-        batch["input_ids"][row, :end] = torch.tensor(sample.prompt + sample.answer)
-        batch["attention_mask"][row, :end] = 1
-        batch["labels"][row, start:end] = torch.tensor(sample.answer)
-    return batch
+    labels = [[IGNORED] * len(sample.prompt) + sample.answer for sample in samples]
+    return _batch(samples, [sample.prompt + sample.answer for sample in samples], labels, pad_id, "right")
 
 
 def collate_ranking(samples: Sequence[Sample], pad_id: int) -> Batch:
     """Prompts alone, padded on the left so that each ends where its answer would begin; no labels."""
-    length = max((len(sample.prompt) for sample in samples), default=0)
-    batch = _blank(samples, length, pad_id)
-    for row, sample in enumerate(samples):
-        batch["input_ids"][row, length - len(sample.prompt) :] = torch.tensor(sample.prompt)
-        batch["attention_mask"][row, length - len(sample.prompt) :] = 1
-    return batch
+    labels = [[IGNORED] * len(sample.prompt) for sample in samples]
+    return _batch(samples, [sample.prompt for sample in samples], labels, pad_id, "left")
 
 
-def _blank(samples: Sequence[Sample], length: int, pad_id: int) -> Batch:
-    shape = (len(samples), length)
+def _batch(
+    samples: Sequence[Sample], rows: Sequence[list[int]], labels: Sequence[list[int]], pad_id: int, side: str
+) -> Batch:
+    def padded(lists: Sequence[list[int]], filler: int) -> Tensor:
+        if not lists:
+            return torch.empty(0, 0, dtype=torch.int64)
+        return pad_sequence([torch.tensor(row) for row in lists], True, filler, side)
+
     batch = Batch(
         clip=[sample.clip for sample in samples],
         gloss=torch.tensor([sample.gloss for sample in samples], dtype=torch.int64),
-        input_ids=torch.full(shape, pad_id),
-        attention_mask=torch.zeros(shape, dtype=torch.int64),
-        labels=torch.full(shape, IGNORED),
+        input_ids=padded(rows, pad_id),
+        attention_mask=padded([[1] * len(row) for row in rows], 0),
+        labels=padded(labels, IGNORED),
     )
     if frames := [sample.frames for sample in samples if sample.frames is not None]:
         batch["frames"] = torch.stack(frames)

@@ -1,4 +1,4 @@
-"""What a data set lists, clips that could not be had included: the whole against which a number is read."""
+"""How many of the clips that a data set lists are there, and which glosses its labels confuse."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,12 @@ from slr.data.manifest import Clip, Rejected, read_rejected
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of the clips that are listed are there.
+    """How many of the listed clips are there."""
 
-    Attributes:
-        of: what is counted, `official test part` or `data set`.
-        clips: k, those that are there.
-        listed: n.
-        missing: ids of the others.
-    """
-
-    of: str
-    clips: int
-    listed: int
-    missing: list[str]
+    of: str  # what is counted, `official test part` or `data set`
+    clips: int  # k, those that are there
+    listed: int  # n
+    missing: list[str]  # ids of the others
 
     @property
     def share(self) -> float:
@@ -36,23 +29,22 @@ class Coverage:
 
 
 def read_lost(folder: Path) -> list[Rejected]:
-    """What a prepared data set lists and lacks."""
-    path = folder / "rejected.jsonl"
-    return read_rejected(path) if path.is_file() else []
+    """The clips that a prepared data set lists and lacks."""
+    return read_rejected(path) if (path := folder / "rejected.jsonl").is_file() else []
 
 
 def vocabulary(clips: Iterable[Clip], lost: Iterable[Rejected], rule: str) -> list[str]:
     """The glosses that a run ranks, in alphabetical order.
 
-    With the official parts they are all that the data set lists, whether or not a clip is there, so that a number is
-    over as many as the published ones; else those of the clips.
+    With the official parts these are all that the data set lists, also those without a clip, as in published numbers;
+    else those of the clips.
     """
     rows = [*clips, *lost] if rule == "official" else clips
     return sorted({row.gloss for row in rows})
 
 
 def coverage(clips: Sequence[Clip], lost: Sequence[Rejected], rule: str, part: str) -> Coverage:
-    """What is there of a part, where the data set lists its parts; of the whole data set where the parts are our own.
+    """The coverage of an official part, or of the whole data set where the parts are our own.
 
     Raises:
         UserError: a lost clip whose official part is not known.
@@ -63,7 +55,7 @@ def coverage(clips: Sequence[Clip], lost: Sequence[Rejected], rule: str, part: s
     if unknown:
         raise UserError(
             f"expected the official part of every listed clip, found none for {len(unknown)}, {unknown[0]} first; run "
-            "prepare_data.py once more, which makes no clip anew"
+            "prepare_data.py again, which keeps finished clips"
         )
     there = sum(part in ("all", clip.official_part) for clip in clips)
     missing = sorted(row.id for row in lost if part in ("all", row.official_part))
@@ -72,26 +64,21 @@ def coverage(clips: Sequence[Clip], lost: Sequence[Rejected], rule: str, part: s
 
 
 def conflicts(rows: Iterable[Clip | Rejected]) -> list[list[str]]:
-    """Groups of glosses that a data set gives to one stretch of one recording, directly or through others.
+    """Groups of glosses that a data set gives to one segment of one recording, directly or through others.
 
-    No system can tell such glosses apart by what is seen: WLASL calls the same seconds `now` and `today`.
+    No system can tell such glosses apart by sight: WLASL calls the same seconds `now` and `today`.
     """
-    rows = list(rows)
-    gloss = {row.id: row.gloss for row in rows}
-    links = [{gloss[name] for name in group} for group in sharing((row.id, row.segment) for row in rows)]
-    groups = joined(sorted(set(gloss.values())), [sorted(link) for link in links])
+    segments = {(row.gloss, row.segment): None for row in rows}
+    groups = joined(sorted({gloss for gloss, _ in segments}), sharing(segments))
     return sorted(sorted(group) for group in groups if len(group) > 1)
 
 
 def among(groups: Iterable[Iterable[str]], vocabulary: Collection[str]) -> list[list[str]]:
-    """What a vocabulary has of groups of glosses, where that still is a group.
-
-    A data set's conflicts are of all that it lists; a vocabulary may lack glosses all of whose clips are lost, or be
-    another data set's.
+    """The glosses of each group that are in a vocabulary, where there are two or more.
 
     >>> among([["eat", "food", "meal"], ["now", "today"]], ["eat", "meal", "today"])
     [['eat', 'meal']]
     """
     known = set(vocabulary)
-    found = [[gloss for gloss in group if gloss in known] for group in groups]
-    return [group for group in found if len(group) > 1]
+    kept = [[gloss for gloss in group if gloss in known] for group in groups]
+    return [group for group in kept if len(group) > 1]

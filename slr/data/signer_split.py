@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slr.core.errors import UserError
-from slr.data.manifest import Clip
+from slr.data.manifest import PARTS, Clip
 
+Ints = NDArray[np.int64]
 TRAIN, VAL, TEST = range(3)
-PARTS = ("train", "val", "test")
-SLACK = 0.02  # share of the clips by which a part may miss its own, for the sake of coverage
+SLACK = 0.02  # share of the clips by which a part may miss its own, to reach the coverage
 ORDERS = 50  # random orders of the units that are tried
-TRIES = 30_000  # exchanges tried before a coverage is called out of reach
+TRIES = 30_000  # exchanges tried before a coverage is refused
+SHOWN = 10  # names in a message
 
 
 def divide_signers(
@@ -20,8 +21,8 @@ def divide_signers(
 ) -> dict[str, str]:
     """Give each unit, all clips of one or more signers, to one part.
 
-    Units go in a random order, each to the part that lacks most; the best of many orders stays. If that covers too few
-    glosses, units move and change places at random; what covers no less and keeps the shares stays.
+    Units go in a random order, each to the part that lacks most; the best of many orders is taken. If that covers too
+    few glosses, units move and change places at random; a move that covers no less and keeps the shares is kept.
 
     Args:
         units: clips that must stay together.
@@ -37,32 +38,36 @@ def divide_signers(
     parts = _best_of_many(sizes, wanted, rng)
     glosses = sorted({clip.gloss for unit in units for clip in unit})
     position = {gloss: number for number, gloss in enumerate(glosses)}
-    counts = np.zeros((len(units), len(glosses)), dtype=np.int64)
+    has = np.zeros((len(units), len(glosses)), dtype=bool)
     for number, unit in enumerate(units):
-        np.add.at(counts[number], [position[clip.gloss] for clip in unit], 1)
+        has[number, [position[clip.gloss] for clip in unit]] = True
     asked = int(np.ceil(coverage * len(glosses) - 1e-9))
-    if _covered(counts, parts) < asked:
-        _refuse_impossible(counts, asked, glosses)
-        _exchange(parts, counts, sizes, wanted, asked, rng)
-    found = _covered(counts, parts)
+    one_signer = [glosses[number] for number in np.flatnonzero(has.sum(0) < 2)]
+    found = _covered(has, parts)
     if found < asked:
+        possible = min(asked, len(glosses) - len(one_signer))
+        parts = _exchange(parts, has, sizes, wanted, possible, rng)
+        found = _covered(has, parts)
+    if found < asked:
+        only = f"; clips of {len(one_signer)} are of one signer only ({listed(one_signer)})" if one_signer else ""
         raise UserError(
-            f"split.coverage={coverage:g} asks for {asked} of {len(glosses)} glosses in train and test, found {found} "
-            f"with {len(units)} signers or groups of them; ask for less, or give split.test a larger share"
+            f"split.coverage={coverage:g}: expected {asked} of {len(glosses)} glosses in train and test, found {found} "
+            f"with {len(units)} signers or groups of them{only}; set split.coverage={found * 100 // len(glosses) / 100}"
+            " or less, or give split.test a larger share"
         )
     return {clip.id: PARTS[part] for unit, part in zip(units, parts.tolist(), strict=True) for clip in unit}
 
 
-def _best_of_many(sizes: NDArray[np.int64], wanted: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """The part of each unit, (U,): of `ORDERS` random orders, the one that comes closest to the shares.
+def _best_of_many(sizes: Ints, wanted: NDArray[np.float64], rng: np.random.Generator) -> Ints:
+    """The part of each unit, (U,), by the best of `ORDERS` random orders.
 
-    Largest first would come closer still, but to one division only: the seed would choose among units of one size.
+    Largest first would come closer to the shares, but the seed would only choose among units of one size.
     """
     divisions = [_in_turn(rng.permutation(len(sizes)), sizes, wanted) for _ in range(ORDERS)]
     return min(divisions, key=lambda parts: np.abs(np.bincount(parts, sizes, minlength=3) - wanted).max())
 
 
-def _in_turn(order: NDArray[np.int64], sizes: NDArray[np.int64], wanted: NDArray[np.float64]) -> NDArray[np.int64]:
+def _in_turn(order: Ints, sizes: Ints, wanted: NDArray[np.float64]) -> Ints:
     """Each unit to the part that lacks most; then no part is left empty while another has two."""
     parts = np.zeros(len(sizes), dtype=np.int64)
     missing = wanted.copy()
@@ -77,52 +82,34 @@ def _in_turn(order: NDArray[np.int64], sizes: NDArray[np.int64], wanted: NDArray
     return parts
 
 
-def _covered(counts: NDArray[np.int64], parts: NDArray[np.int64]) -> int:
-    """How many glosses have a clip in train and in test; counts (U, K), parts (U,)."""
-    return int(np.sum(counts[parts == TRAIN].any(0) & counts[parts == TEST].any(0)))
+def _covered(has: NDArray[np.bool_], parts: Ints) -> int:
+    """How many glosses have a clip in train and in test; has (U, K), parts (U,)."""
+    return int(np.sum(has[parts == TRAIN].any(0) & has[parts == TEST].any(0)))
 
 
-def _refuse_impossible(counts: NDArray[np.int64], asked: int, glosses: list[str]) -> None:
-    alone = np.flatnonzero((counts > 0).sum(0) < 2)
-    if len(glosses) - len(alone) < asked:
-        names = ", ".join(glosses[number] for number in alone[:10].tolist()) + (", …" if len(alone) > 10 else "")
-        raise UserError(
-            f"split.coverage asks for {asked} of {len(glosses)} glosses in train and test, found {len(alone)} that one "
-            f"signer alone makes ({names}); ask for {(len(glosses) - len(alone)) / len(glosses):.2f} at most"
-        )
+def listed(names: Sequence[str]) -> str:
+    """The first names, for a message."""
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def _exchange(
-    parts: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    wanted: NDArray[np.float64],
-    asked: int,
-    rng: np.random.Generator,
-) -> None:
-    """Move units between parts, in place, until `asked` glosses are covered or the tries are used up."""
-    per_part = np.stack([counts[parts == part].sum(0) for part in range(3)])  # (3, K) clips
-    filled = np.array([sizes[parts == part].sum() for part in range(3)])
-    slack = max(np.abs(filled - wanted).max(), SLACK * sizes.sum())
-    best = _covered(counts, parts)
+    parts: Ints, has: NDArray[np.bool_], sizes: Ints, wanted: NDArray[np.float64], asked: int, rng: np.random.Generator
+) -> Ints:
+    """Move units between parts until `asked` glosses are covered or the tries are used up; the parts (U,)."""
+    slack = max(np.abs(np.bincount(parts, sizes, 3) - wanted).max(), SLACK * sizes.sum())
+    best = _covered(has, parts)
     for _ in range(TRIES):
         if best >= asked:
-            return
+            break
         one, other = rng.integers(len(parts), size=2).tolist()
         home, target = parts[one], rng.integers(3) if rng.random() < 0.3 else parts[other]
         if home == target:
             continue
-        swap = parts[other] == target and rng.random() < 0.7
-        moved = counts[one] - (counts[other] if swap else 0)
-        size = sizes[one] - (sizes[other] if swap else 0)
-        after, load = per_part.copy(), filled.copy()
-        after[home] -= moved
-        after[target] += moved
-        load[home] -= size
-        load[target] += size
-        covers = int(np.sum((after[TRAIN] > 0) & (after[TEST] > 0)))
-        if covers >= best and np.abs(load - wanted).max() <= slack and load.min() > 0:
-            best, per_part, filled = covers, after, load
-            parts[one] = target
-            if swap:
-                parts[other] = home
+        trial = parts.copy()
+        trial[one] = target
+        if parts[other] == target and rng.random() < 0.7:
+            trial[other] = home
+        filled = np.bincount(trial, sizes, 3)
+        if np.abs(filled - wanted).max() <= slack and filled.min() > 0 and (covers := _covered(has, trial)) >= best:
+            best, parts = covers, trial
+    return parts

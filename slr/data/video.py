@@ -1,8 +1,7 @@
-"""Which frames of a prepared clip a model sees, and how they are read."""
+"""Choose frames of a prepared clip, and read them."""
 
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -11,7 +10,7 @@ import numpy as np
 
 from slr.core.errors import UserError
 
-PADDED = "size must exactly match"  # decord2 3.4 copies no pictures of widths that it pads, such as 32, 96 and 144
+PADDED = "size must exactly match"  # decord2 3.4 cannot copy pictures of widths that it pads, such as 32, 96 and 144
 
 
 def sample_positions(frames: int, count: int, sampling: str, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -21,24 +20,19 @@ def sample_positions(frames: int, count: int, sampling: str, rng: np.random.Gene
     segment networks). A clip with fewer frames than that gives some of them more than once.
 
     Args:
-        frames: How many the clip has, as decoded.
-        count: How many are wanted (T).
+        frames: number of the clip's frames, as decoded.
+        count: T.
         sampling: uniform or segment.
-        rng: Where the randomness of `segment` comes from; `uniform` needs none.
+        rng: for `segment`.
 
     Returns:
         int64 (T,), rising, each in [0, frames).
-
-    Raises:
-        ValueError: frames or count below 1, an unknown sampling, or `segment` without rng.
 
     >>> sample_positions(40, 4, "uniform").tolist()
     [5, 15, 25, 35]
     >>> sample_positions(3, 6, "uniform").tolist()
     [0, 0, 1, 1, 2, 2]
     """
-    if frames < 1 or count < 1:
-        raise ValueError(f"expected at least one frame to choose and one to choose from, found {count} of {frames}")
     segments = np.arange(count, dtype=np.int64)
     if sampling == "uniform":
         return (2 * segments + 1) * frames // (2 * count)
@@ -54,27 +48,22 @@ def read(path: Path, positions: np.ndarray, reader: str = "decord") -> np.ndarra
     Only for files that preparation wrote: others may have fewer frames than their headers tell decord.
 
     Args:
-        path: The prepared file.
+        path: the prepared file.
         positions: int (T,), each in [0, frames), in any order, also repeated.
-        reader: decord seeks and decodes what is wanted; pyav, which also reads what decord cannot copy, decodes from
-            the start up to the last one wanted.
+        reader: decord seeks to each frame; pyav decodes from the start, and reads what decord cannot copy.
 
     Returns:
         uint8 (T, H, W, 3) RGB.
 
     Raises:
-        UserError: The file cannot be read or has no such frame; never another file's or another frame's picture.
-        ValueError: An unknown reader, or positions that are none.
+        UserError: the file cannot be read or has no such frame.
     """
-    readers: dict[str, Callable[[Path, np.ndarray], np.ndarray]] = {"decord": _read_decord, "pyav": _read_pyav}
-    if reader not in readers:
-        raise ValueError(f"expected reader decord or pyav, found {reader!r}")
     positions = np.asarray(positions)
     if positions.ndim != 1 or not positions.size or positions.dtype.kind not in "iu" or positions.min() < 0:
         raise ValueError(f"expected one or more positions from 0 on, found {positions!r}")
     if not path.is_file():
         raise UserError(f"expected the prepared clip {path}, found no such file; prepare the data again")
-    return readers[reader](path, positions)
+    return _read_pyav(path, positions) if reader == "pyav" else _read_decord(path, positions)
 
 
 def _read_decord(path: Path, positions: np.ndarray) -> np.ndarray:
@@ -82,25 +71,25 @@ def _read_decord(path: Path, positions: np.ndarray) -> np.ndarray:
     decord.logging.set_level(decord.logging.QUIET)
     try:
         video = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1)
-        _demand(path, int(positions.max()), len(video))
+        _require_frame(path, int(positions.max()), len(video))
         return video.get_batch(positions.tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError) as error:
         if PADDED in str(error):
             return _read_pyav(path, positions)
-        raise _unreadable(path, str(error).strip().splitlines()[-1:]) from error
+        raise _unreadable(path, str(error).strip().rpartition("\n")[2]) from error
 
 
 def load_decord() -> ModuleType:
-    """The module decord, without the CUDA libraries that it would look for: it decodes on the processor.
+    """The module decord, without CUDA libraries, which decoding on the CPU does not need.
 
-    decord2 3.4 opens every library of the nvidia packages that it finds, 4 s and 0.7 GB in each process that reads, and
-    more address space than a guarded process may take. It finds none while the name is blocked.
+    decord2 3.4 opens every library of the nvidia packages that it finds: 4 s and 0.7 GB in each process, and more
+    address space than a guarded process may take. It finds none while the name is blocked.
     """
     if "decord" not in sys.modules:
         hidden = {"nvidia": sys.modules.pop("nvidia")} if "nvidia" in sys.modules else {}
         sys.modules["nvidia"] = cast(Any, None)
         try:
-            # Here, not above: it brings an FFmpeg of its own, and whoever only samples positions needs none.
+            # Not at the top: it loads an FFmpeg of its own, which sampling positions does not need.
             importlib.import_module("decord")
         finally:
             del sys.modules["nvidia"]
@@ -111,30 +100,22 @@ def load_decord() -> ModuleType:
 def _read_pyav(path: Path, positions: np.ndarray) -> np.ndarray:
     import av.error
 
-    wanted = set(positions.tolist())
-    pictures: dict[int, np.ndarray] = {}
-    number = -1
+    last, wanted = int(positions.max()), set(positions.tolist())
     try:
         with av.open(str(path.absolute())) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"
-            for number, frame in enumerate(container.decode(stream)):
-                if number in wanted:
-                    pictures[number] = frame.to_ndarray(format="rgb24")
-                if len(pictures) == len(wanted):
-                    break
+            container.streams.video[0].thread_type = "NONE"
+            decoded = zip(range(last + 1), container.decode(video=0), strict=False)
+            pictures = [frame.to_ndarray(format="rgb24") if number in wanted else None for number, frame in decoded]
     except (av.error.FFmpegError, IndexError) as error:
-        raise _unreadable(path, [str(error)]) from error
-    _demand(path, int(positions.max()), number + 1)
-    return np.stack([pictures[position] for position in positions.tolist()])
+        raise _unreadable(path, str(error)) from error
+    _require_frame(path, last, len(pictures))
+    return np.stack([cast(np.ndarray, pictures[position]) for position in positions.tolist()])
 
 
-def _demand(path: Path, last: int, frames: int) -> None:
+def _require_frame(path: Path, last: int, frames: int) -> None:
     if last >= frames:
         raise UserError(f"expected a frame {last} in {path}, found {frames} frames; prepare the data again")
 
 
-def _unreadable(path: Path, said: list[str]) -> UserError:
-    return UserError(
-        f"expected a prepared clip at {path}, found a file that cannot be read ({' '.join(said)}); prepare it again"
-    )
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(f"expected a prepared clip at {path}, found a file that cannot be read ({why}); prepare it again")

@@ -164,7 +164,7 @@ def test_the_index_is_audited_without_writing_anything(index, tmp_path, monkeypa
     [
         ([], "one of run=, data= and index=, found none"),
         (["run=a", "data=b"], "found run and data"),
-        (["data=nowhere"], "expected a manifest at nowhere"),
+        (["data=nowhere"], "expected a manifest, found none"),
         (["index=nowhere"], "expected WLASL_v0.3.json at nowhere"),
         (["run=nowhere"], "expected the folder of a run"),
     ],

@@ -13,7 +13,7 @@ from slr.core import hardware
 from slr.core.errors import UserError
 from slr.data import video
 from slr.data.augment import ColorJitter
-from slr.data.cache import features
+from slr.data.cache import features, store
 from slr.data.cache.features import FeatureCache, decode, encode, fill, recipe
 from slr.data.cache.store import Pack
 from slr.data.datamodule import ClipData, Decoded
@@ -141,7 +141,6 @@ def test_another_seed_finds_the_same_views(clips, inputs, tmp_path):
     filled(data(clips, inputs, views=2, jitter=COLOURFUL, sampling="segment"), tmp_path, inputs)
     other = data(clips, inputs, views=2, jitter=COLOURFUL, sampling="segment")
     other.seed = 99
-    other._dataset.keywords["seed"] = 99
     assert filled(other, tmp_path, inputs)[1] == 0
 
 
@@ -223,7 +222,7 @@ def test_features_that_were_deleted_are_told_of(clips, inputs, tmp_path):
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_computed(clips, inputs, tmp_path, monkeypatch):
-    usage = features.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"of disk for features .* cache.dtype=int8"):
+    usage = store.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"free in .* cache.dtype=int8"):
         filled(data(clips, inputs), tmp_path, inputs, model=object())

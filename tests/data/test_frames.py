@@ -258,21 +258,21 @@ def test_of_two_that_fill_at_once_one_waits_and_finds_all(tmp_path, folder, inpu
 
 def test_a_disk_that_fills_up_is_one_line_and_keeps_what_was_whole(tmp_path, folder, inputs, monkeypatch):
     cache, decoding, wanted = FrameCache(tmp_path, inputs, "raw"), Decoding(folder, inputs), numbered(20)
-    truth = store._Tail.append
+    truth = store._write
 
-    def full(self, content):
-        if self.end + len(content) > 1_000_000:  # 36 frames
-            self._file.seek(self.end)
-            self._file.write(content[: 1_000_000 - self.end])
+    def full(file, content):
+        size = os.fstat(file.fileno()).st_size
+        if size + len(content) > 1_000_000:  # 36 frames
+            file.write(content[: 1_000_000 - size])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        truth(self, content)
+        truth(file, content)
 
-    monkeypatch.setattr(store._Tail, "append", full)
+    monkeypatch.setattr(store, "_write", full)
     with pytest.raises(UserError, match="No space left on device; make room") as caught:
         fill(cache, decoding, wanted, 0)
     assert str(cache.pack.folder) in str(caught.value)
     assert len(Pack(cache.pack.folder)) == 1_000_000 // (3 * 96 * 96)
-    monkeypatch.setattr(store._Tail, "append", truth)
+    monkeypatch.setattr(store, "_write", truth)
     decoding.asked.clear()
     fill(cache, decoding, wanted, 0)
     assert len(decoding.asked) == 80 - 36
@@ -281,9 +281,9 @@ def test_a_disk_that_fills_up_is_one_line_and_keeps_what_was_whole(tmp_path, fol
 
 def test_too_little_room_is_refused_before_anything_is_written(tmp_path, folder, inputs, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
     cache = FrameCache(tmp_path, inputs, "raw")
-    with pytest.raises(UserError, match=r"expected 2 MB of room in .*, found 2 MB; make room, or choose cache.format"):
+    with pytest.raises(UserError, match=r"expected 2 MB free in .*, found 2 MB; make room, or choose cache.format"):
         fill(cache, Decoding(folder, inputs), numbered(20), 0)
     assert len(Pack(cache.pack.folder)) == 0
     fill(cache, Decoding(folder, inputs), numbered(10), 0)

@@ -60,7 +60,7 @@ def test_no_manifest_leads_out_of_its_folder(file, tmp_path):
         (json.dumps(dataclasses.asdict(CLIP) | {"frames": 0}), "at least 1 frame"),
         (json.dumps(dataclasses.asdict(CLIP) | {"official_part": "dev"}), "dev"),
         (json.dumps(dataclasses.asdict(CLIP)) + "\n" + json.dumps(dataclasses.asdict(CLIP)), "more than once"),
-        (b"\xff\xfe", "none that can be read"),
+        (b"\xff\xfe", "none readable"),
     ],
 )
 def test_a_malformed_manifest_is_named_in_one_line(text, named, tmp_path):

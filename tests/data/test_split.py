@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import re
 from collections import Counter, defaultdict
 from dataclasses import replace
 
@@ -293,9 +294,31 @@ def test_glosses_of_one_signer_are_listed_and_bound_the_coverage():
     clips += [clip(f"x{n}", "lonely", "s5") for n in range(3)]
     split = make_split(clips, "signer", 0, SHARES, coverage=0.8)
     assert split.uncoverable == ["lonely"]
-    assert "1 glosses cannot both train and test, their clips belong together: lonely" in describe(clips, split)
-    with pytest.raises(UserError, match=r"found 1 that one signer alone makes \(lonely\); ask for 0.80 at most"):
+    assert "glosses that can be in train or in test, not in both: 1 (lonely)" in describe(clips, split)
+    message = r"clips of 1 are of one signer only \(lonely\); set split.coverage=0.8 or less"
+    with pytest.raises(UserError, match=message):
         make_split(clips, "signer", 0, SHARES, coverage=0.9)
+
+
+@pytest.mark.parametrize(("signers", "glosses", "shared"), [(9, 118, 2), (9, 118, 1), (20, 61, 35), (12, 40, 40)])
+def test_the_coverage_that_a_refusal_names_is_accepted(signers, glosses, shared):
+    """`shared` glosses have clips of every signer, the others of one alone."""
+    makers = [range(signers) if gloss < shared else [gloss % signers] for gloss in range(glosses)]
+    clips = [clip(f"{s}-{g}", f"g{g:03}", f"s{s}") for g, made_by in enumerate(makers) for s in made_by]
+    if shared == glosses:  # only chance keeps them from being covered: every signer has other glosses
+        clips = sparse_clips(0, signers, glosses, 6)
+    with pytest.raises(UserError, match="glosses in train and test, found") as refusal:
+        make_split(clips, "signer", 0, SHARES, coverage=1.0)
+    named = float(re.search(r"set split.coverage=([0-9.]+) or less", str(refusal.value))[1])  # pyright: ignore
+    assert covered(clips, make_split(clips, "signer", 0, SHARES, coverage=named).parts) >= named
+
+
+def test_few_glosses_in_both_train_and_test_are_warned_of():
+    clips = [clip(f"{g}-{n}", f"g{g}", f"s{g}") for g in range(20) for n in range(4)]
+    clips += [clip(f"x{s}", "shared", f"s{s}") for s in range(20)]
+    split = make_split(clips, "signer", 0, SHARES)
+    assert "\nWARNING: only 1 of 21 glosses have clips in both train and test" in describe(clips, split)
+    assert "WARNING" not in describe(clips, make_split(clips, "stratified", 0, SHARES))
 
 
 def test_stratified_lists_glosses_whose_clips_are_one_recording():
@@ -370,7 +393,7 @@ def test_a_limit_takes_so_many_of_each_gloss_and_nests(rule, tmp_path):
         assert split == divided(limit, order=-1)
         hashes.add(split.hash)
         kept_before = kept
-        assert f"at most {limit} a gloss train, {len(split.left_out)} more are left out" in describe(clips, split)
+        assert f"at most {limit} training clips per gloss, {len(split.left_out)} left out" in describe(clips, split)
         write_split(tmp_path / "split.json", split)
         assert read_split(tmp_path / "split.json", clips) == split
     assert len(hashes) == 5

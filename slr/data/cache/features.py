@@ -1,45 +1,45 @@
-"""What the frozen vision tower makes of a training's frames, computed once and kept: `cache=features`.
+"""Features of the frozen vision tower, computed once and kept: `cache=features`.
 
-A step of a run that finds them opens no video and runs no vision tower. They lie in a folder named after everything
-that they depend on besides the clips (weights, resizing, colours, number formats, the code itself), under keys of what
-they depend on of the clips.
+A training step that finds them opens no video and runs no vision tower. Their folder is named after everything besides
+the clips that they depend on (weights, resizing, colours, number formats, code), their keys after what they depend on
+of the clips.
 """
 
 import hashlib
 import importlib.metadata
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from slr.core.errors import UserError
 from slr.core.files import sha256
 from slr.core.units import format_bytes
-from slr.data.cache.store import Pack, writing
-from slr.data.datamodule import ClipDataset, Key
+from slr.data.cache.store import Pack, require_room, writing
+from slr.data.datamodule import ClipDataset
+from slr.data.manifest import Clip
 
-# The files that decide what features of a frame are; who changes one of them computes every feature anew.
+# The files that features of a frame depend on; a change of one of them computes every feature again.
 CODE = ("data/cache/features.py", "data/augment.py", "data/video.py", "models/processor.py", "models/internvl.py")
-ENCODINGS = ("float32", "bf16", "int8")
+View = tuple[str, ClipDataset, Clip, int]  # feature key, data set, clip of it, epoch
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features by key, from a folder; travels to workers without what it has read.
+    """Features by key, from a folder.
 
     Attributes:
         pack: the records.
         tokens: V, of a clip.
-        width: D, numbers of a token.
-        dtype: `float32` and `bf16` as they are; `int8` with a float32 scale for each token.
+        width: D, numbers per token.
+        dtype: `float32`, `bf16`, or `int8` with a float32 scale for each token.
     """
 
     pack: Pack
@@ -63,9 +63,8 @@ class FeatureCache:
 
     @property
     def bytes_each(self) -> int:
-        """What one record takes on the disk."""
-        size = {"float32": 4, "bf16": 2, "int8": 1}[self.dtype] * self.width + (4 if self.dtype == "int8" else 0)
-        return self.tokens * size
+        """Bytes of one record on the disk."""
+        return len(encode(torch.zeros(self.tokens, self.width), self.dtype))
 
 
 def encode(features: Tensor, dtype: str) -> Tensor:
@@ -91,36 +90,21 @@ def decode(record: Tensor, tokens: int, width: int, dtype: str) -> Tensor:
 
 
 def recipe(weights: Sequence[Tensor], settings: object) -> str:
-    """A name for everything besides the clips that features depend on: 16 hexadecimal digits.
+    """16 hexadecimal digits of everything besides the clips that features depend on.
 
     Args:
         weights: of vision tower and projector.
-        settings: what else they depend on, able to become JSON.
+        settings: the rest, as JSON can hold it.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for tensor in weights:
-        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     here = Path(__file__).parents[2]
     code = [sha256(here / name) for name in CODE]
     versions = [importlib.metadata.version(name) for name in ("torch", "transformers")]
-    found.update(json.dumps([settings, code, versions], sort_keys=True).encode())
-    return found.hexdigest()[:16]
-
-
-class _Views(Dataset[tuple[str, Tensor]]):
-    """Some of a data set's views as (feature key, frames)."""
-
-    def __init__(self, dataset: ClipDataset, keys: Sequence[Key]) -> None:
-        self.dataset, self.keys = dataset, keys
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, number: int) -> tuple[str, Tensor]:
-        view, position = self.keys[number]
-        clip = self.dataset.clips[position]
-        return self.dataset.feature_key(clip, view), self.dataset.seen(clip, view)
+    digest.update(json.dumps([settings, code, versions], sort_keys=True).encode())
+    return digest.hexdigest()[:16]
 
 
 def fill(
@@ -131,13 +115,12 @@ def fill(
     batch: int,
     workers: int,
 ) -> None:
-    """Compute whatever features of the data sets the cache lacks, and say how large that is before.
+    """Compute the features of the data sets that the cache lacks, and print first how large they will be.
 
-    Another process that fills the same folder is waited for, and what it computed is not computed again.
+    Waits for another process that fills the same folder, and does not compute its features again.
 
     Args:
-        cache: to be filled.
-        datasets: the training part with its views, the val part.
+        cache, datasets: to be filled; the training part with its views and the val part.
         compute: frames uint8 (B, T, 3, h, w) -> features (B, V, D).
         precision: autocast as the training has it.
         batch: clips computed at once.
@@ -146,64 +129,56 @@ def fill(
     Raises:
         UserError: the disk has no room.
     """
+    folder = cache.pack.folder
     if not _missing(cache, datasets):
         return
-    with writing(cache.pack.folder) as writer:
+    with writing(folder) as writer:
         cache.pack.reopen()  # another process may have filled it while this one waited
         missing = _missing(cache, datasets)
-        _announce(cache, sum(len(keys) for _, keys in missing))
-        progress = tqdm(total=sum(len(keys) for _, keys in missing), desc="Computing features", unit="clip")
+        if not missing:
+            return
+        count = sum(map(len, missing))
+        print(f"features: {count} views of clips to compute, {format_bytes(count * cache.bytes_each)} in {folder}")
+        require_room(folder, count * cache.bytes_each, "choose fewer cache.views, cache.dtype=int8, or cache=frames")
+        progress = tqdm(total=count, desc="Computing features", unit="clip")
         error = 0.0
-        for dataset, keys in missing:
+        for views in missing:
             loader = DataLoader(
-                _Views(dataset, keys), batch, num_workers=workers, collate_fn=_side_by_side, generator=torch.Generator()
+                cast(Any, views), batch, num_workers=workers, collate_fn=_load, generator=torch.Generator()
             )
-            for names, frames in loader:
+            for keys, frames in loader:
                 with torch.no_grad(), precision():
-                    features = compute(frames).cpu()
-                for name, one in zip(names, features, strict=True):
-                    record = encode(one, cache.dtype)
-                    writer.append(name, record.numpy().tobytes())
-                    error = max(error, _stray(one, decode(record, cache.tokens, cache.width, cache.dtype)))
-                progress.update(len(names))
+                    features = compute(frames).cpu().float()
+                for key, truth in zip(keys, features, strict=True):
+                    record = encode(truth, cache.dtype)
+                    writer.append(key, record.numpy().tobytes())
+                    stored = decode(record, cache.tokens, cache.width, cache.dtype).float()
+                    error = max(error, float((stored - truth).norm() / truth.norm().clamp(min=1e-12)))
+                    progress.update()
         progress.close()
     cache.pack.reopen()
     if cache.dtype != "float32":
-        print(f"features: {cache.dtype} strays from what was computed by {error:.2%} of a clip's norm at most")
+        print(f"features: {cache.dtype} differs from what was computed by {error:.2%} of a clip's norm at most")
 
 
-def _missing(cache: FeatureCache, datasets: Sequence[ClipDataset]) -> list[tuple[ClipDataset, list[Key]]]:
-    """The views of each data set that have no features; those of identical clips are asked for once."""
-    lacking = []
+def _missing(cache: FeatureCache, datasets: Sequence[ClipDataset]) -> list[list[View]]:
+    """The views of each data set that have no features, identical clips once."""
     asked: set[str] = set()
+    missing = []
     for dataset in datasets:
         keys = dataset.keys()
-        names = [dataset.feature_key(dataset.clips[number], view) for view, number in keys]
-        there = cache.pack.has(names) if names else np.zeros(0, bool)
-        chosen = []
-        for key, name, known in zip(keys, names, there.tolist(), strict=True):
-            if not known and name not in asked:
-                asked.add(name)
-                chosen.append(key)
-        if chosen:
-            lacking.append((dataset, chosen))
-    return lacking
+        views: list[View] = []
+        for epoch, number in keys:
+            clip = dataset.clips[number]
+            if (key := dataset.feature_key(clip, epoch)) not in asked:
+                asked.add(key)
+                views.append((key, dataset, clip, epoch))
+        known = cache.pack.has([key for key, *_ in views])
+        missing.append([view for view, there in zip(views, known, strict=True) if not there])
+    return [views for views in missing if views]
 
 
-def _announce(cache: FeatureCache, count: int) -> None:
-    needed, free = count * cache.bytes_each, shutil.disk_usage(cache.pack.folder).free
-    if count:
-        print(f"features: {count} views of clips to compute, {format_bytes(needed)} in {cache.pack.folder}")
-    if needed > free:
-        raise UserError(
-            f"expected {format_bytes(needed)} of disk for features in {cache.pack.folder}, found "
-            f"{format_bytes(free)}; make room, or choose fewer cache.views, cache.dtype=int8, or cache=frames"
-        )
-
-
-def _stray(truth: Tensor, kept: Tensor) -> float:
-    return float((kept.float() - truth.float()).norm() / truth.float().norm().clamp(min=1e-12))
-
-
-def _side_by_side(rows: list[tuple[str, Tensor]]) -> tuple[list[str], Tensor]:
-    return [name for name, _ in rows], torch.stack([frames for _, frames in rows])
+def _load(views: Sequence[View]) -> tuple[list[str], Tensor]:
+    """Keys and frames of some views."""
+    frames = [dataset.seen(clip, epoch) for _, dataset, clip, epoch in views]
+    return [key for key, *_ in views], torch.stack(frames)

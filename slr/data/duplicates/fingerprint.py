@@ -1,12 +1,13 @@
-"""A perceptual hash of a clip: what stands where, and what moves when. Copies of one recording have nearly equal ones.
+"""A perceptual hash of a clip; near-duplicates have nearly equal ones.
 
 After Coskun, Sankur and Memon (2006), "Spatio-temporal transform based video hashing": the signs of the low frequencies
-of a three-dimensional cosine transform. They survive another size, another encoder, another brightness. Those that are
-constant in time are kept apart: before one wall, two signs of one signer differ in what moves alone. What moves is
-hashed for the whole clip and without its start, its end and both, since copies may be cut a little differently.
+of a three-dimensional cosine transform. They survive another size, encoder or brightness. Frequencies that are constant
+in time are kept apart: before one wall, two signs of one signer differ only in what moves. Motion is hashed for the
+whole clip and without its start, its end and both, since copies may be cut a little differently.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -23,9 +24,9 @@ from slr.core.files import write_whole
 from slr.data.manifest import Clip
 from slr.data.video import read
 
-METHOD = "dct-2"  # a new name computes every fingerprint anew
-FRAMES = 16  # uniform over the clip, or over what is left of it
-END = 0.05  # of the clip, which a differently cut copy may lack
+METHOD = "dct-2"  # a new name computes every fingerprint again
+FRAMES = 16  # uniform over the clip or its cut
+END = 0.05  # share of the clip that a differently cut copy may lack
 CUTS = ((0.0, 1.0), (END, 1.0), (0.0, 1.0 - END), (END, 1.0 - END))  # the whole clip first
 SIDE = 32  # pixels; the picture is squeezed into a square, so that another size of it gives the same
 STILL = 8  # frequencies per axis of the picture
@@ -34,7 +35,7 @@ STILL_BITS = STILL * STILL - 1  # without the constant, which is the brightness
 MOTION_BITS = MOTION[0] * MOTION[1] * MOTION[2]
 STILL_WITHIN = 0.25  # shares of the bits that may differ in a copy; docs/audit.md has the measurements
 MOTION_WITHIN = 0.22
-NO_MOTION = 0.1  # levels of 255, root mean square: below it the signs would be those of the encoder's noise
+NO_MOTION = 0.1  # levels of 255, root mean square; below it is the encoder's noise
 FEW = 32  # clips that are not worth starting processes for
 SAVED_EVERY = 500  # clips
 BLOCK = 256  # clips compared with all at once
@@ -49,32 +50,16 @@ class Fingerprint:
 
 
 def fingerprint(path: Path, frames: int, reader: str = "decord") -> Fingerprint:
-    """The hash of a prepared clip of `frames` frames.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    wanted = np.stack([_positions(frames, cut) for cut in CUTS])  # (4, T)
+    """The hash of a prepared clip of `frames` frames; raises UserError if it cannot be read."""
+    start, end = np.array(CUTS).T[..., None]  # (4, 1)
+    middles = frames * (start + (end - start) * (np.arange(FRAMES) + 0.5) / FRAMES)  # of equal segments: (4, T)
+    wanted = np.minimum(middles.astype(np.int64), frames - 1)
     positions, place = np.unique(wanted, return_inverse=True)
-    small = [
-        Image.fromarray(frame).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-        for frame in read(path, positions, reader)
-    ]
-    grey = np.stack([np.asarray(picture, dtype=np.float32) for picture in small])
-    cuts = grey[place.reshape(wanted.shape)]  # (4, T, 32, 32)
-    return Fingerprint(_still(cuts[0]), np.stack([_motion(cut) for cut in cuts]))
-
-
-def _positions(frames: int, cut: tuple[float, float]) -> NDArray[np.int64]:
-    """The middles of equal segments of a part of the clip, as `sample_positions` takes them of a whole one."""
-    start, end = cut
-    middles = frames * (start + (end - start) * (np.arange(FRAMES) + 0.5) / FRAMES)
-    return np.minimum(middles.astype(np.int64), frames - 1)
-
-
-def _still(grey: NDArray[np.float32]) -> NDArray[np.bool_]:
-    waves = np.asarray(dctn(grey.mean(axis=0), norm="ortho"))
-    return waves[:STILL, :STILL].ravel()[1:] > 0
+    pictures = [Image.fromarray(frame).convert("L") for frame in read(path, positions, reader)]
+    small = [picture.resize((SIDE, SIDE), Image.Resampling.BOX) for picture in pictures]
+    cuts = np.stack([np.asarray(picture, np.float32) for picture in small])[place.reshape(wanted.shape)]
+    still = np.asarray(dctn(cuts[0].mean(axis=0), norm="ortho"))[:STILL, :STILL].ravel()[1:] > 0
+    return Fingerprint(still, np.stack([_motion(cut) for cut in cuts]))
 
 
 def _motion(grey: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -85,27 +70,22 @@ def _motion(grey: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def fingerprints(folder: Path, clips: Sequence[Clip], workers: int) -> dict[str, Fingerprint]:
-    """Fingerprints of prepared clips, by the clip's sha256; kept in `fingerprints.jsonl` beside the manifest.
+    """Fingerprints of a manifest's clips, by the clip's sha256; kept in `fingerprints.jsonl` beside it.
 
-    What is kept there is not computed again; a killed run loses the last few hundred at most.
-
-    Args:
-        folder: of the manifest.
-        clips: from it.
-        workers: processes that decode side by side.
+    A kept fingerprint is not computed again; a killed run loses the last few hundred at most.
 
     Raises:
         UserError: a clip cannot be read, or the folder cannot be written.
     """
     path = folder / "fingerprints.jsonl"
     known = _load(path)
-    files = {clip.sha256: clip for clip in clips if clip.sha256 not in known}
-    if files:
-        fresh = _compute(folder, list(files.values()), workers)
-        progress = tqdm(fresh, total=len(files), desc="Looking for copies", unit="clip", disable=len(files) <= FEW)
+    jobs = {clip.sha256: (folder / clip.file, clip.frames) for clip in clips if clip.sha256 not in known}
+    if jobs:
+        results = _compute(list(jobs.values()), workers)
+        progress = tqdm(results, "Checking for duplicate clips", len(jobs), unit="clip", disable=len(jobs) <= FEW)
         try:
-            for number, (sha256, found) in enumerate(progress, start=1):
-                known[sha256] = found
+            for number, (sha256, result) in enumerate(zip(jobs, progress, strict=True), start=1):
+                known[sha256] = result
                 if number % SAVED_EVERY == 0:
                     _save(path, known, clips)
         finally:  # an interrupted run keeps what it has computed
@@ -119,52 +99,33 @@ def look_for_copies(folder: Path, clips: Sequence[Clip], workers: int) -> list[t
 
 
 def near_duplicates(clips: Sequence[Clip], prints: dict[str, Fingerprint]) -> list[tuple[str, str]]:
-    """Pairs of clips (ids) whose fingerprints differ in few bits, clips of the very same bytes left out.
-
-    Args:
-        clips: any.
-        prints: fingerprints by sha256.
-    """
-    first_with: dict[str, str] = {}  # one clip for each content
-    for clip in clips:
-        first_with.setdefault(clip.sha256, clip.id)
-    # Neighbours look alike, so that a block of them has few others to be compared with in detail.
-    contents = sorted(first_with, key=lambda sha256: prints[sha256].still.tolist())
+    """Pairs of clips (ids) whose `prints`, by sha256, differ in few bits; of clips of the same bytes only the first."""
+    place = {clip.sha256: number for number, clip in reversed(list(enumerate(clips)))}
+    # Neighbours look alike, so that a block of them needs few detailed comparisons.
+    contents = sorted(place, key=lambda sha256: prints[sha256].still.tolist())
     still = _signs([prints[sha256].still for sha256 in contents])
     whole = _signs([prints[sha256].motion[0] for sha256 in contents])
-    found: set[tuple[int, int]] = set()
-    for cut in range(len(CUTS)):  # every clip as it is against every clip as it is, then cut
+    pairs: set[tuple[int, ...]] = set()
+    for cut in range(len(CUTS)):  # every whole clip against every whole clip, then against every cut
         motion = _signs([prints[sha256].motion[cut] for sha256 in contents])
         for start in range(0, len(contents), BLOCK):
             rows = slice(start, start + BLOCK)
             alike = _agree(still[rows], still, STILL_WITHIN)
             columns = np.flatnonzero(alike.any(axis=0))
             near = alike[:, columns] & _agree(whole[rows], motion[columns], MOTION_WITHIN)
-            found |= {(start + row, int(columns[column])) for row, column in np.argwhere(near).tolist()}
-    place = {clip.id: number for number, clip in enumerate(clips)}
-    pairs = ((first_with[contents[one]], first_with[contents[other]]) for one, other in found if one != other)
-    return sorted(
-        {(a, b) if place[a] < place[b] else (b, a) for a, b in pairs}, key=lambda pair: [place[x] for x in pair]
-    )
+            found = [(contents[start + row], contents[columns[column]]) for row, column in np.argwhere(near)]
+            pairs |= {tuple(sorted(place[sha256] for sha256 in pair)) for pair in found}
+    return [(clips[first].id, clips[second].id) for first, second in sorted(pairs) if first != second]
 
 
 def _agree(rows: NDArray[np.float32], columns: NDArray[np.float32], within: float) -> NDArray[np.bool_]:
-    """Which pairs of rows of ±1 differ in at most the share `within`: their product is what agrees less what does not.
-
-    Args:
-        rows: (A, n).
-        columns: (B, n).
-
-    Returns:
-        bool (A, B).
-    """
+    """Which of the rows (A, n) and (B, n) of ±1 differ in at most the share `within`: bool (A, B)."""
     return rows @ columns.T >= rows.shape[1] * (1 - 2 * within)
 
 
 def distance(one: Fingerprint, other: Fingerprint) -> tuple[float, float]:
-    """The shares of bits that differ: of what stands, and of what moves, one of the two clips being whole."""
-    differing = [np.mean(one.motion[0] != cut) for cut in other.motion]
-    differing += [np.mean(other.motion[0] != cut) for cut in one.motion]
+    """The shares of `still` and of `motion` bits that differ, the latter between one clip whole and any cut."""
+    differing = [np.mean(a.motion[0] != cut) for a, b in ((one, other), (other, one)) for cut in b.motion]
     return float(np.mean(one.still != other.still)), float(min(differing))
 
 
@@ -172,8 +133,8 @@ def _signs(bits: Sequence[NDArray[np.bool_]]) -> NDArray[np.float32]:
     return np.where(np.stack(bits), np.float32(1), np.float32(-1))
 
 
-def _compute(folder: Path, clips: Sequence[Clip], workers: int) -> Iterator[tuple[str, Fingerprint]]:
-    jobs = [(clip.sha256, folder / clip.file, clip.frames) for clip in clips]
+def _compute(jobs: Sequence[tuple[Path, int]], workers: int) -> Iterator[Fingerprint]:
+    """The fingerprints of (file, frames), in order."""
     if workers <= 1 or len(jobs) <= FEW:
         yield from map(_of_file, jobs)
         return
@@ -181,19 +142,16 @@ def _compute(folder: Path, clips: Sequence[Clip], workers: int) -> Iterator[tupl
         yield from pool.imap(_of_file, jobs, chunksize=8)
 
 
-def _of_file(job: tuple[str, Path, int]) -> tuple[str, Fingerprint]:
-    sha256, path, frames = job
-    return sha256, fingerprint(path, frames)
+def _of_file(job: tuple[Path, int]) -> Fingerprint:
+    return fingerprint(*job)
 
 
 def _load(path: Path) -> dict[str, Fingerprint]:
-    """What was kept by this method; what cannot be read is computed again."""
+    """The fingerprints of this method; an unreadable file counts as none."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return {
-            row["sha256"]: Fingerprint(
-                _bits(row["still"], 1, STILL_BITS)[0], _bits(row["motion"], len(CUTS), MOTION_BITS)
-            )
+            row["sha256"]: Fingerprint(_bits(row["still"], STILL_BITS), _bits(row["motion"], len(CUTS), MOTION_BITS))
             for row in rows
             if row["method"] == METHOD
         }
@@ -202,10 +160,11 @@ def _load(path: Path) -> dict[str, Fingerprint]:
 
 
 def _save(path: Path, known: dict[str, Fingerprint], clips: Sequence[Clip]) -> None:
-    wanted = dict.fromkeys(clip.sha256 for clip in clips if clip.sha256 in known)
+    """Write the fingerprints of these clips; others are dropped."""
+    kept = {clip.sha256: known[clip.sha256] for clip in clips if clip.sha256 in known}
     rows = [
-        {"sha256": sha256, "method": METHOD, "still": _hex(known[sha256].still), "motion": _hex(known[sha256].motion)}
-        for sha256 in wanted
+        {"sha256": sha256, "method": METHOD, "still": _hex(one.still), "motion": _hex(one.motion)}
+        for sha256, one in kept.items()
     ]
     try:
         write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
@@ -217,8 +176,7 @@ def _hex(bits: NDArray[np.bool_]) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def _bits(text: str, rows: int, columns: int) -> NDArray[np.bool_]:
+def _bits(text: str, *shape: int) -> NDArray[np.bool_]:
+    """What `_hex` wrote; ValueError where it is shorter."""
     packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
-    if len(packed) != -(-rows * columns // 8):
-        raise ValueError(f"expected {rows * columns} bits, found {8 * len(packed)}")
-    return np.unpackbits(packed, count=rows * columns).astype(bool).reshape(rows, columns)
+    return np.unpackbits(packed)[: math.prod(shape)].astype(bool).reshape(shape)

@@ -1,7 +1,7 @@
-"""Which clips show one recording: links between clips become groups."""
+"""Group clips that show one recording."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from slr.data.manifest import Clip
 
@@ -44,21 +44,17 @@ def sharing(labels: Iterable[tuple[str, str | None]]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def identical_files(clips: Iterable[Clip]) -> list[list[str]]:
+def identical_files(clips: Sequence[Clip]) -> list[list[str]]:
     """Groups of clips that were made from the same bytes, or became the same bytes."""
-    clips = list(clips)
     links = sharing((clip.id, mark) for clip in clips for mark in marks(clip))
     return [group for group in joined((clip.id for clip in clips), links) if len(group) > 1]
 
 
 def identical_segments(clips: Iterable[Clip]) -> list[list[str]]:
-    """Groups of clips that their data set calls the same stretch of the same recording."""
+    """Groups of clips that their data set calls the same segment of the same recording."""
     return sharing((clip.id, clip.segment) for clip in clips)
 
 
 def marks(clip: Clip) -> set[str]:
-    """What tells a clip's content: the bytes that it was made from, and those that it became.
-
-    The former are its source and, where several are cut from one, which part of it.
-    """
+    """What identifies a clip's content: its source with the segment cut from it, and its own bytes."""
     return {f"{clip.source_sha256} {(clip.segment or '').rpartition('#')[2]}", clip.sha256}
