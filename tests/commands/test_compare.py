@@ -222,7 +222,7 @@ def test_a_broken_run_is_told_and_left_out(tmp_path, monkeypatch, capsys):
     begun = tmp_path / "begun"
     write_json(begun / "result.json", {"status": "running"})
     out = told(monkeypatch, capsys, tmp_path)
-    broken = [line for line in out.splitlines() if line.startswith("left out: ")]
+    broken = [line for line in out.splitlines() if line.startswith("skipped: ")]
     assert len(broken) == 7
     assert any(f"{begun / 'config.json'}: expected a file of a run" in line for line in broken)
     assert "3 runs done" in out
@@ -339,14 +339,14 @@ def test_runs_are_taken_once_and_files_never_written_into_a_run(tmp_path, monkey
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected the folder of a run, or of runs, found none; usage: python -m slr.compare"),
+        ([], "expected the folder of a run, or of runs, found none; usage: slr compare FOLDER"),
         (["nowhere"], "nowhere: expected the folder of a run"),
         (["no/where=1"], "no/where=1: expected the folder of a run"),
         (["empty"], "empty: expected runs, found no result.json"),
         (["full", "metrik=top1"], "unknown key 'metrik'; did you mean metric?"),
         (["full", "metric=loss"], "metric=loss: expected one of top1, top5, mrr"),
         (["full", "part=train"], "part=train: expected one of val, test"),
-        (["broken"], "found none that can be read; left out: "),
+        (["broken"], "found none that can be read; skipped: "),
         (["full", "csv=full"], "expected a file that can be written"),
         (["full", "picture=full/a/result.json/x.png"], "expected a file that can be written"),
     ],
@@ -378,7 +378,7 @@ def test_the_command_knows_no_torch_and_ends_as_a_shell_expects(tmp_path):
         return subprocess.run([sys.executable, "-m", "slr.compare", *words], cwd=ROOT, capture_output=True, text=True)
 
     asked, refused = run("--help"), run(str(tmp_path / "nowhere"))
-    assert (asked.returncode, asked.stdout.split()[:4]) == (0, ["usage:", "python", "-m", "slr.compare"])
+    assert (asked.returncode, asked.stdout.split()[:3]) == (0, ["usage:", "slr", "compare"])
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")
     assert len(refused.stderr.splitlines()) == 1
