@@ -93,8 +93,7 @@ def main() -> None:
     given = [name for name in ("run", "data", "index") if getattr(args, name)]
     if len(given) != 1:
         raise UserError(
-            f"expected one of run=, data= and index=, found {' and '.join(given) or 'none'}; "
-            f"usage: {argv.usage(AuditArgs)}"
+            f"expected one of run=, data= and index=, found {' and '.join(given) or 'none'}; {argv.usage(AuditArgs)}"
         )
     place = args.run or args.data
     if args.run:

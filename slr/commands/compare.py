@@ -108,7 +108,7 @@ def main() -> None:
     folders = [Path(word) for word in sys.argv[1:] if Path(word).is_dir()]
     args = argv.read(CompareArgs, [word for word in sys.argv[1:] if not Path(word).is_dir()])
     if not folders:
-        raise UserError(f"expected {CompareArgs.word}; usage: {argv.usage(CompareArgs)}")
+        raise UserError(f"expected {CompareArgs.word}; {argv.usage(CompareArgs)}")
     runs, broken = gather(folders)
     check_keys(args.by, runs)
     groups = comparable(runs, args.by, args.metric)

@@ -1,5 +1,6 @@
 """Is the model better than simpler ones? `slr ladder experiment=demo`."""
 
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -26,8 +27,9 @@ class LadderArgs(argv.Arguments):
 
 def main() -> None:
     """Measure the rungs that the command line names and print their table."""
-    args, words = argv.take(LadderArgs)
+    own = [word for word in sys.argv[1:] if word.startswith("rungs=") or word in ("-h", "--help")]
+    args = argv.read(LadderArgs, own)
     env.begin()
     compose.register()
-    rows, place = climb(words, args.rungs)
+    rows, place = climb([word for word in sys.argv[1:] if word not in own], args.rungs)
     print(f"\n{table(rows)}\nruns: {place}")

@@ -35,7 +35,8 @@ def main() -> None:
     if overrides.asks_only(sys.argv[1:]):
         print(argv.help_text(PrepareArgs))
         return
-    args, words = argv.take(PrepareArgs)
+    own = [word for word in sys.argv[1:] if word.startswith("stages=")]
+    args, words = argv.read(PrepareArgs, own), [word for word in sys.argv[1:] if word not in own]
     stages = [stage for stage in STAGES if stage in args.stages] if args.stages else None
     for config in jobs.configurations(overrides.quote_paths(words)):
         if stages and config.dataset.name != "wlasl":

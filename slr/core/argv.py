@@ -18,8 +18,8 @@ from slr.core.errors import UserError
 class Arguments:
     """What a command takes: a frozen dataclass of fields `Annotated[type, Option(…)]`; its docstring begins the help.
 
-    Types are str, Path, int, float, bool (yes or no; `--key` is yes), or a tuple of one of these (values with commas
-    between); each may be `| None`.
+    Types are str, Path, int, float, bool (yes or no), or a tuple of one of these (values with commas between); each may
+    be `| None`. `__` in a field's name is a dot in the key. Fields without an `Option` cannot be typed.
 
     Attributes:
         command: how it is called, for the usage.
@@ -41,8 +41,7 @@ class Option:
         meaning: for the help.
         choices: allowed values; a mapping also says what each means.
         least, most: bounds of a number.
-        shown: stands in the help for a default that is missing or None; when typed, it means None.
-        key: where it is not the field's name.
+        shown: stands in the help for the default; where that is None, this word means None when typed.
     """
 
     meaning: str
@@ -50,7 +49,6 @@ class Option:
     least: float = 0
     most: float = math.inf
     shown: str = ""
-    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,13 +72,11 @@ class _Field:
         choices = ("yes", "no") if self.kind is bool else self.option.choices
         if choices and text not in choices:
             raise UserError(f"{key}={text}: expected {'some' if self.many else 'one'} of {', '.join(choices)}")
-        if self.kind is bool:
-            return text == "yes"
-        if self.kind is Path:
-            if not text:
-                raise UserError(f"{key}=: expected a path, found nothing")
-            return Path(os.path.expanduser(text))
-        return self._number(key, text) if self.kind in (int, float) else text
+        if self.kind is Path and not text:
+            raise UserError(f"{key}=: expected a path, found nothing")
+        if self.kind in (int, float):
+            return self._number(key, text)
+        return {bool: text == "yes", Path: Path(os.path.expanduser(text))}.get(self.kind, text)
 
     def _number(self, key: str, text: str) -> float:
         try:
@@ -97,50 +93,50 @@ class _Field:
         return f"a {'whole ' * (self.kind is int)}number {span}"
 
     def shown(self) -> str:
-        if self.option.shown or self.default is MISSING:
-            return self.option.shown
-        if self.kind is bool:
-            return "yes" if self.default else "no"
-        return ",".join(map(str, self.default)) if self.many else str(self.default)
+        """The default as it would be typed, or what stands for it."""
+        if self.option.shown or self.kind is not bool:
+            return self.option.shown or (",".join(map(str, self.default)) if self.many else str(self.default))
+        return "yes" if self.default else "no"
 
     def meaning(self) -> str:
+        """What the key means, with the values that it takes."""
         choices = self.option.choices
-        named = choices.items() if isinstance(choices, Mapping) else [(choice, "") for choice in choices]
-        allowed = ", ".join(f"{name} ({what})" if what else name for name, what in named)
-        allowed = self._range() if self.kind in (int, float) else allowed
+        allowed = self._range() if self.kind in (int, float) else ", ".join(choices)
+        if isinstance(choices, Mapping):
+            allowed = ", ".join(f"{name} ({what})" for name, what in choices.items())
         return f"{self.option.meaning}: {allowed}" if allowed else self.option.meaning
 
 
 def _fields(kind: type[Arguments]) -> dict[str, _Field]:
     """What can be typed: key -> field."""
     hints = get_type_hints(kind, include_extras=True)
-    found = {}
+    fields = {}
     for field in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
         if get_origin(hints[field.name]) is Annotated:
             whole, option = get_args(hints[field.name])
-            inner = next((part for part in get_args(whole) if get_args(whole)[-1] is type(None)), whole)
+            inner = get_args(whole)[0] if type(None) in get_args(whole) else whole
             many = get_origin(inner) is tuple
             single = get_args(inner)[0] if many else inner
-            found[option.key or field.name] = _Field(field.name, option, single, many, field.default)
-    return found
+            fields[field.name.replace("__", ".")] = _Field(field.name, option, single, many, field.default)
+    return fields
 
 
 def usage(kind: type[Arguments]) -> str:
     """How the command is called, in one line."""
     needed = [f"{key}={field.shown()}" for key, field in _fields(kind).items() if field.default is MISSING]
-    return " ".join([kind.command, *needed, "[KEY=VALUE …]"])
+    return " ".join([f"usage: {kind.command}", *needed, "[KEY=VALUE …]"])
 
 
 def help_text(kind: type[Arguments]) -> str:
     """The usage, what the command does, and each key with its default, its meaning and its values."""
     heads = {f"{key}={field.shown()}": field.meaning() for key, field in _fields(kind).items()}
-    left = min(30, max(map(len, heads)))
+    left = max(map(len, heads))
     width = min(110, shutil.get_terminal_size((100, 24)).columns)
     rows = [
         textwrap.fill(f"  {head:<{left}}  {meaning}", width, subsequent_indent=" " * (left + 4), break_on_hyphens=False)
         for head, meaning in heads.items()
     ]
-    return "\n\n".join([f"usage: {usage(kind)}", textwrap.dedent(f"    {kind.__doc__}").strip(), "\n".join(rows)])
+    return "\n\n".join([usage(kind), textwrap.dedent(f"    {kind.__doc__}").strip(), "\n".join(rows)])
 
 
 def read(kind: type[Kind], words: Sequence[str] | None = None) -> Kind:
@@ -153,46 +149,19 @@ def read(kind: type[Kind], words: Sequence[str] | None = None) -> Kind:
     Raises:
         UserError: a word that is not `key=value`, an unknown key, a missing one, or a value that is not allowed.
     """
-    values, rest = _split(kind, words)
-    if rest:
-        key, equals, _ = rest[0].partition("=")
-        what = f"expected {kind.word}" if not equals or "/" in key else f"unknown key {key!r}"
-        near = difflib.get_close_matches(key.lstrip("-"), _fields(kind), 1)
-        raise UserError(f"{rest[0]}: {what}; {f'did you mean {near[0]}?' if near else _usage(kind)}")
-    return _filled(kind, values)
-
-
-def take(kind: type[Kind], words: Sequence[str] | None = None) -> tuple[Kind, list[str]]:
-    """As `read`, of a command that has other words too: these are returned beside."""
-    values, rest = _split(kind, words)
-    return _filled(kind, values), rest
-
-
-def _split(kind: type[Arguments], words: Sequence[str] | None) -> tuple[dict[str, str], list[str]]:
     words = sys.argv[1:] if words is None else words
     if {"-h", "--help"} & set(words):
         print(help_text(kind))
         raise SystemExit(0)
-    fields, values, rest = _fields(kind), {}, []
+    fields, values = _fields(kind), {}
     for word in words:
-        key, equals, value = word.partition("=")
-        flag = word[2:].replace("-", "_") if word.startswith("--") else ""
-        if equals and key in fields:
-            values[key] = value
-        elif flag in fields and fields[flag].kind is bool:
-            values[flag] = "yes"
-        else:
-            rest.append(word)
-    return values, rest
-
-
-def _filled(kind: type[Kind], values: Mapping[str, str]) -> Kind:
-    fields = _fields(kind)
+        key, equals, text = word.partition("=")
+        if not equals or key not in fields:
+            what = f"unknown key {key!r}" if equals and "/" not in key else f"expected {kind.word}"
+            near = difflib.get_close_matches(key.lstrip("-"), fields, 1)
+            raise UserError(f"{word}: {what}; {f'did you mean {near[0]}?' if near else usage(kind)}")
+        values[fields[key].name] = fields[key].parse(key, text)
     for key, field in fields.items():
-        if field.default is MISSING and key not in values:
-            raise UserError(f"{key} is not given; {_usage(kind)}")
-    return kind(**{fields[key].name: fields[key].parse(key, text) for key, text in values.items()})
-
-
-def _usage(kind: type[Arguments]) -> str:
-    return f"usage: {usage(kind)}; --help explains the keys"
+        if field.default is MISSING and field.name not in values:
+            raise UserError(f"{key} is not given; {usage(kind)}; --help explains the keys")
+    return kind(**values)
