@@ -5,7 +5,11 @@ features, each clip's loss (token objective, no smoothing) and log-probabilities
 their first gloss.
 """
 
-import sys
+from options import FeaturesArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(FeaturesArgs)  # before torch is imported
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +20,6 @@ from tqdm import tqdm
 
 from slr import factory
 from slr.config.saved_run import open_run
-from slr.core import argv
 from slr.core.errors import explained
 from slr.data.cache.features import ENCODINGS, decode, encode
 from slr.data.collate import Sample, collate_training
@@ -28,8 +31,6 @@ from slr.models.ranking import look
 from slr.training import assemble
 from slr.training.module import SignModule
 
-USAGE = "python benchmarks/features.py run=FOLDER [limit=N]"
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -40,10 +41,9 @@ class Trained:
     clips: list[Clip]
 
 
-def main() -> None:
+def main(args: FeaturesArgs) -> None:
     """Measure and print."""
-    words = argv.parse(sys.argv[1:], {"run": None, "limit": "1000"}, USAGE)
-    run = opened(Path(words["run"]), argv.whole_number("limit", words["limit"], 1))
+    run = opened(args.run, args.limit)
     found = {dtype: [stray(run, clip, dtype) for clip in tqdm(run.clips, desc=dtype)] for dtype in ENCODINGS}
     show(found)
 
@@ -105,4 +105,4 @@ def compared(run: Trained, sample: Sample, features: Tensor, others: Tensor) -> 
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))

@@ -7,6 +7,11 @@ files' bytes at the rate at which this disk gives one large file. Then: how long
 its batches. Without `--quick` also: how opening a data set and its cache grows with clips.
 """
 
+from options import LoaderArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(LoaderArgs)  # before torch is imported
+
 import contextlib
 import io
 import logging
@@ -27,7 +32,6 @@ from PIL import Image
 
 from slr import factory
 from slr.config import compose, jobs, overrides
-from slr.core import argv
 from slr.core.errors import explained
 from slr.data.cache.frames import FrameCache, fill
 from slr.data.cache.store import Pack, writing
@@ -37,7 +41,6 @@ from slr.prepare.encode import write_clip
 from slr.prepare.synthetic.prepare import prepare_synthetic
 from slr.prepare.verify import checked
 
-USAGE = "python benchmarks/loader.py [clips=N] [rounds=N] [--quick] [--cpu-time] [--json FILE]"
 SIZES = {"240p": (240, 320), "480p": (480, 640), "1080p": (1080, 1920)}  # height, width
 SIDE = 448  # pixels, InternVL3.5's
 FRAMES = 8
@@ -61,11 +64,10 @@ class Way:
     files: Sequence[Path]
 
 
-def main() -> None:
+def main(args: LoaderArgs) -> None:
     """Measure and print."""
-    typed = measure.options(USAGE, {"clips": "", "rounds": ""})
-    clips = argv.whole_number("clips", typed.words["clips"] or ("3" if typed.quick else "8"), 1)
-    rounds = argv.whole_number("rounds", typed.words["rounds"] or ("2" if typed.quick else "5"), 1)
+    clips = args.clips or (3 if args.quick else 8)
+    rounds = args.rounds or (2 if args.quick else 5)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         about = measure.machine(CPU, torch.float32)
@@ -75,10 +77,10 @@ def main() -> None:
         with one_core():
             for name, size in SIZES.items():
                 rows += compare(place / name, name, size, clips, rounds, rate)
-        rows += [waiting(place, cache, typed.quick) for cache in ("none", "frames")]
-        if not typed.quick:
+        rows += [waiting(place, cache, args.quick) for cache in ("none", "frames")]
+        if not args.quick:
             rows += curve(place)
-        measure.show(rows, typed.json, about)
+        measure.show(rows, args.json, about)
 
 
 @contextlib.contextmanager
@@ -323,4 +325,4 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their words, clock, peak memory, what the machine can do at best, and the table."""
+"""What the benchmarks share: clock, peak memory, what the machine can do at best, and the table."""
 
 import contextlib
 import ctypes
@@ -19,61 +19,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from slr.core import argv
-from slr.core.errors import UserError
 from slr.core.files import write_whole
 
 MIB = 2**20
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 OWN_PAGES_FROM = 2**17  # bytes
-_clock: Callable[[], float] = time.perf_counter
-
-
-@dataclass(frozen=True)
-class Options:
-    """What was typed: `key=value` words, `--quick`, and where `--json` writes.
-
-    `--cpu-time` acts at once: from then on `now` counts this process's processor time instead of the wall's. With one
-    thread on a machine that others load, that is what an idle machine would take, but for the caches that they share.
-    """
-
-    words: dict[str, str]
-    quick: bool
-    json: Path | None
-
-
-def options(usage: str, defaults: Mapping[str, str | None]) -> Options:
-    """Read the command line.
-
-    Args:
-        usage: one line that shows the command.
-        defaults: key -> value, or None where one must be typed.
-
-    Raises:
-        UserError: an unknown word, or a `--json` that no file can follow.
-    """
-    words = list(sys.argv[1:])
-    target = _taken_out(words, "--json", usage)
-    quick = "--quick" in words
-    if "--cpu-time" in words:
-        global _clock
-        _clock = time.process_time
-    typed = argv.parse([word for word in words if word not in ("--quick", "--cpu-time")], defaults, usage)
-    if target is not None and not target.absolute().parent.is_dir():
-        raise UserError(f"--json {target}: expected a file in a folder that exists; make the folder")
-    return Options(typed, quick, target)
-
-
-def _taken_out(words: list[str], flag: str, usage: str) -> Path | None:
-    """The path behind `flag`, both removed from `words`."""
-    if flag not in words:
-        return None
-    place = words.index(flag)
-    if place + 1 == len(words):
-        raise UserError(f"{flag}: expected a path behind it; usage: {usage}")
-    path = Path(words[place + 1])
-    del words[place : place + 2]
-    return path
+# With one thread on a busy machine, the processor's time is what an idle one would take, but for the shared caches.
+_clock: Callable[[], float] = time.process_time if "--cpu-time" in sys.argv else time.perf_counter
 
 
 def progress(said: str) -> None:

@@ -8,6 +8,11 @@ place, but for the rows `from frames`. The floor is the prefill's operations at 
 large matrix products. Without `--quick` also: how time and memory grow with the vocabulary.
 """
 
+from options import RankArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(RankArgs)  # before torch is imported
+
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
@@ -24,20 +29,12 @@ from step import configuration, silence
 from torch import Tensor
 
 from slr import factory
-from slr.core import argv
 from slr.core.errors import explained
 
 if TYPE_CHECKING:
     from slr.models.processor import Inputs
     from slr.models.trie import Trie
 
-USAGE = (
-    "python benchmarks/rank.py [model=tiny|2b] [config=FOLDER] [device=cpu|cuda] [quantization=none|nf4] [frames=N] "
-    "[clips=1,8] [index=WLASL_INDEX] [rounds=N] [calls=N] [--quick] [--cpu-time] [--json FILE]"
-)
-BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "wlasl" / "index" / "WLASL_v0.3.json"
-DEFAULTS = {"model": "tiny", "config": "", "device": "", "quantization": "", "frames": "8", "clips": ""}
-DEFAULTS |= {"index": str(BESIDE) if BESIDE.is_file() else "", "rounds": "9", "calls": "2"}
 USUAL = 300
 # Glosses of WLASL's first K by their tokens (one, two, three, four) in Qwen's spelling, and how many tokens begin one.
 SPELLED = {
@@ -76,29 +73,25 @@ class Bench:
         )
 
 
-def main() -> None:
+def main(args: RankArgs) -> None:
     """Measure and print."""
-    typed = measure.options(USAGE, DEFAULTS)
-    bench, dtype = prepare(typed.words)
+    bench, dtype = prepare(args)
     silence()
     about = measure.machine(bench.device, dtype)
-    rounds, calls = (argv.whole_number(word, typed.words[word], 1) for word in ("rounds", "calls"))
-    index = Path(typed.words["index"]) if typed.words["index"] else None
-    told = typed.words["clips"] or ("1" if typed.quick else "1,8")
-    counts = [argv.whole_number("clips", one, 1) for one in told.split(",")]
-    rows, trie = [], build(bench.inputs, USUAL, index)
+    counts = args.clips or ((1,) if args.quick else (1, 8))
+    rows, trie = [], build(bench.inputs, USUAL, args.index)
     for clips in counts:
-        rows += compare(bench.of(clips), trie, rounds, calls, 1e9 * about["matrix_gflops"])
+        rows += compare(bench.of(clips), trie, args.rounds, args.calls, 1e9 * about["matrix_gflops"])
     rows.append(no_gloss(bench.of(1), trie))
-    if not typed.quick:
-        rows += curve(bench.of(counts[0]), index, rounds, calls)
-    measure.show(rows, typed.json, about | {"model": typed.words["model"]})
+    if not args.quick:
+        rows += curve(bench.of(counts[0]), args.index, args.rounds, args.calls)
+    measure.show(rows, args.json, about | {"model": args.model})
 
 
-def prepare(words: dict[str, str]) -> tuple[Bench, torch.dtype]:
+def prepare(args: RankArgs) -> tuple[Bench, torch.dtype]:
     """The network with a fresh adapter, in evaluation mode, and a clip of noise: what it shows costs nothing."""
-    device = words["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    config = configuration(words, device)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    config = configuration(args, device)
     from slr.models import internvl
     from slr.prepare.synthetic.signs import Side, names
     from slr.training import assemble
@@ -106,13 +99,12 @@ def prepare(words: dict[str, str]) -> tuple[Bench, torch.dtype]:
     machine, inputs = factory.machine(config), factory.inputs(config)
     measure.progress("building the network …")
     network: Any = assemble.recognizer(config, names(Side.DATA_SET, 2), machine, inputs).to(device).network.eval()
-    frames = argv.whole_number("frames", words["frames"], 1)
-    noise = torch.randint(256, (1, frames, 3, *inputs.image_size), generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(256, (1, args.frames, 3, *inputs.image_size), generator=torch.Generator().manual_seed(0))
     autocast = partial(torch.autocast, device, machine.dtype, enabled=machine.precision != "32-true")
     with autocast():
         pixels = inputs.normalise(noise.to(torch.uint8).to(device), machine.dtype)
         features = internvl.encode_frames(network, pixels)
-    tokens = torch.tensor([inputs.prompt_ids(config.model.prompt, frames)], device=device)
+    tokens = torch.tensor([inputs.prompt_ids(config.model.prompt, args.frames)], device=device)
     bench = Bench(network, inputs, torch.device(device), autocast, pixels, features, tokens, torch.ones_like(tokens))
     return bench, machine.dtype
 
@@ -284,4 +276,4 @@ def curve_rows(titles: Sequence[str], figures: Sequence[float | None], beams: fl
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))

@@ -7,6 +7,11 @@ that; and the share of the demo's training that all its savings take. Then a sta
 adapter. The floor writes as many bytes, flushes them and hashes them.
 """
 
+from options import SavingArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(SavingArgs)  # before torch is imported
+
 import hashlib
 import json
 import os
@@ -23,11 +28,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from measure import Cost, Row
 
 from slr.config.compose import PROJECT
-from slr.core import argv, checkpoints
+from slr.core import checkpoints
 from slr.core.errors import explained
 from slr.training.loop import PlainCheckpointIO
 
-USAGE = "python benchmarks/saving.py [rounds=N] [--quick] [--json FILE]"
 SMALL = ["dataset.signs=4", "dataset.signers=8", "batch=4"]
 CPU = torch.device("cpu")
 ADAPTER = 28 * 16 * (2 * 4096 + 2 * 3072 + 3 * 8192)  # weights: 28 layers, r=16; query and output, key and value, three
@@ -61,17 +65,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def main() -> None:
+def main(args: SavingArgs) -> None:
     """Measure and print."""
-    typed = measure.options(USAGE, {"rounds": ""})
-    rounds = argv.whole_number("rounds", typed.words["rounds"] or ("1" if typed.quick else "5"), 1)
+    rounds = args.rounds or (1 if args.quick else 5)
     about = measure.machine(CPU, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        demo = ["experiment=demo", f"data={place / 'data'}", *(SMALL if typed.quick else [])]
+        demo = ["experiment=demo", f"data={place / 'data'}", *(SMALL if args.quick else [])]
         rows = [*starting(place, demo, rounds), *training(place, demo)]
         rows += large(place / "large", rounds)
-    measure.show(rows, typed.json, about)
+    measure.show(rows, args.json, about)
 
 
 def starting(place: Path, demo: list[str], rounds: int) -> list[Row]:
@@ -166,4 +169,4 @@ def train(words: list[str], deed: str) -> str:
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))
