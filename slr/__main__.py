@@ -4,7 +4,7 @@ import difflib
 import importlib
 import sys
 
-from slr.core.errors import UserError, explained
+from slr.core.errors import explained
 
 COMMANDS = {
     "train": "fine-tune a model, or run a sweep of many such runs with -m",
@@ -25,28 +25,20 @@ def run(command: str) -> None:
         sys.exit(code)
 
 
-def choose() -> str:
-    """The command that was typed, taken out of `sys.argv`; prints the list of commands where none was.
-
-    Raises:
-        UserError: there is no such command.
-    """
-    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+def main() -> None:
+    """Run the command that was typed; print the list of commands where none was."""
+    command, *words = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print("usage: slr COMMAND [KEY=VALUE …]; slr COMMAND --help explains one of them\n")
         print("\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items()))
-        raise SystemExit(0)
+        return
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        raise UserError(f"{command}: no such command; {hint}")
-    sys.argv[:2] = [f"slr {command}"]
-    return command
-
-
-def main() -> None:
-    """Run the command that was typed."""
-    run(explained(choose))
+        print(f"error: {command}: no such command; {hint}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"slr {command}", *words]
+    run(command)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the parts of a split share, as a table and as files: `slr audit run=outputs/…`."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from slr.core.errors import UserError
 from slr.core.files import write_json
 from slr.data.audit import FILES, NEAR, SEGMENTS, Entry, audit, describe_audit
 from slr.data.duplicates.groups import Link, identical_files, identical_segments, sharing
-from slr.data.manifest import Clip, read_manifest
+from slr.data.manifest import read_manifest
 from slr.data.split import read_split
 
 SUBSETS = ("100", "300", "1000", "2000", "core")
@@ -32,39 +32,16 @@ class AuditArgs(argv.Arguments):
     out: Annotated[Path | None, Option("where to write; with index= nothing is else written", shown="FOLDER")] = None
 
 
-def audit_run(run: Path) -> dict[str, Any]:
-    """The audit of a run's clips and of its split.
-
-    Raises:
-        UserError: no such run, or its clips are no longer those that it divided.
-    """
-    folder, config, _ = open_run(run)
-    prepared = Path(config.data) / config.dataset.place
-    clips = read_manifest(prepared / "manifest.jsonl")
-    return audit_clips(prepared, clips, read_split(folder.split, clips).parts)
-
-
 def audit_prepared(prepared: Path, split: Path | None) -> dict[str, Any]:
-    """The audit of a prepared data set, in the parts of a split's file or in the data set's own.
+    """The audit of a prepared data set, in the parts of a split's file or in its own; keeps the clips' fingerprints.
 
     Raises:
         UserError: no prepared data set, or the split divides other clips.
     """
-    clips = read_manifest(prepared / "manifest.jsonl")
-    own = {clip.id: clip.official_part for clip in clips if clip.official_part is not None}
-    return audit_clips(prepared, clips, own if split is None else read_split(split, clips).parts)
-
-
-def audit_clips(prepared: Path, clips: Sequence[Clip], parts: Mapping[str, str]) -> dict[str, Any]:
-    """The audit of prepared clips; keeps their fingerprints beside the manifest.
-
-    Args:
-        prepared: the manifest's folder.
-        clips: of it.
-        parts: clip id -> part; clips that are not there are in none.
-    """
     from slr.data.duplicates.fingerprint import look_for_copies  # half a second that the index does not need
 
+    clips = read_manifest(prepared / "manifest.jsonl")
+    parts = read_split(split, clips).parts if split else {clip.id: clip.official_part for clip in clips}
     copies: dict[str, Iterable[Link] | None] = {
         FILES: identical_files(clips),
         SEGMENTS: identical_segments(clips) if any(clip.segment for clip in clips) else None,
@@ -90,19 +67,20 @@ def audit_index(index: Path, subset: str) -> dict[str, Any]:
 def main() -> None:
     """Audit what the command line names, print the table, write the files."""
     args = argv.read(AuditArgs)
-    given = [name for name in ("run", "data", "index") if getattr(args, name)]
+    given = {name: value for name in ("run", "data", "index") if (value := getattr(args, name))}
     if len(given) != 1:
-        raise UserError(
-            f"expected one of run=, data= and index=, found {' and '.join(given) or 'none'}; {argv.usage(AuditArgs)}"
-        )
-    place = args.run or args.data
+        found = " and ".join(given) or "none"
+        raise UserError(f"expected one of run=, data= and index=, found {found}; {argv.usage(AuditArgs)}")
     if args.run:
-        results = audit_run(args.run)
+        folder, config, _ = open_run(args.run)
+        results = audit_prepared(Path(config.data) / config.dataset.place, folder.split)
+    elif args.data:
+        results = audit_prepared(args.data, args.split)
     else:
-        results = audit_prepared(args.data, args.split) if args.data else audit_index(args.index, args.subset)
+        results = audit_index(given["index"], args.subset)
     print(describe_audit(results))
-    out = args.out or (place / "audit" if place else None)
-    if out:
+    place = args.run or args.data
+    if out := args.out or (place and place / "audit"):
         conflicts = results.pop("label_conflicts")
         write_json(out / "audit.json", results)
         write_json(out / "label_conflicts.json", conflicts)

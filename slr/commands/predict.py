@@ -49,11 +49,7 @@ class PredictArgs(argv.Arguments):
     seed: Annotated[int, Option("mode=generate: of drawing")] = 0
 
     def decoding(self) -> Decoding:
-        """How free text is generated.
-
-        Raises:
-            UserError: a value out of range.
-        """
+        """How free text is generated; refuses values out of range."""
         return Decoding(self.length, self.temperature, self.top_p, self.beams, self.seed)
 
 
