@@ -14,7 +14,7 @@ from slr.core.files import write_whole
 from slr.core.units import counted
 from slr.evaluation.compare import tables
 from slr.evaluation.compare.runs import METRICS, Run, find_runs, read_run
-from slr.evaluation.compare.settings import Group, comparable
+from slr.evaluation.compare.settings import Group, Setting, comparable
 
 NAMES = {"csv": "comparison.csv", "picture": "comparison.png"}
 
@@ -69,13 +69,25 @@ def report(groups: Sequence[Group], runs: Sequence[Run], by: Sequence[str], metr
     for number, group in enumerate(groups, 1):
         title = f"group {number}: " if len(groups) > 1 else ""
         paragraphs.append(f"{title}{counted(len(group.runs), 'run')} done, {group.ground.describe()}")
-        paragraphs += tables.group_paragraphs(group, by, metric)
+        paragraphs += [*tables.group_paragraphs(group, by, metric), *tie(group.settings, metric)]
     unfinished = [run for run in runs if run.ground is None]
     if unfinished:
         paragraphs.append(f"not ranked, not done:\n{tables.status_table(unfinished, by)}")
     if len(groups) > 1:
         paragraphs.append("\n".join(tables.why_apart(groups)))
     return paragraphs
+
+
+def tie(settings: Sequence[Setting], metric: str) -> list[str]:
+    """A line where the two best settings have the same validation score, with what put the first one there."""
+    means = [
+        (round(one.spread("val", metric).mean, 6), round(one.spread("val", "mrr").mean, 6)) for one in settings[:2]
+    ]
+    if len(means) < 2 or means[0][0] != means[1][0]:
+        return []
+    why = "both are equal in mean reciprocal rank too" if means[0] == means[1] else "mean reciprocal rank decided"
+    best, other = settings[0].label, settings[1].label
+    return [f"note: {best} and {other} have the same validation {tables.TITLES[metric]}, {means[0][0]:.3f}; {why}"]
 
 
 def write(groups: Sequence[Group], runs: Sequence[Run], args: CompareArgs, first: Path) -> list[Path]:

@@ -1,5 +1,8 @@
 """Text for a terminal."""
 
+import math
+import shutil
+import sys
 from collections.abc import Sequence
 
 ABSENT = "–"
@@ -27,3 +30,31 @@ def aligned(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def folded(rows: Sequence[Row], keep: int, width: float | None = None) -> str:
+    """As `aligned`, in several tables where one would be too wide; each begins with the first `keep` columns.
+
+    Args:
+        rows: the title's and the others.
+        keep: columns that name a row.
+        width: characters; None is the terminal's, and without a terminal nothing is too wide.
+
+    >>> print(folded([["run", "top1", "seconds"], ["a", "0.5", "10"]], 1, 12))
+    run  top1
+    a     0.5
+    <BLANKLINE>
+    run  seconds
+    a         10
+    """
+    if width is None:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
+    tables, start = [], keep
+    while start < len(rows[0]):
+        for end in range(len(rows[0]), start, -1):
+            table = aligned([[*row[:keep], *row[start:end]] for row in rows])
+            if max(map(len, table.splitlines())) <= width:
+                break
+        tables.append(table)
+        start = end
+    return "\n\n".join(tables)

@@ -51,6 +51,35 @@ def change(path, **facts):
     write_json(path, read_json(path) | facts)
 
 
+@pytest.mark.parametrize(
+    ("vals", "mrrs", "says"),
+    [
+        ((0.0, 0.0), (0.2, 0.1), "have the same validation top-1, 0.000; mean reciprocal rank decided"),
+        ((0.5, 0.5), (0.2, 0.2), "equal in mean reciprocal rank too"),
+        ((0.5, 0.4), (0.2, 0.2), None),
+    ],
+)
+def test_what_decided_between_equal_settings_is_said(tmp_path, monkeypatch, capsys, vals, mrrs, says):
+    for frames, val, mrr in zip((2, 4), vals, mrrs, strict=True):
+        make_run(tmp_path / str(frames), np.ones(20, dtype=int), val, mrr, frames=frames)
+    out = told(monkeypatch, capsys, tmp_path)
+    assert ("the same validation" in out) == (says is not None)
+    assert says is None or says in out
+
+
+def test_tables_fit_a_narrow_terminal(tmp_path, monkeypatch, capsys):
+    grid(tmp_path, {4: 0.3, 8: 0.8})
+    whole = told(monkeypatch, capsys, tmp_path)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = told(monkeypatch, capsys, tmp_path)
+    tables = [block.splitlines() for block in out.split("\n\n") if block.lstrip().startswith("frames ")]
+    assert len(tables) > 1
+    assert max(len(line) for table in tables for line in table) <= 80
+    assert {len(table) for table in tables} == {7}  # all runs, and the title
+    assert set(out.split()) == set(whole.split())
+
+
 def test_settings_are_ranked_by_validation_and_never_by_test(tmp_path):
     rng = np.random.default_rng(0)
     for frames, val, mrr, accuracy in ((2, 0.5, 0.9, 0.9), (4, 0.7, 0.7, 0.2), (8, 0.7, 0.8, 0.1)):

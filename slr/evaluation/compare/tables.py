@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from slr.core.console import ABSENT, aligned
+from slr.core.console import ABSENT, aligned, folded
 from slr.core.units import format_bytes
 from slr.evaluation.compare.runs import METRICS, Run, Score
 from slr.evaluation.compare.settings import Answer, Group, Setting, Spread, answers, differing, shown
@@ -50,7 +50,7 @@ def run_table(runs: Sequence[Run], by: Sequence[str], metric: str) -> str:
         ]
         for run in runs
     ]
-    return aligned([head, *rows])
+    return folded([head, *rows], len(keys))
 
 
 def status_table(runs: Sequence[Run], by: Sequence[str]) -> str:
@@ -84,7 +84,7 @@ def setting_table(settings: Sequence[Setting], metric: str, repeats: str) -> str
                 _memory(max(memory, default=None)),
             ]
         )
-    return aligned(rows)
+    return folded(rows, 2)
 
 
 def sentences(answers: Sequence[Answer], metric: str, repeats: str) -> list[str]:
