@@ -175,6 +175,7 @@ def test_the_doctor_itself_needs_no_library():
         "slr.core.env",
         "slr.core.argv",
         "slr.core.errors",
+        "slr.core.units",
         "slr.doctor.finding",
         "slr.doctor.isolation",
     ]

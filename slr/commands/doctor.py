@@ -12,17 +12,14 @@ from slr.doctor.finding import FAULT, WARNING, DoctorArgs
 from slr.doctor.isolation import SECRET, examine
 
 
-def read() -> DoctorArgs:
-    """What was typed, folders as seen from here.
-
-    Raises:
-        UserError: an unknown key, or a value that is not allowed.
-    """
+def main() -> int:
+    """Check everything and print what was found, a line each; 1 where there is a fault."""
+    begin()
     words = ["json=yes" if word == "--json" else word for word in sys.argv[1:]]
     args = argv.read(DoctorArgs, words)
     if args.hardware__memory:
         units.parse_bytes(args.hardware__memory)
-    return dataclasses.replace(
+    args = dataclasses.replace(  # folders as seen from here: the checks run elsewhere
         args,
         data=os.path.abspath(os.path.expanduser(args.data)),
         outputs=os.path.abspath(os.path.expanduser(args.outputs)),
@@ -31,12 +28,6 @@ def read() -> DoctorArgs:
         offline=os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
         token=any(os.environ.get(name) for name in SECRET),
     )
-
-
-def main() -> int:
-    """Check everything and print what was found, a line each; 1 where there is a fault."""
-    begin()
-    args = read()
     started = time.monotonic()
     findings = examine(args)
     seconds = time.monotonic() - started
