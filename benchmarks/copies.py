@@ -43,12 +43,12 @@ def main(args: CopiesArgs) -> None:
     for name, pairs in different(clips).items():
         if pairs:
             show(name, [distance(prints[one.sha256], prints[other.sha256]) for one, other in pairs])
-    found: dict[str, list[tuple[float, float]]] = {}
+    by_alteration: dict[str, list[tuple[float, float]]] = {}
     for clip in tqdm(clips[:: args.every], desc="Copying", unit="clip"):
         frames = list(read(folder / clip.file, np.arange(clip.frames), reader="pyav"))
         for name, (alter, crf) in ALTERATIONS.items():
-            found.setdefault(name, []).append(distance(prints[clip.sha256], hashed(alter(frames), crf)))
-    for name, distances in found.items():
+            by_alteration.setdefault(name, []).append(distance(prints[clip.sha256], hashed(alter(frames), crf)))
+    for name, distances in by_alteration.items():
         show(f"copy: {name}", distances)
 
 

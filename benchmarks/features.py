@@ -44,8 +44,8 @@ class Trained:
 def main(args: FeaturesArgs) -> None:
     """Measure and print."""
     run = opened(args.run, args.limit)
-    found = {dtype: [stray(run, clip, dtype) for clip in tqdm(run.clips, desc=dtype)] for dtype in ENCODINGS}
-    show(found)
+    strays = {dtype: [stray(run, clip, dtype) for clip in tqdm(run.clips, desc=dtype)] for dtype in ENCODINGS}
+    show(strays)
 
 
 def opened(folder: Path, limit: int) -> Trained:
@@ -60,10 +60,10 @@ def opened(folder: Path, limit: int) -> Trained:
     return Trained(recognizer, data, read_split(run.split, clips).select(clips, "val")[:limit])
 
 
-def show(found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+def show(strays: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """The largest strays of each way, and how many clips keep their first gloss."""
-    print(f"{len(next(iter(found.values())))} clips   features   loss      log-probability   same first gloss")
-    for name, rows in found.items():
+    print(f"{len(next(iter(strays.values())))} clips   features   loss      log-probability   same first gloss")
+    for name, rows in strays.items():
         worst = {figure: max(row[figure] for row in rows) for figure in ("features", "loss", "ranking")}
         same = sum(row["first"] for row in rows)
         print(f"{name:<12} {worst['features']:<10.2%} {worst['loss']:<9.1e} {worst['ranking']:<17.1e} {same:.0f}")
@@ -86,14 +86,14 @@ def seen(recognizer: SignModule, sample: Sample) -> Tensor:
 
 def compared(run: Trained, sample: Sample, features: Tensor, others: Tensor) -> dict[str, float]:
     """How far other features of a sample, its loss and its ranking are from what `features` give."""
-    told = collate_training([sample], run.data.inputs.pad_id)
+    batch = collate_training([sample], run.data.inputs.pad_id)
 
     def results(features: Tensor) -> tuple[Tensor, Tensor]:
         network = run.recognizer.network
-        hidden = hidden_states(network, features, told["input_ids"], told["attention_mask"])
+        hidden = hidden_states(network, features, batch["input_ids"], batch["attention_mask"])
         prompt = torch.tensor([sample.prompt])
         ranking = look(network, features, prompt, torch.ones_like(prompt), run.recognizer.trie).log_probability
-        return answer_loss(network, hidden, told["labels"], 0.0), ranking
+        return answer_loss(network, hidden, batch["labels"], 0.0), ranking
 
     (loss, ranking), (other_loss, other_ranking) = results(features), results(others)
     return {

@@ -125,8 +125,8 @@ def compare(folder: Path, name: str, size: tuple[int, int], count: int, rounds: 
     """Clips a second of every way at one size of the videos."""
     measure.progress(f"{name}: encoding {count} clips of {LENGTH} frames")
     ways = prepare(folder, film(folder, size, count))
-    found = measure.in_turns({title: lambda way=way: read_all(way, count) for title, way in ways.items()}, rounds)
-    speeds = {title: 1 / one.seconds for title, one in found.items() if one.seconds}
+    costs = measure.in_turns({title: lambda way=way: read_all(way, count) for title, way in ways.items()}, rounds)
+    speeds = {title: 1 / one.seconds for title, one in costs.items() if one.seconds}
     rows = []
     for title in ("decoding", *WAYS.values()):
         bytes_each = sum(path.stat().st_size for path in ways[title].files) / count
@@ -287,10 +287,13 @@ def epoch(recognizer: Any, batches: Any) -> tuple[list[float], float]:  # noqa: 
 
 def curve(folder: Path) -> list[Row]:
     """What it takes to open a data set and its cache of eight frames a clip, and what lists them on the disk."""
-    found = [opened(folder / f"curve {count}", count) for count in CURVE]
+    columns = [opened(folder / f"curve {count}", count) for count in CURVE]
     rows = []
     for title, unit, figures in zip(
-        ("manifest", "cache", "lists of both"), ("s to open", "s to open", "MB"), zip(*found, strict=True), strict=True
+        ("manifest", "cache", "lists of both"),
+        ("s to open", "s to open", "MB"),
+        zip(*columns, strict=True),
+        strict=True,
     ):
         rows += [
             Row(f"{title}, {n:,} clips", figure, None, None, unit) for n, figure in zip(CURVE, figures, strict=True)

@@ -28,9 +28,9 @@ OWN_PAGES_FROM = 2**17  # bytes
 _clock: Callable[[], float] = time.process_time if "--cpu-time" in sys.argv else time.perf_counter
 
 
-def progress(said: str) -> None:
+def progress(text: str) -> None:
     """Tell who waits; the table alone goes to standard output."""
-    print(said, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -111,17 +111,17 @@ def in_turns(contestants: Mapping[str, Callable[[], Cost]], rounds: int) -> dict
 
     In every round each has its turn, so that a load that comes and goes hits all alike.
     """
-    found: dict[str, list[Cost]] = {name: [] for name in contestants}
+    costs: dict[str, list[Cost]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, run in contestants.items():
-            if number and found[name] and found[name][-1].seconds is None:
+            if number and costs[name] and costs[name][-1].seconds is None:
                 continue  # did not fit; trying again costs time and tells nothing
             one = _if_it_fits(run)
             if number or one.seconds is None:
-                found[name].append(one)
+                costs[name].append(one)
             progress(f"  {name}: {_shown(one.seconds)} s{'' if number else ' (warming up)'}")
     return {
-        name: Cost(_median(c.seconds for c in all_), _median(c.memory for c in all_)) for name, all_ in found.items()
+        name: Cost(_median(c.seconds for c in all_), _median(c.memory for c in all_)) for name, all_ in costs.items()
     }
 
 
@@ -190,8 +190,8 @@ def machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
+    page = Path("/proc/cpuinfo")
+    lines = page.read_text().splitlines() if page.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 

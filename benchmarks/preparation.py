@@ -34,10 +34,10 @@ def main(args: PreparationArgs) -> None:
             cut, verify = measure(sources, workers)
             after, count = os.times(), len(sources)
             busy = after.children_user + after.children_system - before.children_user - before.children_system
-            told = (
+            costs = (
                 f"cut {cut / count:.3f} s a clip, verify {verify / count:.3f} s, both {busy / count:.3f} s of CPU time"
             )
-            print(f"{counted(workers, 'worker')}: {told}")
+            print(f"{counted(workers, 'worker')}: {costs}")
             best[workers] = min(best.get(workers, (cut, verify)), (cut, verify), key=sum)
     print(f"2 workers are {sum(best[1]) / sum(best[2]):.2f} times as fast as 1 (best rounds)")
 

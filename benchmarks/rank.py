@@ -134,16 +134,16 @@ def invented(count: int, ordinary: int, end_id: int) -> list[list[int]]:
     rng = Random(0)
     begin = rng.sample(range(ordinary), min(firsts, ordinary))
     wanted = [length for length, number in enumerate(lengths, start=1) for _ in range(number)]
-    found: dict[tuple[int, ...], None] = {}
+    glosses: dict[tuple[int, ...], None] = {}
     for number, length in enumerate(wanted):
         # Those of one token come first and have a beginning each; later ones use up the rest, then share.
         head = (begin[number],) if number < len(begin) else (rng.choice(begin),)
         length = max(length, 2) if number >= len(begin) else length
         gloss = head
-        while len(gloss) < length or gloss in found:
+        while len(gloss) < length or gloss in glosses:
             gloss = head + tuple(rng.randrange(ordinary) for _ in range(length - 1))
-        found[gloss] = None
-    return [[*gloss, end_id] for gloss in found]
+        glosses[gloss] = None
+    return [[*gloss, end_id] for gloss in glosses]
 
 
 def compare(bench: Bench, trie: "Trie", rounds: int, calls: int, rate: float) -> list[Row]:
@@ -159,14 +159,14 @@ def compare(bench: Bench, trie: "Trie", rounds: int, calls: int, rate: float) ->
         "ours from frames": partial(from_frames, bench, lambda seen: ours(seen, trie)),
         "beams from frames": partial(from_frames, bench, lambda seen: plain(seen, longest)),
     }
-    found = measure_all(bench, ways, rounds, calls)
+    costs = measure_all(bench, ways, rounds, calls)
     floor = measure.operations(partial(within, bench, partial(prefill, bench))) / rate
-    return [*times(found, clips, longest, floor), *memories(found, clips, bench)]
+    return [*times(costs, clips, longest, floor), *memories(costs, clips, bench)]
 
 
-def times(found: dict[str, Cost], clips: int, longest: int, floor: float) -> list[Row]:
+def times(costs: dict[str, Cost], clips: int, longest: int, floor: float) -> list[Row]:
     """What each way takes, and how it compares with a prefill."""
-    seconds = {name: cost.seconds for name, cost in found.items()}
+    seconds = {name: cost.seconds for name, cost in costs.items()}
     once = seconds["prefill"]
     prefills = {name: value / once if value and once else None for name, value in seconds.items()}
     about = f"{clips} clip{'s' if clips > 1 else ''}: "
@@ -179,9 +179,9 @@ def times(found: dict[str, Cost], clips: int, longest: int, floor: float) -> lis
     ]
 
 
-def memories(found: dict[str, Cost], clips: int, bench: Bench) -> list[Row]:
+def memories(costs: dict[str, Cost], clips: int, bench: Bench) -> list[Row]:
     """What each way holds at its peak."""
-    mib = {name: None if cost.memory is None else cost.memory / MIB for name, cost in found.items()}
+    mib = {name: None if cost.memory is None else cost.memory / MIB for name, cost in costs.items()}
     about, unit = f"{clips} clip{'s' if clips > 1 else ''}: ", unit_of_memory(bench)
     return [
         Row(f"{about}prefill alone", mib["prefill"], None, None, unit),
@@ -259,12 +259,12 @@ def curve(bench: Bench, index: Path | None, rounds: int, calls: int) -> list[Row
     ways: dict[str, Callable[[], object]] = {str(count): partial(ours, bench, trie) for count, trie in tries.items()}
     ways["beams"] = partial(plain, bench, tries[USUAL].path.shape[1])
     measure.progress("curve: " + ", ".join(f"{count} glosses {len(trie.token)} nodes" for count, trie in tries.items()))
-    found = measure_all(bench, ways, rounds, calls)
+    costs = measure_all(bench, ways, rounds, calls)
     titles = [f"{count} glosses, {len(trie.token)} nodes" for count, trie in tries.items()]
-    costs = [found[str(count)] for count in tries]
-    rows = curve_rows(titles, [cost.seconds for cost in costs], found["beams"].seconds, "s")
-    mib = [None if cost.memory is None else cost.memory / MIB for cost in costs]
-    beams = None if found["beams"].memory is None else found["beams"].memory / MIB
+    of_tries = [costs[str(count)] for count in tries]
+    rows = curve_rows(titles, [cost.seconds for cost in of_tries], costs["beams"].seconds, "s")
+    mib = [None if cost.memory is None else cost.memory / MIB for cost in of_tries]
+    beams = None if costs["beams"].memory is None else costs["beams"].memory / MIB
     return rows + curve_rows(titles, mib, beams, unit_of_memory(bench))
 
 

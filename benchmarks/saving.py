@@ -86,8 +86,8 @@ def starting(place: Path, demo: list[str], rounds: int) -> list[Row]:
         "fresh": [*demo, f"outputs={place / 'fresh'}"],
         "resumed": [f"resume={config.parent}"],
     }
-    found = measure.in_turns({name: worked(lambda w=w: train(w, "leave at once")) for name, w in ways.items()}, rounds)
-    going_on, beginning = found["resumed"].seconds, found["fresh"].seconds
+    costs = measure.in_turns({name: worked(lambda w=w: train(w, "leave at once")) for name, w in ways.items()}, rounds)
+    going_on, beginning = costs["resumed"].seconds, costs["fresh"].seconds
     return [Row("command to first step: going on, beginning", going_on, beginning, None, "processor s")]
 
 
@@ -96,8 +96,8 @@ def training(place: Path, demo: list[str]) -> list[Row]:
     rows = []
     for every in (EVERY, 0):
         measure.progress(f"training with checkpoint.every={every}")
-        told = train([*demo, f"outputs={place / str(every)}", f"checkpoint.every={every}"], "tell")
-        spent, whole = json.loads(next(line for line in told.splitlines() if line.startswith("PROBE"))[5:])
+        output = train([*demo, f"outputs={place / str(every)}", f"checkpoint.every={every}"], "tell")
+        spent, whole = json.loads(next(line for line in output.splitlines() if line.startswith("PROBE"))[5:])
         title = f"demo, {len(spent)} states in {whole:.0f} s ({'after every step' if every == 0 else 'as it comes'})"
         rows.append(Row(f"{title}: a state", sum(spent) / len(spent), None, None, "s"))
         rows.append(Row(f"{title}: share of training", 100 * sum(spent) / whole, None, None, "%"))
@@ -122,8 +122,8 @@ def large(folder: Path, rounds: int) -> list[Row]:
         hashlib.sha256(content)
 
     plain = lambda: TorchCheckpointIO().save_checkpoint(state, folder / "plain.ckpt")  # noqa: E731
-    found = measure.in_turns({"ours": timed(ours), "plain": timed(plain), "floor": timed(floor)}, rounds)
-    seconds = {name: one.seconds or 0.0 for name, one in found.items()}
+    costs = measure.in_turns({"ours": timed(ours), "plain": timed(plain), "floor": timed(floor)}, rounds)
+    seconds = {name: one.seconds or 0.0 for name, one in costs.items()}
     title = f"state of a 2B model's adapter, {12 * ADAPTER / 1e6:.0f} MB"
     shares = [100 * seconds[name] / (60 * EVERY) for name in ("ours", "plain", "floor")]
     return [

@@ -212,15 +212,15 @@ def compare(bench: Bench, case: Case, steps: int, rounds: int, about: dict[str, 
         CACHED: lambda: ours(bench, case, steps, cached),
         PLAIN: lambda: plain(bench, case, steps),
     }
-    found = measure.in_turns(contestants, rounds)
+    costs = measure.in_turns(contestants, rounds)
     rate = 1e9 * about["matrix_gflops"]
     rows = []
     for name, features in ((OURS, None), (CACHED, cached)):
         title = case.name + ("" if features is None else ", features cached")
         floor = rate / clip_operations(bench, case, features)
-        speeds = (per_second(case, found[name]), per_second(case, found[PLAIN]), floor)
+        speeds = (per_second(case, costs[name]), per_second(case, costs[PLAIN]), floor)
         rows.append(Row(title, *speeds, "clips/s", better="more"))
-        rows.append(Row(title, mib(found[name]), mib(found[PLAIN]), None, memory_unit(bench)))
+        rows.append(Row(title, mib(costs[name]), mib(costs[PLAIN]), None, memory_unit(bench)))
     return rows
 
 
@@ -362,7 +362,7 @@ def clip_operations(bench: Bench, case: Case, cached: Any) -> int:  # noqa: ANN4
 
 def curve(bench: Bench, args: StepArgs, steps: int) -> list[Row]:
     """A step against the number of frames, with checkpointing, and how it grows. One round: there are many sizes."""
-    found: dict[str, list[Cost]] = {OURS: [], PLAIN: []}
+    costs: dict[str, list[Cost]] = {OURS: [], PLAIN: []}
     for frames in CURVE:
         case = sized(bench, args, frames, True)
         measure.progress(f"curve: {case.name}, {case.batch} clips a step, {case.micro} at once")
@@ -371,13 +371,13 @@ def curve(bench: Bench, args: StepArgs, steps: int) -> list[Row]:
             PLAIN: lambda case=case: plain(bench, case, steps),
         }
         for name, cost in measure.in_turns(contestants, rounds=1).items():
-            found[name].append(cost)
-    return [*curve_rows(found, "s", lambda cost: cost.seconds), *curve_rows(found, memory_unit(bench), mib)]
+            costs[name].append(cost)
+    return [*curve_rows(costs, "s", lambda cost: cost.seconds), *curve_rows(costs, memory_unit(bench), mib)]
 
 
-def curve_rows(found: dict[str, list[Cost]], unit: str, figure: Callable[[Cost], float | None]) -> list[Row]:
+def curve_rows(costs: dict[str, list[Cost]], unit: str, figure: Callable[[Cost], float | None]) -> list[Row]:
     """A row for each number of frames, and one for the growth."""
-    ours, plain = ([figure(cost) for cost in found[name]] for name in (OURS, PLAIN))
+    ours, plain = ([figure(cost) for cost in costs[name]] for name in (OURS, PLAIN))
     rows = [
         Row(f"a step with frames={frames}", one, other, None, unit)
         for frames, one, other in zip(CURVE, ours, plain, strict=True)

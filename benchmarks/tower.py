@@ -46,7 +46,7 @@ def main(args: TowerArgs) -> None:
     frames = torch.stack([torch.as_tensor(sample.frames) for sample in samples[:TOGETHER]])
     ways = {name: partial(encoded, run, tower, frames) for name, tower in towers.items()}
     cpu = torch.device("cpu")
-    found = measure.in_turns(
+    costs = measure.in_turns(
         {name: partial(measure.cost, way, cpu, 1) for name, way in ways.items()},
         args.rounds,
     )
@@ -54,7 +54,7 @@ def main(args: TowerArgs) -> None:
     print(", ".join(f"{key} {about[key]}" for key in ("device", "threads", "clock", "load")))
     for name, tower in towers.items():
         size = sum(tensor.nbytes for tensor in tower.state_dict().values()) / measure.MIB
-        print(f"{name:<12} {1000 * (found[name].seconds or 0) / len(frames):.2f} ms a clip, {size:.2f} MiB")
+        print(f"{name:<12} {1000 * (costs[name].seconds or 0) / len(frames):.2f} ms a clip, {size:.2f} MiB")
 
 
 def versions(tower: nn.Module) -> dict[str, nn.Module]:

@@ -62,17 +62,17 @@ def evaluate(args: EvaluateArgs) -> tuple[dict[str, Any], Path]:
     if not args.other:
         refuse_few(args, folder.evaluation, context.coverage)
     ranker = recognizer.load(args.run, args.checkpoint, args.device)
-    learned = ranker.calibration
-    if not learned:  # of another checkpoint than the best, or of a run from before there was any
-        learned = scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
+    fitted = ranker.calibration
+    if not fitted:  # of another checkpoint than the best, or of a run from before there was any
+        fitted = scoring.calibrate(ranker, split.select(clips, "train"), split.select(clips, "val"))
         if args.checkpoint == "best":
-            calibration.write(folder.calibration, learned)
+            calibration.write(folder.calibration, fitted)
     place = folder.evaluation
     if args.other:
         place /= f"other-{args.other.resolve().name}"
-        results, chosen = scoring.score_elsewhere(ranker, args.other, checkpoint, learned)
+        results, chosen = scoring.score_elsewhere(ranker, args.other, checkpoint, fitted)
     else:
-        results = scoring.score(ranker, chosen, replace(context, calibration=learned))
+        results = scoring.score(ranker, chosen, replace(context, calibration=fitted))
     if args.decoding == "generate":
         results = scoring.add_generated(results, ranker, chosen, args.beams, args.other)
     write_evaluation(place, results)
