@@ -121,7 +121,7 @@ def main() -> int:
 
 
 HINTS = {
-    "rank": "next: video='folder/*.mp4' for many, json=yes for a program, mode=scan for a recording of several signs",
-    "scan": "next: window= near the length of one sign, stride= for finer times, json=yes for a program",
-    "generate": "next: beams=5 or temperature=0.7 seed=1 for other answers, checkpoint=base for the untrained model",
+    "rank": "next: video='folder/*.mp4', json=yes, or mode=scan for a recording of several signs",
+    "scan": "next: window= near the length of one sign, stride= for finer times, or json=yes",
+    "generate": "next: beams=5, or temperature=0.7 seed=1; checkpoint=base asks the untrained model",
 }

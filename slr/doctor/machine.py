@@ -89,10 +89,11 @@ def look_at_cards(args: DoctorArgs) -> str:
     fits = []
     for size in CARDS:
         try:
-            fits.append(f"{size} GB: {estimate(config, 'cuda', size * GB, args.frames, args.batch).micro_batch}")
+            micro = estimate(config, "cuda", size * GB, args.frames, args.batch).micro_batch
         except UserError:
-            fits.append(f"{size} GB: too small")
-    return f"{name}, {args.frames} frames, batch {args.batch}: micro-batch by memory of a card: {', '.join(fits)}"
+            micro = "none"
+        fits.append(f"{micro} on {size} GB")
+    return f"{name}, {args.frames} frames, batch {args.batch}: micro-batch {', '.join(fits)}"
 
 
 CHECKS = [

@@ -118,10 +118,10 @@ def test_a_card_that_is_not_here_is_estimated_from_its_memory(tmp_path, monkeypa
 def test_cards_are_listed_by_the_micro_batch_that_fits(tmp_path):
     state, said, _ = result("cards", asked(tmp_path, model="no/model", frames=16))
     assert state == "ok"
-    words = said.partition("of a card: ")[2].split(", ")
-    assert [word.partition(" GB: ")[0] for word in words] == [str(size) for size in CARDS]
-    fitting = [word.partition(": ")[2] for word in words]
-    assert fitting == sorted(fitting, key=lambda one: -1 if one == "too small" else int(one))
+    words = said.partition("micro-batch ")[2].split(", ")
+    assert [word.partition(" on ")[2] for word in words] == [f"{size} GB" for size in CARDS]
+    fitting = [word.partition(" on ")[0] for word in words]
+    assert fitting == sorted(fitting, key=lambda micro: -1 if micro == "none" else int(micro))
     assert fitting[-1] == "16"
     said = result("cards", asked(tmp_path, model="no/model", frames=10**6))[1]
-    assert said.count("too small") == len(CARDS)
+    assert said.count("none on ") == len(CARDS)
