@@ -4,7 +4,11 @@ Every clip is altered as a second copy of it might be and hashed again. Prints t
 median, 99 %, most) of different recordings and of copies, and the share of copies that are found.
 """
 
-import sys
+from options import CopiesArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(CopiesArgs)  # before torch is imported
+
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
@@ -14,7 +18,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from slr.core import argv
 from slr.core.errors import explained
 from slr.data.duplicates.fingerprint import (
     MOTION_WITHIN,
@@ -29,25 +32,23 @@ from slr.data.video import read
 from slr.prepare.encode import write_clip
 
 Frames = Sequence[np.ndarray]
-USAGE = "python benchmarks/copies.py data=FOLDER_OF_A_MANIFEST [every=N]"
 
 
-def main() -> None:
+def main(args: CopiesArgs) -> None:
     """Measure and print."""
-    words = argv.parse(sys.argv[1:], {"data": None, "every": "1"}, USAGE)
-    folder, every = Path(words["data"]), argv.whole_number("every", words["every"], 1)
+    folder = args.data
     clips = read_manifest(folder / "manifest.jsonl")
     prints = fingerprints(folder, clips, workers=1)
     print(f"{'':34}{'pairs':>8}  {'least':>6}{'1 %':>7}{'50 %':>7}{'99 %':>7}{'most':>7}   taken for copies")
     for name, pairs in different(clips).items():
         if pairs:
             show(name, [distance(prints[one.sha256], prints[other.sha256]) for one, other in pairs])
-    found: dict[str, list[tuple[float, float]]] = {}
-    for clip in tqdm(clips[::every], desc="Copying", unit="clip"):
+    by_alteration: dict[str, list[tuple[float, float]]] = {}
+    for clip in tqdm(clips[:: args.every], desc="Copying", unit="clip"):
         frames = list(read(folder / clip.file, np.arange(clip.frames), reader="pyav"))
         for name, (alter, crf) in ALTERATIONS.items():
-            found.setdefault(name, []).append(distance(prints[clip.sha256], hashed(alter(frames), crf)))
-    for name, distances in found.items():
+            by_alteration.setdefault(name, []).append(distance(prints[clip.sha256], hashed(alter(frames), crf)))
+    for name, distances in by_alteration.items():
         show(f"copy: {name}", distances)
 
 
@@ -108,4 +109,4 @@ def show(name: str, distances: Iterable[tuple[float, float]]) -> None:
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))

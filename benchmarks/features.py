@@ -5,7 +5,11 @@ features, each clip's loss (token objective, no smoothing) and log-probabilities
 their first gloss.
 """
 
-import sys
+from options import FeaturesArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(FeaturesArgs)  # before torch is imported
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +20,6 @@ from tqdm import tqdm
 
 from slr import factory
 from slr.config.saved_run import open_run
-from slr.core import argv
 from slr.core.errors import explained
 from slr.data.cache.features import decode, encode
 from slr.data.collate import Sample, collate_training
@@ -29,7 +32,6 @@ from slr.training import assemble
 from slr.training.module import SignModule
 
 DTYPES = ("float32", "bf16", "int8")
-USAGE = "python benchmarks/features.py run=FOLDER [limit=N]"
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,11 @@ class Trained:
     clips: list[Clip]
 
 
-def main() -> None:
+def main(args: FeaturesArgs) -> None:
     """Measure and print."""
-    words = argv.parse(sys.argv[1:], {"run": None, "limit": "1000"}, USAGE)
-    run = opened(Path(words["run"]), argv.whole_number("limit", words["limit"], 1))
-    found = {dtype: [stray(run, clip, dtype) for clip in tqdm(run.clips, desc=dtype)] for dtype in DTYPES}
-    show(found)
+    run = opened(args.run, args.limit)
+    strays = {dtype: [stray(run, clip, dtype) for clip in tqdm(run.clips, desc=dtype)] for dtype in DTYPES}
+    show(strays)
 
 
 def opened(folder: Path, limit: int) -> Trained:
@@ -61,10 +62,10 @@ def opened(folder: Path, limit: int) -> Trained:
     return Trained(recognizer, data, read_split(run.split, clips).select(clips, "val")[:limit])
 
 
-def show(found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+def show(strays: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """The largest strays of each way, and how many clips keep their first gloss."""
-    print(f"{len(next(iter(found.values())))} clips   features   loss      log-probability   same first gloss")
-    for name, rows in found.items():
+    print(f"{len(next(iter(strays.values())))} clips   features   loss      log-probability   same first gloss")
+    for name, rows in strays.items():
         worst = {figure: max(row[figure] for row in rows) for figure in ("features", "loss", "ranking")}
         same = sum(row["first"] for row in rows)
         print(f"{name:<12} {worst['features']:<10.2%} {worst['loss']:<9.1e} {worst['ranking']:<17.1e} {same:.0f}")
@@ -87,14 +88,14 @@ def seen(recognizer: SignModule, sample: Sample) -> Tensor:
 
 def compared(run: Trained, sample: Sample, features: Tensor, others: Tensor) -> dict[str, float]:
     """How far other features of a sample, its loss and its ranking are from what `features` give."""
-    told = collate_training([sample], run.data.inputs.pad_id)
+    batch = collate_training([sample], run.data.inputs.pad_id)
 
     def results(features: Tensor) -> tuple[Tensor, Tensor]:
         network = run.recognizer.network
-        hidden = hidden_states(network, features, told["input_ids"], told["attention_mask"])
+        hidden = hidden_states(network, features, batch["input_ids"], batch["attention_mask"])
         prompt = torch.tensor([sample.prompt])
         ranking = look(network, features, prompt, torch.ones_like(prompt), run.recognizer.trie).log_probability
-        return answer_loss(network, hidden, told["labels"], 0.0), ranking
+        return answer_loss(network, hidden, batch["labels"], 0.0), ranking
 
     (loss, ranking), (other_loss, other_ranking) = results(features), results(others)
     return {
@@ -106,4 +107,4 @@ def compared(run: Trained, sample: Sample, features: Tensor, others: Tensor) -> 
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))

@@ -7,6 +7,11 @@ files' bytes at the rate at which this disk gives one large file. Then: how long
 its batches. Without `--quick` also: how opening a data set and its cache grows with clips.
 """
 
+from options import LoaderArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(LoaderArgs)  # before torch is imported
+
 import contextlib
 import io
 import logging
@@ -27,7 +32,6 @@ from PIL import Image
 
 from slr import factory
 from slr.config import compose, jobs, overrides
-from slr.core import argv
 from slr.core.errors import explained
 from slr.data.cache.frames import FrameCache, fill
 from slr.data.cache.store import Pack, writing
@@ -37,7 +41,6 @@ from slr.prepare.encode import write_clip
 from slr.prepare.synthetic.prepare import prepare_synthetic
 from slr.prepare.verify import checked
 
-USAGE = "python benchmarks/loader.py [clips=N] [rounds=N] [--quick] [--cpu-time] [--json FILE]"
 SIZES = {"240p": (240, 320), "480p": (480, 640), "1080p": (1080, 1920)}  # height, width
 SIDE = 448  # pixels, InternVL3.5's
 FRAMES = 8
@@ -61,11 +64,10 @@ class Way:
     files: Sequence[Path]
 
 
-def main() -> None:
+def main(args: LoaderArgs) -> None:
     """Measure and print."""
-    typed = measure.options(USAGE, {"clips": "", "rounds": ""})
-    clips = argv.whole_number("clips", typed.words["clips"] or ("3" if typed.quick else "8"), 1)
-    rounds = argv.whole_number("rounds", typed.words["rounds"] or ("2" if typed.quick else "5"), 1)
+    clips = args.clips or (3 if args.quick else 8)
+    rounds = args.rounds or (2 if args.quick else 5)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         about = measure.machine(CPU, torch.float32)
@@ -75,10 +77,10 @@ def main() -> None:
         with one_core():
             for name, size in SIZES.items():
                 rows += compare(place / name, name, size, clips, rounds, rate)
-        rows += [waiting(place, cache, typed.quick) for cache in ("none", "frames")]
-        if not typed.quick:
+        rows += [waiting(place, cache, args.quick) for cache in ("none", "frames")]
+        if not args.quick:
             rows += curve(place)
-        measure.show(rows, typed.json, about)
+        measure.show(rows, args.json, about)
 
 
 @contextlib.contextmanager
@@ -123,8 +125,8 @@ def compare(folder: Path, name: str, size: tuple[int, int], count: int, rounds: 
     """Clips a second of every way at one size of the videos."""
     measure.progress(f"{name}: encoding {count} clips of {LENGTH} frames")
     ways = prepare(folder, film(folder, size, count))
-    found = measure.in_turns({title: lambda way=way: read_all(way, count) for title, way in ways.items()}, rounds)
-    speeds = {title: 1 / one.seconds for title, one in found.items() if one.seconds}
+    costs = measure.in_turns({title: lambda way=way: read_all(way, count) for title, way in ways.items()}, rounds)
+    speeds = {title: 1 / one.seconds for title, one in costs.items() if one.seconds}
     rows = []
     for title in ("decoding", *WAYS.values()):
         bytes_each = sum(path.stat().st_size for path in ways[title].files) / count
@@ -285,10 +287,13 @@ def epoch(recognizer: Any, batches: Any) -> tuple[list[float], float]:  # noqa: 
 
 def curve(folder: Path) -> list[Row]:
     """What it takes to open a data set and its cache of eight frames a clip, and what lists them on the disk."""
-    found = [opened(folder / f"curve {count}", count) for count in CURVE]
+    columns = [opened(folder / f"curve {count}", count) for count in CURVE]
     rows = []
     for title, unit, figures in zip(
-        ("manifest", "cache", "lists of both"), ("s to open", "s to open", "MB"), zip(*found, strict=True), strict=True
+        ("manifest", "cache", "lists of both"),
+        ("s to open", "s to open", "MB"),
+        zip(*columns, strict=True),
+        strict=True,
     ):
         rows += [
             Row(f"{title}, {n:,} clips", figure, None, None, unit) for n, figure in zip(CURVE, figures, strict=True)
@@ -323,4 +328,4 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))

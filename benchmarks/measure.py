@@ -1,4 +1,4 @@
-"""What the benchmarks share: their words, clock, peak memory, what the machine can do at best, and the table."""
+"""What the benchmarks share: clock, peak memory, what the machine can do at best, and the table."""
 
 import contextlib
 import ctypes
@@ -19,66 +19,18 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from slr.core import argv
-from slr.core.errors import UserError
 from slr.core.files import write_whole
 
 MIB = 2**20
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 OWN_PAGES_FROM = 2**17  # bytes
-_clock: Callable[[], float] = time.perf_counter
+# With one thread on a busy machine, the processor's time is what an idle one would take, but for the shared caches.
+_clock: Callable[[], float] = time.process_time if "--cpu-time" in sys.argv else time.perf_counter
 
 
-@dataclass(frozen=True)
-class Options:
-    """What was typed: `key=value` words, `--quick`, and where `--json` writes.
-
-    `--cpu-time` acts at once: from then on `now` counts this process's processor time instead of the wall's. With one
-    thread on a machine that others load, that is what an idle machine would take, but for the caches that they share.
-    """
-
-    words: dict[str, str]
-    quick: bool
-    json: Path | None
-
-
-def options(usage: str, defaults: Mapping[str, str | None]) -> Options:
-    """Read the command line.
-
-    Args:
-        usage: one line that shows the command.
-        defaults: key -> value, or None where one must be typed.
-
-    Raises:
-        UserError: an unknown word, or a `--json` that no file can follow.
-    """
-    words = list(sys.argv[1:])
-    target = _taken_out(words, "--json", usage)
-    quick = "--quick" in words
-    if "--cpu-time" in words:
-        global _clock
-        _clock = time.process_time
-    typed = argv.parse([word for word in words if word not in ("--quick", "--cpu-time")], defaults, usage)
-    if target is not None and not target.absolute().parent.is_dir():
-        raise UserError(f"--json {target}: expected a file in a folder that exists; make the folder")
-    return Options(typed, quick, target)
-
-
-def _taken_out(words: list[str], flag: str, usage: str) -> Path | None:
-    """The path behind `flag`, both removed from `words`."""
-    if flag not in words:
-        return None
-    place = words.index(flag)
-    if place + 1 == len(words):
-        raise UserError(f"{flag}: expected a path behind it; usage: {usage}")
-    path = Path(words[place + 1])
-    del words[place : place + 2]
-    return path
-
-
-def progress(said: str) -> None:
+def progress(text: str) -> None:
     """Tell who waits; the table alone goes to standard output."""
-    print(said, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -159,17 +111,17 @@ def in_turns(contestants: Mapping[str, Callable[[], Cost]], rounds: int) -> dict
 
     In every round each has its turn, so that a load that comes and goes hits all alike.
     """
-    found: dict[str, list[Cost]] = {name: [] for name in contestants}
+    costs: dict[str, list[Cost]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, run in contestants.items():
-            if number and found[name] and found[name][-1].seconds is None:
+            if number and costs[name] and costs[name][-1].seconds is None:
                 continue  # did not fit; trying again costs time and tells nothing
             one = _if_it_fits(run)
             if number or one.seconds is None:
-                found[name].append(one)
+                costs[name].append(one)
             progress(f"  {name}: {_shown(one.seconds)} s{'' if number else ' (warming up)'}")
     return {
-        name: Cost(_median(c.seconds for c in all_), _median(c.memory for c in all_)) for name, all_ in found.items()
+        name: Cost(_median(c.seconds for c in all_), _median(c.memory for c in all_)) for name, all_ in costs.items()
     }
 
 
@@ -238,8 +190,8 @@ def machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
+    page = Path("/proc/cpuinfo")
+    lines = page.read_text().splitlines() if page.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 

@@ -55,9 +55,9 @@ class PlainClips(Dataset[dict[str, Tensor]]):
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         clip = self.clips[number]
         asked = self.processor.apply_chat_template(self._messages(), add_generation_prompt=True)
-        told = clip.gloss + self.processor.tokenizer.eos_token
-        sample = self.processor(text=[asked + told], videos=[self._decode(clip)], return_tensors="pt")
-        answer = len(self.processor.tokenizer(told, add_special_tokens=False)["input_ids"])
+        spelled = clip.gloss + self.processor.tokenizer.eos_token
+        sample = self.processor(text=[asked + spelled], videos=[self._decode(clip)], return_tensors="pt")
+        answer = len(self.processor.tokenizer(spelled, add_special_tokens=False)["input_ids"])
         tokens = sample["input_ids"][0]
         labels = torch.full_like(tokens, IGNORED)
         labels[-answer:] = tokens[-answer:]

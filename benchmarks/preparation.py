@@ -5,38 +5,39 @@ each stage and the quotient. Only meaningful where nothing else runs on at least
 CPU time per clip still tells what a second worker costs the first.
 """
 
+from options import PreparationArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(PreparationArgs)  # before torch is imported
+
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from slr.core import argv
 from slr.core.errors import UserError, explained
+from slr.core.units import counted
 from slr.prepare.verify import ClipJob, Prepared, prepare_clips, verify_clips
 
-USAGE = "python benchmarks/preparation.py clips=FOLDER_OF_MP4 [count=40] [rounds=2]"
 
-
-def main() -> None:
+def main(args: PreparationArgs) -> None:
     """Measure and print."""
-    words = argv.parse(sys.argv[1:], {"clips": None, "count": "40", "rounds": "2"}, USAGE)
-    sources = sorted(Path(words["clips"]).glob("*.mp4"))[: argv.whole_number("count", words["count"], 2)]
+    sources = sorted(args.clips.glob("*.mp4"))[: args.count]
     if not sources:
-        raise UserError(f"expected videos in {words['clips']}, found none; usage: {USAGE}")
+        raise UserError(f"clips={args.clips}: expected .mp4 files in it, found none")
     print(f"{len(sources)} videos, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     best: dict[int, tuple[float, float]] = {}
-    for _ in range(argv.whole_number("rounds", words["rounds"], 1)):
+    for _ in range(args.rounds):
         for workers in (1, 2):
             before = os.times()
             cut, verify = measure(sources, workers)
             after, count = os.times(), len(sources)
             busy = after.children_user + after.children_system - before.children_user - before.children_system
-            told = (
+            costs = (
                 f"cut {cut / count:.3f} s a clip, verify {verify / count:.3f} s, both {busy / count:.3f} s of CPU time"
             )
-            print(f"{workers} worker(s): {told}")
+            print(f"{counted(workers, 'worker')}: {costs}")
             best[workers] = min(best.get(workers, (cut, verify)), (cut, verify), key=sum)
     print(f"2 workers are {sum(best[1]) / sum(best[2]):.2f} times as fast as 1 (best rounds)")
 
@@ -54,4 +55,4 @@ def measure(sources: Sequence[Path], workers: int) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))

@@ -8,6 +8,11 @@ place, but for the rows `from frames`. The floor is the prefill's operations at 
 large matrix products. Without `--quick` also: how time and memory grow with the vocabulary.
 """
 
+from options import RankArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(RankArgs)  # before torch is imported
+
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
@@ -24,20 +29,12 @@ from step import configuration, silence
 from torch import Tensor
 
 from slr import factory
-from slr.core import argv
 from slr.core.errors import explained
 
 if TYPE_CHECKING:
     from slr.models.processor import Inputs
     from slr.models.trie import Trie
 
-USAGE = (
-    "python benchmarks/rank.py [model=tiny|2b] [config=FOLDER] [device=cpu|cuda] [quantization=none|nf4] [frames=N] "
-    "[clips=1,8] [index=WLASL_INDEX] [rounds=N] [calls=N] [--quick] [--cpu-time] [--json FILE]"
-)
-BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "wlasl" / "index" / "WLASL_v0.3.json"
-DEFAULTS = {"model": "tiny", "config": "", "device": "", "quantization": "", "frames": "8", "clips": ""}
-DEFAULTS |= {"index": str(BESIDE) if BESIDE.is_file() else "", "rounds": "9", "calls": "2"}
 USUAL = 300
 # Glosses of WLASL's first K by their tokens (one, two, three, four) in Qwen's spelling, and how many tokens begin one.
 SPELLED = {
@@ -76,29 +73,25 @@ class Bench:
         )
 
 
-def main() -> None:
+def main(args: RankArgs) -> None:
     """Measure and print."""
-    typed = measure.options(USAGE, DEFAULTS)
-    bench, dtype = prepare(typed.words)
+    bench, dtype = prepare(args)
     silence()
     about = measure.machine(bench.device, dtype)
-    rounds, calls = (argv.whole_number(word, typed.words[word], 1) for word in ("rounds", "calls"))
-    index = Path(typed.words["index"]) if typed.words["index"] else None
-    told = typed.words["clips"] or ("1" if typed.quick else "1,8")
-    counts = [argv.whole_number("clips", one, 1) for one in told.split(",")]
-    rows, trie = [], build(bench.inputs, USUAL, index)
+    counts = args.clips or ((1,) if args.quick else (1, 8))
+    rows, trie = [], build(bench.inputs, USUAL, args.index)
     for clips in counts:
-        rows += compare(bench.of(clips), trie, rounds, calls, 1e9 * about["matrix_gflops"])
+        rows += compare(bench.of(clips), trie, args.rounds, args.calls, 1e9 * about["matrix_gflops"])
     rows.append(no_gloss(bench.of(1), trie))
-    if not typed.quick:
-        rows += curve(bench.of(counts[0]), index, rounds, calls)
-    measure.show(rows, typed.json, about | {"model": typed.words["model"]})
+    if not args.quick:
+        rows += curve(bench.of(counts[0]), args.index, args.rounds, args.calls)
+    measure.show(rows, args.json, about | {"model": args.model})
 
 
-def prepare(words: dict[str, str]) -> tuple[Bench, torch.dtype]:
+def prepare(args: RankArgs) -> tuple[Bench, torch.dtype]:
     """The network with a fresh adapter, in evaluation mode, and a clip of noise: what it shows costs nothing."""
-    device = words["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    config = configuration(words, device)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    config = configuration(args, device)
     from slr.models import internvl
     from slr.prepare.synthetic.signs import Side, names
     from slr.training import assemble
@@ -106,13 +99,12 @@ def prepare(words: dict[str, str]) -> tuple[Bench, torch.dtype]:
     machine, inputs = factory.machine(config), factory.inputs(config)
     measure.progress("building the network …")
     network: Any = assemble.recognizer(config, names(Side.DATA_SET, 2), machine, inputs).to(device).network.eval()
-    frames = argv.whole_number("frames", words["frames"], 1)
-    noise = torch.randint(256, (1, frames, 3, *inputs.image_size), generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(256, (1, args.frames, 3, *inputs.image_size), generator=torch.Generator().manual_seed(0))
     autocast = partial(torch.autocast, device, machine.dtype, enabled=machine.precision != "32-true")
     with autocast():
         pixels = inputs.normalise(noise.to(torch.uint8).to(device), machine.dtype)
         features = internvl.encode_frames(network, pixels)
-    tokens = torch.tensor([inputs.prompt_ids(config.model.prompt, frames)], device=device)
+    tokens = torch.tensor([inputs.prompt_ids(config.model.prompt, args.frames)], device=device)
     bench = Bench(network, inputs, torch.device(device), autocast, pixels, features, tokens, torch.ones_like(tokens))
     return bench, machine.dtype
 
@@ -142,16 +134,16 @@ def invented(count: int, ordinary: int, end_id: int) -> list[list[int]]:
     rng = Random(0)
     begin = rng.sample(range(ordinary), min(firsts, ordinary))
     wanted = [length for length, number in enumerate(lengths, start=1) for _ in range(number)]
-    found: dict[tuple[int, ...], None] = {}
+    glosses: dict[tuple[int, ...], None] = {}
     for number, length in enumerate(wanted):
         # Those of one token come first and have a beginning each; later ones use up the rest, then share.
         head = (begin[number],) if number < len(begin) else (rng.choice(begin),)
         length = max(length, 2) if number >= len(begin) else length
         gloss = head
-        while len(gloss) < length or gloss in found:
+        while len(gloss) < length or gloss in glosses:
             gloss = head + tuple(rng.randrange(ordinary) for _ in range(length - 1))
-        found[gloss] = None
-    return [[*gloss, end_id] for gloss in found]
+        glosses[gloss] = None
+    return [[*gloss, end_id] for gloss in glosses]
 
 
 def compare(bench: Bench, trie: "Trie", rounds: int, calls: int, rate: float) -> list[Row]:
@@ -167,14 +159,14 @@ def compare(bench: Bench, trie: "Trie", rounds: int, calls: int, rate: float) ->
         "ours from frames": partial(from_frames, bench, lambda seen: ours(seen, trie)),
         "beams from frames": partial(from_frames, bench, lambda seen: plain(seen, longest)),
     }
-    found = measure_all(bench, ways, rounds, calls)
+    costs = measure_all(bench, ways, rounds, calls)
     floor = measure.operations(partial(within, bench, partial(prefill, bench))) / rate
-    return [*times(found, clips, longest, floor), *memories(found, clips, bench)]
+    return [*times(costs, clips, longest, floor), *memories(costs, clips, bench)]
 
 
-def times(found: dict[str, Cost], clips: int, longest: int, floor: float) -> list[Row]:
+def times(costs: dict[str, Cost], clips: int, longest: int, floor: float) -> list[Row]:
     """What each way takes, and how it compares with a prefill."""
-    seconds = {name: cost.seconds for name, cost in found.items()}
+    seconds = {name: cost.seconds for name, cost in costs.items()}
     once = seconds["prefill"]
     prefills = {name: value / once if value and once else None for name, value in seconds.items()}
     about = f"{clips} clip{'s' if clips > 1 else ''}: "
@@ -187,9 +179,9 @@ def times(found: dict[str, Cost], clips: int, longest: int, floor: float) -> lis
     ]
 
 
-def memories(found: dict[str, Cost], clips: int, bench: Bench) -> list[Row]:
+def memories(costs: dict[str, Cost], clips: int, bench: Bench) -> list[Row]:
     """What each way holds at its peak."""
-    mib = {name: None if cost.memory is None else cost.memory / MIB for name, cost in found.items()}
+    mib = {name: None if cost.memory is None else cost.memory / MIB for name, cost in costs.items()}
     about, unit = f"{clips} clip{'s' if clips > 1 else ''}: ", unit_of_memory(bench)
     return [
         Row(f"{about}prefill alone", mib["prefill"], None, None, unit),
@@ -267,12 +259,12 @@ def curve(bench: Bench, index: Path | None, rounds: int, calls: int) -> list[Row
     ways: dict[str, Callable[[], object]] = {str(count): partial(ours, bench, trie) for count, trie in tries.items()}
     ways["beams"] = partial(plain, bench, tries[USUAL].path.shape[1])
     measure.progress("curve: " + ", ".join(f"{count} glosses {len(trie.token)} nodes" for count, trie in tries.items()))
-    found = measure_all(bench, ways, rounds, calls)
+    costs = measure_all(bench, ways, rounds, calls)
     titles = [f"{count} glosses, {len(trie.token)} nodes" for count, trie in tries.items()]
-    costs = [found[str(count)] for count in tries]
-    rows = curve_rows(titles, [cost.seconds for cost in costs], found["beams"].seconds, "s")
-    mib = [None if cost.memory is None else cost.memory / MIB for cost in costs]
-    beams = None if found["beams"].memory is None else found["beams"].memory / MIB
+    of_tries = [costs[str(count)] for count in tries]
+    rows = curve_rows(titles, [cost.seconds for cost in of_tries], costs["beams"].seconds, "s")
+    mib = [None if cost.memory is None else cost.memory / MIB for cost in of_tries]
+    beams = None if costs["beams"].memory is None else costs["beams"].memory / MIB
     return rows + curve_rows(titles, mib, beams, unit_of_memory(bench))
 
 
@@ -284,4 +276,4 @@ def curve_rows(titles: Sequence[str], figures: Sequence[float | None], beams: fl
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))

@@ -7,6 +7,11 @@ that; and the share of the demo's training that all its savings take. Then a sta
 adapter. The floor writes as many bytes, flushes them and hashes them.
 """
 
+from options import SavingArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(SavingArgs)  # before torch is imported
+
 import hashlib
 import json
 import os
@@ -23,11 +28,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from measure import Cost, Row
 
 from slr.config.compose import PROJECT
-from slr.core import argv, checkpoints
+from slr.core import checkpoints
 from slr.core.errors import explained
 from slr.training.loop import PlainCheckpointIO
 
-USAGE = "python benchmarks/saving.py [rounds=N] [--quick] [--json FILE]"
 SMALL = ["dataset.signs=4", "dataset.signers=8", "batch=4"]
 CPU = torch.device("cpu")
 ADAPTER = 28 * 16 * (2 * 4096 + 2 * 3072 + 3 * 8192)  # weights: 28 layers, r=16; query and output, key and value, three
@@ -61,17 +65,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def main() -> None:
+def main(args: SavingArgs) -> None:
     """Measure and print."""
-    typed = measure.options(USAGE, {"rounds": ""})
-    rounds = argv.whole_number("rounds", typed.words["rounds"] or ("1" if typed.quick else "5"), 1)
+    rounds = args.rounds or (1 if args.quick else 5)
     about = measure.machine(CPU, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        demo = ["experiment=demo", f"data={place / 'data'}", *(SMALL if typed.quick else [])]
+        demo = ["experiment=demo", f"data={place / 'data'}", *(SMALL if args.quick else [])]
         rows = [*starting(place, demo, rounds), *training(place, demo)]
         rows += large(place / "large", rounds)
-    measure.show(rows, typed.json, about)
+    measure.show(rows, args.json, about)
 
 
 def starting(place: Path, demo: list[str], rounds: int) -> list[Row]:
@@ -83,8 +86,8 @@ def starting(place: Path, demo: list[str], rounds: int) -> list[Row]:
         "fresh": [*demo, f"outputs={place / 'fresh'}"],
         "resumed": [f"resume={config.parent}"],
     }
-    found = measure.in_turns({name: worked(lambda w=w: train(w, "leave at once")) for name, w in ways.items()}, rounds)
-    going_on, beginning = found["resumed"].seconds, found["fresh"].seconds
+    costs = measure.in_turns({name: worked(lambda w=w: train(w, "leave at once")) for name, w in ways.items()}, rounds)
+    going_on, beginning = costs["resumed"].seconds, costs["fresh"].seconds
     return [Row("command to first step: going on, beginning", going_on, beginning, None, "processor s")]
 
 
@@ -93,8 +96,8 @@ def training(place: Path, demo: list[str]) -> list[Row]:
     rows = []
     for every in (EVERY, 0):
         measure.progress(f"training with checkpoint.every={every}")
-        told = train([*demo, f"outputs={place / str(every)}", f"checkpoint.every={every}"], "tell")
-        spent, whole = json.loads(next(line for line in told.splitlines() if line.startswith("PROBE"))[5:])
+        output = train([*demo, f"outputs={place / str(every)}", f"checkpoint.every={every}"], "tell")
+        spent, whole = json.loads(next(line for line in output.splitlines() if line.startswith("PROBE"))[5:])
         title = f"demo, {len(spent)} states in {whole:.0f} s ({'after every step' if every == 0 else 'as it comes'})"
         rows.append(Row(f"{title}: a state", sum(spent) / len(spent), None, None, "s"))
         rows.append(Row(f"{title}: share of training", 100 * sum(spent) / whole, None, None, "%"))
@@ -119,8 +122,8 @@ def large(folder: Path, rounds: int) -> list[Row]:
         hashlib.sha256(content)
 
     plain = lambda: TorchCheckpointIO().save_checkpoint(state, folder / "plain.ckpt")  # noqa: E731
-    found = measure.in_turns({"ours": timed(ours), "plain": timed(plain), "floor": timed(floor)}, rounds)
-    seconds = {name: one.seconds or 0.0 for name, one in found.items()}
+    costs = measure.in_turns({"ours": timed(ours), "plain": timed(plain), "floor": timed(floor)}, rounds)
+    seconds = {name: one.seconds or 0.0 for name, one in costs.items()}
     title = f"state of a 2B model's adapter, {12 * ADAPTER / 1e6:.0f} MB"
     shares = [100 * seconds[name] / (60 * EVERY) for name in ("ours", "plain", "floor")]
     return [
@@ -166,4 +169,4 @@ def train(words: list[str], deed: str) -> str:
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))

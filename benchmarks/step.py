@@ -7,6 +7,11 @@ operations, recomputation left out, at the rate that it reaches in large matrix 
 time and memory grow with frames.
 """
 
+from options import NetworkArgs, StepArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(StepArgs)  # before torch is imported
+
 import contextlib
 import dataclasses
 import io
@@ -24,7 +29,6 @@ from measure import MIB, Cost, Row
 
 from slr import factory
 from slr.config import compose, jobs, overrides
-from slr.core import argv
 from slr.core.errors import UserError, explained
 
 if TYPE_CHECKING:
@@ -35,12 +39,6 @@ if TYPE_CHECKING:
     from slr.data.manifest import Clip
     from slr.training.module import SignModule
 
-USAGE = (
-    "python benchmarks/step.py [model=tiny|2b] [config=FOLDER] [device=cpu|cuda] [quantization=none|nf4] [batch=N] "
-    "[micro=N] [frames=8,16] [steps=N] [rounds=N] [--quick] [--cpu-time] [--json FILE]"
-)
-DEFAULTS = {"model": "tiny", "config": "", "device": "", "quantization": "", "batch": "", "micro": ""}
-DEFAULTS |= {"frames": "", "steps": "", "rounds": "3"}
 CURVE = [1, 2, 4, 8, 16, 32]
 AHEAD = 2  # batches more than steps: `Trainer` reads ahead, and the last step of all would be spared its reading
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}  # nats
@@ -97,31 +95,23 @@ class Bench:
         return 5 if self.device.type == "cuda" else 1
 
 
-def main() -> None:
+def main(args: StepArgs) -> None:
     """Measure and print."""
-    typed = measure.options(USAGE, DEFAULTS)
     with tempfile.TemporaryDirectory() as folder:
-        bench = prepare(typed.words, Path(folder))
+        bench = prepare(args, Path(folder))
         silence()
         about = measure.machine(bench.device, bench.machine.dtype)
         measure.progress(f"{about['device']}: {about['matrix_gflops']} GFLOP/s, {bench.machine.describe()}")
-        steps, rounds = length(typed, bench)
+        steps = args.steps or (1 if args.quick else 10 if bench.device.type == "cuda" else 3)
         rows = [same_work(bench)]
-        for frames in wanted_frames(typed):
+        for frames in args.frames or ((8,) if args.quick else (8, 16)):
             for checkpointing in (False, True):
-                case = sized(bench, typed.words, frames, checkpointing)
-                rows += compare(bench, case, steps, rounds, about)
-        if not typed.quick:
-            rows += curve(bench, typed.words, steps)
-        about |= {"model": typed.words["model"], "quantization": bench.machine.quantization}
-        measure.show(rows, typed.json, about)
-
-
-def length(typed: measure.Options, bench: Bench) -> tuple[int, int]:
-    """How many steps a turn has, and how many turns a contestant."""
-    usual = 10 if bench.device.type == "cuda" else 3
-    steps = argv.whole_number("steps", typed.words["steps"] or str(1 if typed.quick else usual), 1)
-    return steps, argv.whole_number("rounds", typed.words["rounds"], 1)
+                case = sized(bench, args, frames, checkpointing)
+                rows += compare(bench, case, steps, args.rounds, about)
+        if not args.quick:
+            rows += curve(bench, args, steps)
+        about |= {"model": args.model, "quantization": bench.machine.quantization}
+        measure.show(rows, args.json, about)
 
 
 def silence() -> None:
@@ -134,33 +124,27 @@ def silence() -> None:
     warnings.filterwarnings("ignore", module="lightning")
 
 
-def wanted_frames(typed: measure.Options) -> list[int]:
-    """`frames=8,16` as numbers."""
-    told = typed.words["frames"] or ("8" if typed.quick else "8,16")
-    return [argv.whole_number("frames", one, 1) for one in told.split(",")]
-
-
-def sized(bench: Bench, words: dict[str, str], frames: int, checkpointing: bool) -> Case:
+def sized(bench: Bench, args: StepArgs, frames: int, checkpointing: bool) -> Case:
     """A step of the batch that was typed, or of 16 clips on the CPU and, as an 8 GB card holds them, 2 on CUDA."""
     on_cuda = bench.device.type == "cuda"
-    batch = argv.whole_number("batch", words["batch"] or ("2" if on_cuda else "16"), 1)
+    batch = args.batch or (2 if on_cuda else 16)
     fit = 2 if on_cuda else max(1, 128 // frames)
-    micro = min(batch, argv.whole_number("micro", words["micro"] or str(fit), 1))
+    micro = min(batch, args.micro or fit)
     if batch % micro:
         raise UserError(f"batch={batch}: expected a multiple of micro={micro}, which `Trainer` needs")
     return Case(frames, batch, micro, checkpointing)
 
 
-def prepare(words: dict[str, str], folder: Path) -> Bench:
+def prepare(args: StepArgs, folder: Path) -> Bench:
     """Draw clips, build the network, and find the processor."""
-    device = words["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    config = configuration(words, device)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    config = configuration(args, device)
     from slr.data.manifest import read_manifest
     from slr.models.hub import locate
     from slr.prepare.synthetic.prepare import prepare_synthetic
     from slr.training import assemble
 
-    size = 160 if words["model"] == "tiny" else 256  # pixels; WLASL's clips are about 256
+    size = 160 if args.model == "tiny" else 256  # pixels; WLASL's clips are about 256
     manifest = prepare_synthetic(folder / "clips", signs=8, signers=2, takes=1, seed=0, size=size, workers=1)
     clips = read_manifest(manifest)
     machine = factory.machine(config)
@@ -174,16 +158,12 @@ def prepare(words: dict[str, str], folder: Path) -> Bench:
     return Bench(config, machine, torch.device(device), manifest.parent, clips, recognizer, processor)
 
 
-def configuration(words: dict[str, str], device: str) -> Any:  # noqa: ANN401
+def configuration(args: NetworkArgs, device: str) -> Any:  # noqa: ANN401
     """The page's settings for a benchmark: the same frames every time, and one loss that both recipes have."""
-    if words["model"] not in ("tiny", "2b"):
-        raise UserError(f"model={words['model']}: expected tiny or 2b")
-    if words["model"] == "2b" and not words["config"]:
-        raise UserError("model=2b: expected config=FOLDER with InternVL3.5-2B's configuration, tokenizer and processor")
     chosen = ["model=tiny"]
-    if words["model"] == "2b":
-        chosen = ["model=internvl3_5_2b", f"model.checkpoint={words['config']}", "model.weights=random"]
-    quantization = words["quantization"] or ("nf4" if device == "cuda" else "none")
+    if args.model == "2b":
+        chosen = ["model=internvl3_5_2b", f"model.checkpoint={args.config}", "model.weights=random"]
+    quantization = args.quantization or ("nf4" if device == "cuda" else "none")
     chosen += [f"hardware={device}", f"model.quantization={quantization}", "dataset=synthetic", "sampling=uniform"]
     # On a few cores a decoding worker takes from the step what it saves; on a card it works beside it.
     chosen += ["hardware.workers=0"] if device == "cpu" else []
@@ -232,15 +212,15 @@ def compare(bench: Bench, case: Case, steps: int, rounds: int, about: dict[str, 
         CACHED: lambda: ours(bench, case, steps, cached),
         PLAIN: lambda: plain(bench, case, steps),
     }
-    found = measure.in_turns(contestants, rounds)
+    costs = measure.in_turns(contestants, rounds)
     rate = 1e9 * about["matrix_gflops"]
     rows = []
     for name, features in ((OURS, None), (CACHED, cached)):
         title = case.name + ("" if features is None else ", features cached")
         floor = rate / clip_operations(bench, case, features)
-        speeds = (per_second(case, found[name]), per_second(case, found[PLAIN]), floor)
+        speeds = (per_second(case, costs[name]), per_second(case, costs[PLAIN]), floor)
         rows.append(Row(title, *speeds, "clips/s", better="more"))
-        rows.append(Row(title, mib(found[name]), mib(found[PLAIN]), None, memory_unit(bench)))
+        rows.append(Row(title, mib(costs[name]), mib(costs[PLAIN]), None, memory_unit(bench)))
     return rows
 
 
@@ -380,24 +360,24 @@ def clip_operations(bench: Bench, case: Case, cached: Any) -> int:  # noqa: ANN4
     return count
 
 
-def curve(bench: Bench, words: dict[str, str], steps: int) -> list[Row]:
+def curve(bench: Bench, args: StepArgs, steps: int) -> list[Row]:
     """A step against the number of frames, with checkpointing, and how it grows. One round: there are many sizes."""
-    found: dict[str, list[Cost]] = {OURS: [], PLAIN: []}
+    costs: dict[str, list[Cost]] = {OURS: [], PLAIN: []}
     for frames in CURVE:
-        case = sized(bench, words, frames, True)
+        case = sized(bench, args, frames, True)
         measure.progress(f"curve: {case.name}, {case.batch} clips a step, {case.micro} at once")
         contestants: dict[str, Callable[[], Cost]] = {
             OURS: lambda case=case: ours(bench, case, steps),
             PLAIN: lambda case=case: plain(bench, case, steps),
         }
         for name, cost in measure.in_turns(contestants, rounds=1).items():
-            found[name].append(cost)
-    return [*curve_rows(found, "s", lambda cost: cost.seconds), *curve_rows(found, memory_unit(bench), mib)]
+            costs[name].append(cost)
+    return [*curve_rows(costs, "s", lambda cost: cost.seconds), *curve_rows(costs, memory_unit(bench), mib)]
 
 
-def curve_rows(found: dict[str, list[Cost]], unit: str, figure: Callable[[Cost], float | None]) -> list[Row]:
+def curve_rows(costs: dict[str, list[Cost]], unit: str, figure: Callable[[Cost], float | None]) -> list[Row]:
     """A row for each number of frames, and one for the growth."""
-    ours, plain = ([figure(cost) for cost in found[name]] for name in (OURS, PLAIN))
+    ours, plain = ([figure(cost) for cost in costs[name]] for name in (OURS, PLAIN))
     rows = [
         Row(f"a step with frames={frames}", one, other, None, unit)
         for frames, one, other in zip(CURVE, ours, plain, strict=True)
@@ -407,4 +387,4 @@ def curve_rows(found: dict[str, list[Cost]], unit: str, figure: Callable[[Cost],
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))

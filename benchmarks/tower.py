@@ -9,9 +9,13 @@ What NF4 changes is seen with the numbers that it leaves in ordinary layers, wha
 CPU bitsandbytes 0.50 reads back wrong numbers where a matrix's width is no multiple of 64, and the tiny tower's is 96.
 """
 
+from options import TowerArgs, read
+
+if __name__ == "__main__":
+    ARGS = read(TowerArgs)  # before torch is imported
+
 import copy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import measure
@@ -20,20 +24,17 @@ from features import Trained, compared, opened, show
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from slr.core import argv
 from slr.core.errors import explained
 from slr.data.collate import Sample
 from slr.models import internvl
 
-USAGE = "python benchmarks/tower.py run=FOLDER [limit=N] [rounds=N] [--cpu-time]"
 BLOCK = 64  # weights that share a scale
 TOGETHER = 16  # clips whose features are timed together
 
 
-def main() -> None:
+def main(args: TowerArgs) -> None:
     """Measure and print."""
-    words = measure.options(USAGE, {"run": None, "limit": "1000", "rounds": "9"}).words
-    run = opened(Path(words["run"]), argv.whole_number("limit", words["limit"], 1))
+    run = opened(args.run, args.limit)
     samples = [run.data.ranking_set([clip])[0, 0] for clip in tqdm(run.clips, desc="reading")]
     towers = versions(internvl.bare(run.recognizer.network).model.vision_tower)
     show(
@@ -45,15 +46,15 @@ def main() -> None:
     frames = torch.stack([torch.as_tensor(sample.frames) for sample in samples[:TOGETHER]])
     ways = {name: partial(encoded, run, tower, frames) for name, tower in towers.items()}
     cpu = torch.device("cpu")
-    found = measure.in_turns(
+    costs = measure.in_turns(
         {name: partial(measure.cost, way, cpu, 1) for name, way in ways.items()},
-        argv.whole_number("rounds", words["rounds"], 1),
+        args.rounds,
     )
     about = measure.machine(cpu, torch.float32)
     print(", ".join(f"{key} {about[key]}" for key in ("device", "threads", "clock", "load")))
     for name, tower in towers.items():
         size = sum(tensor.nbytes for tensor in tower.state_dict().values()) / measure.MIB
-        print(f"{name:<12} {1000 * (found[name].seconds or 0) / len(frames):.2f} ms a clip, {size:.2f} MiB")
+        print(f"{name:<12} {1000 * (costs[name].seconds or 0) / len(frames):.2f} ms a clip, {size:.2f} MiB")
 
 
 def versions(tower: nn.Module) -> dict[str, nn.Module]:
@@ -110,4 +111,4 @@ def stray(run: Trained, whole: nn.Module, tower: nn.Module, sample: Sample) -> d
 
 
 if __name__ == "__main__":
-    explained(main)
+    explained(lambda: main(ARGS))

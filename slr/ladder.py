@@ -1,7 +1,6 @@
-"""`python -m slr.ladder`: the command is in slr/commands."""
+"""`python -m slr.ladder`."""
 
-from slr.commands.ladder import main
-from slr.core.errors import explained
+from slr.__main__ import run
 
 if __name__ == "__main__":
-    explained(main)
+    run("ladder")

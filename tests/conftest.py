@@ -117,5 +117,5 @@ def lay_out(kept: Path, folder: Path, data: Path) -> None:
     result = read_json(run.result)
     result["hashes"]["split"] = own
     write_json(run.result, result)
-    results, _ = evaluate.evaluate(evaluate.wish(evaluate.DEFAULTS | {"run": str(folder), "report": "no"}))
+    results, _ = evaluate.evaluate(evaluate.EvaluateArgs(folder, report=False))
     write_json(run.result, result | {"test": results["summary"]})

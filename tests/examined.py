@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from slr.doctor.finding import Asked
+from slr.doctor.finding import DoctorArgs
 
 
-def asked(folder: Path, **words) -> Asked:
+def asked(folder: Path, **words) -> DoctorArgs:
     defaults = {"data": str(folder), "outputs": str(folder), "model": "tiny", "hardware": "auto", "frames": 8}
-    return Asked(**defaults | {"batch": 16, "typed": (), "offline": True, "token": False} | words)
+    return DoctorArgs(**defaults | {"batch": 16, "typed": (), "offline": True, "token": False} | words)

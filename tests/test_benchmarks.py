@@ -78,12 +78,32 @@ def test_going_on_starts_as_soon_as_beginning_does(tmp_path):
         (["frame=8"], "did you mean frames?"),
         (["--json"], "expected a path"),
         (["--json", "nowhere/a.json"], "make the folder"),
-        (["model=3b"], "expected tiny or 2b"),
+        (["model=3b"], "expected one of tiny, 2b"),
         (["model=2b"], "config=FOLDER"),
     ],
 )
 def test_mistakes_cost_one_line(words, said):
     assert said in refused("benchmarks/rank.py", *words)
+
+
+def test_no_benchmark_imports_torch_before_its_words_are_read():
+    program = """
+import runpy, sys
+sys.path.insert(0, "benchmarks")
+for name in sys.argv[1:]:
+    for word, code in (("zzz=1", 2), ("--help", 0)):
+        sys.argv = [name, word]
+        try:
+            runpy.run_path(f"benchmarks/{name}.py", run_name="__main__")
+        except SystemExit as end:
+            assert end.code == code, (name, word, end.code)
+    assert "torch" not in sys.modules, name
+"""
+    names = [path.stem for path in (ROOT / "benchmarks").glob("*.py") if "explained(" in path.read_text()]
+    names.remove("options")
+    assert len(names) == 8
+    done = subprocess.run([sys.executable, "-c", program, *names], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (0, 8), done.stderr
 
 
 def test_examples_in_its_docstrings(measure):

@@ -189,7 +189,7 @@ def other_base(tmp_path, monkeypatch) -> Path:
 
 
 def evaluated(run: Path) -> None:
-    evaluate.evaluate(evaluate.wish(evaluate.DEFAULTS | {"run": str(run), "report": "no"}))
+    evaluate.evaluate(evaluate.EvaluateArgs(run, report=False))
 
 
 def begun_with(run: Path) -> None:

@@ -39,7 +39,7 @@ def test_training_commands_compose(command):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("evaluate.py")])
 def test_evaluation_commands_parse(command):
-    assert argv.parse(shlex.split(command)[1:], evaluate.DEFAULTS, evaluate.USAGE)["run"]
+    assert argv.read(evaluate.EvaluateArgs, shlex.split(command)[1:]).run
 
 
 def test_the_error_shown_is_the_error_printed():

@@ -1,43 +1,38 @@
-"""Compare runs: `python -m slr.compare outputs/…/sweeps/frames`."""
+"""Compare runs: `slr compare outputs/…/sweeps/frames`."""
 
 import difflib
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from slr.core import argv
+from slr.core.argv import Option
 from slr.core.errors import UserError, one_line
 from slr.core.files import write_whole
+from slr.core.units import counted
 from slr.evaluation.compare import tables
 from slr.evaluation.compare.runs import METRICS, Run, find_runs, read_run
 from slr.evaluation.compare.settings import Group, comparable
 
-USAGE = (
-    "python -m slr.compare FOLDER [FOLDER …] [by=seed] [metric=top1|top5|mrr] [part=test|val] [csv=FILE] [picture=FILE]"
-)
-BESIDE = "beside the runs"
-DEFAULTS = {"by": "seed", "metric": "top1", "part": "test", "csv": BESIDE, "picture": BESIDE}
+NAMES = {"csv": "comparison.csv", "picture": "comparison.png"}
 
 
-def understand(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    """Folders and options among the words that were typed; a word that names a folder is one, whatever it looks like.
+@dataclass(frozen=True)
+class CompareArgs(argv.Arguments):
+    """Rank the settings of runs by validation, and test on the test part whether they differ.
 
-    Raises:
-        UserError: no folder, one that is not there, or an option that cannot be.
+    Each FOLDER is a run, or is searched for runs.
     """
-    folders = [Path(word) for word in words if Path(word).is_dir()]
-    rest = [word for word in words if not Path(word).is_dir()]
-    for word in rest:
-        key = word.partition("=")[0]
-        if "=" not in word or "/" in key:
-            raise UserError(f"{word}: expected the folder of a run, or of runs, found none; usage: {USAGE}")
-    options = argv.parse(rest, DEFAULTS, USAGE)
-    for key, allowed in (("metric", METRICS), ("part", tuple(tables.PARTS))):
-        if options[key] not in allowed:
-            raise UserError(f"{key}={options[key]}: expected one of {', '.join(allowed)}")
-    if not folders:
-        raise UserError(f"expected the folder of a run, or of runs, found none; usage: {USAGE}")
-    return folders, options
+
+    command = "slr compare FOLDER [FOLDER …]"
+    word = "the folder of a run, or of runs, found none"
+    by: Annotated[tuple[str, ...], Option("settings in which runs of one setting may differ")] = ("seed",)
+    metric: Annotated[str, Option("ranks and tests the settings", METRICS)] = "top1"
+    part: Annotated[str, Option("the part in the picture", tuple(tables.PARTS))] = "test"
+    csv: Annotated[Path | None, Option("a row for each run; lies in the first FOLDER", shown=NAMES["csv"])] = None
+    picture: Annotated[Path | None, Option("score against cost; lies there too", shown=NAMES["picture"])] = None
 
 
 def gather(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -51,17 +46,15 @@ def gather(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
         try:
             runs.append(read_run(folder))
         except UserError as error:
-            broken.append(f"left out: {one_line(error)}")
+            broken.append(f"skipped: {one_line(error)}")
     if not runs:
-        places = ", ".join(map(str, folders))
-        if broken:
-            raise UserError(f"{places}: expected runs, found none that can be read; {broken[0]}")
-        raise UserError(f"{places}: expected runs, found no result.json at or below; runs lie under outputs/")
+        found = f"none that can be read; {broken[0]}" if broken else "no result.json at or below; runs are in outputs/"
+        raise UserError(f"{', '.join(map(str, folders))}: expected runs, found {found}")
     return runs, broken
 
 
 def check_keys(by: Sequence[str], runs: Sequence[Run]) -> None:
-    """Refuse to gather runs over a setting that none of them has."""
+    """Refuse to group runs by a setting that none of them has."""
     keys = {key for run in runs for key in run.settings}
     for key in by:
         if key not in keys:
@@ -71,11 +64,11 @@ def check_keys(by: Sequence[str], runs: Sequence[Run]) -> None:
 
 
 def report(groups: Sequence[Group], runs: Sequence[Run], by: Sequence[str], metric: str) -> list[str]:
-    """What a person reads, in paragraphs: each comparable group, the runs that are not done, why groups are apart."""
+    """Paragraphs for a person: each comparable group, the runs that are not done, why groups are apart."""
     paragraphs = []
     for number, group in enumerate(groups, 1):
         title = f"group {number}: " if len(groups) > 1 else ""
-        paragraphs.append(f"{title}{tables.counted(len(group.runs))} done, {group.ground.describe()}")
+        paragraphs.append(f"{title}{counted(len(group.runs), 'run')} done, {group.ground.describe()}")
         paragraphs += tables.group_paragraphs(group, by, metric)
     unfinished = [run for run in runs if run.ground is None]
     if unfinished:
@@ -85,47 +78,42 @@ def report(groups: Sequence[Group], runs: Sequence[Run], by: Sequence[str], metr
     return paragraphs
 
 
-def written(options: dict[str, str], first: Path) -> tuple[Path, Path]:
-    """Where rows and picture go: as typed, or into the folder of runs that was typed first, never into a run's own."""
-    place = first.resolve()
-    place = place.parent if (place / "result.json").is_file() else place
-    names = {"csv": "comparison.csv", "picture": "comparison.png"}
-    paths = [place / name if options[key] == BESIDE else Path(options[key]).expanduser() for key, name in names.items()]
-    return paths[0], paths[1]
-
-
-def write(groups: Sequence[Group], runs: Sequence[Run], options: dict[str, str], first: Path) -> list[str]:
-    """Write rows and picture; returns a line for each file.
+def write(groups: Sequence[Group], runs: Sequence[Run], args: CompareArgs, first: Path) -> list[Path]:
+    """Write rows and picture: as typed, or into the first folder; of a run, into the folder that it is in.
 
     Raises:
         UserError: a file cannot be written.
     """
-    rows, picture = written(options, first)
+    place = first.resolve()
+    place = place.parent if (place / "result.json").is_file() else place
+    rows, picture = args.csv or place / NAMES["csv"], args.picture or place / NAMES["picture"]
     try:
         rows.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(rows, tables.csv_text(groups, runs, options["by"].split(",")))
+        write_whole(rows, tables.csv_text(groups, runs, args.by))
         if not groups:
-            return [f"written: {rows}"]
+            return [rows]
         from slr.evaluation.compare.scatter import draw
 
         picture.parent.mkdir(parents=True, exist_ok=True)
-        draw(picture, [group.settings for group in groups], options["part"], options["metric"])
+        draw(picture, [group.settings for group in groups], args.part, args.metric)
     except OSError as error:
         raise UserError(
             f"{error.filename}: expected a file that can be written, {error.strerror}; use csv=FILE picture=FILE"
         ) from error
-    return [f"written: {rows}", f"written: {picture}"]
+    return [rows, picture]
 
 
 def main() -> None:
-    """Read the words and the runs, print what is known, write rows and picture."""
-    if any(word in ("-h", "--help") for word in sys.argv[1:]):
-        print(f"usage: {USAGE}")
-        return
-    folders, options = understand(sys.argv[1:])
-    by = options["by"].split(",")
+    """Compare the runs that the command line names; a word that names a folder is one, even if it has a `=`."""
+    folders = [Path(word) for word in sys.argv[1:] if Path(word).is_dir()]
+    args = argv.read(CompareArgs, [word for word in sys.argv[1:] if not Path(word).is_dir()])
+    if not folders:
+        raise UserError(f"expected {CompareArgs.word}; {argv.usage(CompareArgs)}")
     runs, broken = gather(folders)
-    check_keys(by, runs)
-    groups = comparable(runs, by, options["metric"])
-    print("\n\n".join(["\n".join(broken)] * bool(broken) + report(groups, runs, by, options["metric"])), flush=True)
-    print("\n" + "\n".join(write(groups, runs, options, folders[0])))
+    check_keys(args.by, runs)
+    groups = comparable(runs, args.by, args.metric)
+    lines = ["\n".join(broken)] * bool(broken) + report(groups, runs, args.by, args.metric)
+    print("\n\n".join(lines), flush=True)
+    print("\n" + "\n".join(f"written: {path}" for path in write(groups, runs, args, folders[0])))
+    if groups:
+        print(f"next: slr evaluate run={groups[0].runs[0].folder} writes a report of the best setting's first run")

@@ -1,37 +1,38 @@
-"""`python -m slr.export`: a run's recognizer as a folder for other machines."""
+"""Write a run's model into a folder for other machines: `slr export run=outputs/…`."""
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from slr.core import argv, env
-from slr.core.errors import UserError
+from slr.core.argv import Option
 from slr.export.export import export, push, shown
 from slr.predict.bundle import KINDS
 
-USAGE = (
-    "python -m slr.export run=FOLDER [weights=adapter|merged] [to=FOLDER] [clips=N] [push=OWNER/NAME]\n"
-    "to: <run>/export/<weights> unless said; clips: of the test part, to compare forms of the weights by; push: to the "
-    "model hub, private until you say otherwise there, with the token in HF_TOKEN"
-)
 
+@dataclass(frozen=True)
+class ExportArgs(argv.Arguments):
+    """Write a run's model into a folder that other machines can load, and check that it ranks as the run does."""
 
-DEFAULTS = {"run": None, "weights": "adapter", "to": "beside", "clips": "64", "push": "no"}
+    command = "slr export"
+    run: Annotated[Path, Option("folder of the run", shown="FOLDER")]
+    weights: Annotated[str, Option("an adapter, or whole weights", KINDS)] = "adapter"
+    to: Annotated[Path | None, Option("the folder to write", shown="RUN/export/WEIGHTS")] = None
+    clips: Annotated[int, Option("clips of the test part for the check", least=1)] = 64
+    push: Annotated[
+        str | None,
+        Option("OWNER/NAME on the model hub: uploads the folder as a private repository; needs HF_TOKEN", shown="no"),
+    ] = None
 
 
 def main() -> None:
-    """Read the words, export, print the parity."""
-    if any(word in ("-h", "--help") for word in sys.argv[1:]):
-        print(f"usage: {USAGE}")
-        return
+    """Export what the command line names, and print the check's result."""
+    args = argv.read(ExportArgs)
     env.begin()
-    words = argv.parse(sys.argv[1:], DEFAULTS, USAGE.splitlines()[0])
-    if words["weights"] not in KINDS:
-        raise UserError(f"weights={words['weights']}: expected {' or '.join(KINDS)}")
-    run = Path(words["run"]).expanduser()
-    to = run / "export" / words["weights"] if words["to"] == "beside" else Path(words["to"]).expanduser()
-    folder, parity = export(run, words["weights"], to, argv.whole_number("clips", words["clips"], 1))
+    to = args.to or args.run / "export" / args.weights
+    folder, parity = export(args.run, args.weights, to, args.clips)
     print(shown(parity))
     print(f"exported: {folder}")
-    if words["push"] != "no":
-        print(f"pushed: {push(folder, words['push'])}")
-    print(f'next: slr.load("{folder}"), or python -m slr.predict run={folder} video=clip.mp4')
+    if args.push:
+        print(f"pushed: {push(folder, args.push)}")
+    print(f'next: slr predict run={folder} video=FILE, or in Python slr.load("{folder}")')

@@ -1,16 +1,17 @@
-"""`python -m slr.predict run=outputs/… video=clip.mp4`: own videos, on the command line."""
+"""Name the signs in your own videos: `slr predict run=outputs/… video=clip.mp4`."""
 
 import json
-import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from slr.config import schema
 from slr.core import argv, env
+from slr.core.argv import Option
 from slr.core.errors import UserError
+from slr.core.units import counted
 from slr.models.generation_config import Decoding
 from slr.predict import sources
 from slr.predict.results import GeneratedText, Ranked, Refusal, Scanned
@@ -18,163 +19,109 @@ from slr.predict.results import GeneratedText, Ranked, Refusal, Scanned
 if TYPE_CHECKING:
     from slr.predict.recognizer import SignRecognizer
 
-USAGE = (
-    "python -m slr.predict run=FOLDER video=FILE|FOLDER|'PATTERN' [top=5] [json=yes] [checkpoint=best|last|base|PATH] "
-    "[device=cpu|cuda|directml|mps] [base=MODEL of an exported adapter]  "
-    "[mode=scan [window=SECONDS] [stride=SECONDS]]  "
-    "[mode=generate [prompt=…] [length=32] [temperature=0] [top_p=1] [beams=1] [seed=0]]"
-)
-OF_A_MODE = {
-    "rank": {"top": "5"},
-    "scan": {"window": "", "stride": ""},
-    "generate": {"prompt": "", "length": "32", "temperature": "0", "top_p": "1", "beams": "1", "seed": "0"},
-}
-EVERYWHERE = {"run": None, "video": None, "mode": "rank", "json": "no", "checkpoint": "best", "device": "as trained"}
-EVERYWHERE |= {"base": ""}  # of an exported adapter, where its own base model is not to be had
-DEFAULTS = EVERYWHERE | {key: value for options in OF_A_MODE.values() for key, value in options.items()}
+Answer = Ranked | Scanned | GeneratedText | Refusal
+MODES = {"rank": "one sign", "scan": "all signs of a recording", "generate": "free text"}
+MODE_OF = {"top": "rank", "window": "scan", "stride": "scan"}
+MODE_OF |= dict.fromkeys(("prompt", "length", "temperature", "top_p", "beams", "seed"), "generate")
 LONG = 3.0  # times as long as the run's clips: probably more than one sign
 
 
 @dataclass(frozen=True)
-class PredictArgs:
-    """What was typed, checked."""
+class PredictArgs(argv.Arguments):
+    """Name the signs in your own videos or pictures."""
 
-    words: dict[str, str]
-    files: list[Path]
+    command = "slr predict"
+    run: Annotated[Path, Option("folder of a run or of an export", shown="FOLDER")]
+    video: Annotated[str, Option("a file, a folder, or a pattern in quotes such as 'clips/*.mp4'", shown="FILE")]
+    mode: Annotated[str, Option("what to look for", MODES)] = "rank"
+    json: Annotated[bool, Option("one line of JSON for each file")] = False
+    checkpoint: Annotated[str, Option("best, last, base (the model before training) or a path")] = "best"
+    device: Annotated[str | None, Option("where to compute", schema.DEVICES, shown="as trained")] = None
+    base: Annotated[str | None, Option("base model of an exported adapter, folder or name", shown="its own")] = None
+    top: Annotated[int, Option("mode=rank: number of glosses to list", least=1)] = 5
+    window: Annotated[float | None, Option("mode=scan: seconds looked at together", shown="a clip's length")] = None
+    stride: Annotated[float | None, Option("mode=scan: seconds between windows", shown="a quarter window")] = None
+    prompt: Annotated[str | None, Option("mode=generate: the question", shown="as trained")] = None
+    length: Annotated[int, Option("mode=generate: most tokens of an answer", least=1)] = 32
+    temperature: Annotated[float, Option("mode=generate: 0 takes the likeliest token, more draws")] = 0.0
+    top_p: Annotated[float, Option("mode=generate: draw among the likeliest tokens of this probability")] = 1.0
+    beams: Annotated[int, Option("mode=generate: width of a beam search", least=1)] = 1
+    seed: Annotated[int, Option("mode=generate: of drawing")] = 0
 
-    @property
-    def mode(self) -> str:
-        """One of `OF_A_MODE`."""
-        return self.words["mode"]
-
-    @property
-    def json(self) -> bool:
-        """Whether standard output is for a program."""
-        return self.words["json"] == "yes"
-
-
-def understand(typed: list[str]) -> PredictArgs:
-    """What was typed, without importing torch.
-
-    Raises:
-        UserError: an unknown key or value, one of another mode, or no such files.
-    """
-    words = argv.parse(typed, DEFAULTS, USAGE)
-    allowed = {"mode": tuple(OF_A_MODE), "json": ("yes", "no"), "device": (*schema.DEVICES, DEFAULTS["device"])}
-    for key, values in allowed.items():
-        if words[key] not in values:
-            raise UserError(f"{key}={words[key]}: expected {' or '.join(map(str, values))}")
-    for mode, options in OF_A_MODE.items():
-        for key in options:
-            if mode != words["mode"] and any(word.startswith(f"{key}=") for word in typed):
-                raise UserError(
-                    f"{key}={words[key]}: belongs to mode={mode}, found mode={words['mode']}; add mode={mode}"
-                )
-    argv.whole_number("top", words["top"], 1)
-    for key in ("window", "stride"):
-        _seconds(key, words[key])
-    decoding(words)
-    if not Path(words["run"]).expanduser().is_dir():
-        raise UserError(f"run={words['run']}: expected the folder of a run, found none; runs lie under outputs/")
-    return PredictArgs(words, sources.find(words["video"]))
+    def decoding(self) -> Decoding:
+        """How free text is generated; refuses values out of range."""
+        return Decoding(self.length, self.temperature, self.top_p, self.beams, self.seed)
 
 
-def _number(key: str, value: str) -> float:
-    """The number that a word spells."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise UserError(f"{key}={value}: expected a number of at least 0")
-    return number
-
-
-def _seconds(key: str, value: str) -> float | None:
-    """As `_number`; None where nothing was typed, which leaves it to the recognizer."""
-    return _number(key, value) if value else None
-
-
-def answers(recognizer: "SignRecognizer", wish: PredictArgs) -> Iterator[Ranked | Scanned | GeneratedText | Refusal]:
-    """What is said of each file, as the files were found."""
-    words = wish.words
-    if wish.mode == "rank":
-        return recognizer.answers(wish.files, int(words["top"]))
-    if wish.mode == "scan":
-        return recognizer.scans(wish.files, _seconds("window", words["window"]), _seconds("stride", words["stride"]))
-    return recognizer.texts(wish.files, words["prompt"] or None, decoding(words))
-
-
-def decoding(words: Mapping[str, str]) -> Decoding:
-    """How text is to be chosen.
+def read() -> PredictArgs:
+    """What was typed, checked without importing torch.
 
     Raises:
-        UserError: a value that cannot be.
+        UserError: an unknown key or value, one of another mode, or no such run.
     """
-    return Decoding(
-        length=argv.whole_number("length", words["length"], 1),
-        temperature=_number("temperature", words["temperature"]),
-        top_p=_number("top_p", words["top_p"]),
-        beams=argv.whole_number("beams", words["beams"], 1),
-        seed=argv.whole_number("seed", words["seed"], 0),
-    )
+    args = argv.read(PredictArgs)
+    for word in sys.argv[1:]:
+        mode = MODE_OF.get(word.partition("=")[0], args.mode)
+        if mode != args.mode:
+            raise UserError(f"{word}: belongs to mode={mode}, found mode={args.mode}; add mode={mode}")
+    args.decoding()
+    if not args.run.is_dir():
+        raise UserError(f"run={args.run}: expected the folder of a run, found none; runs are in outputs/")
+    return args
 
 
-def say(wish: PredictArgs, one: Ranked | Scanned | GeneratedText | Refusal) -> None:
-    """Print an answer, or why there is none."""
-    if wish.json:
-        print(json.dumps(one.row(), ensure_ascii=False), flush=True)
-        return
-    to = sys.stderr if isinstance(one, Refusal) else sys.stdout
-    print("\n".join(one.lines()), file=to, flush=True)
+def answers(recognizer: "SignRecognizer", args: PredictArgs, files: list[Path]) -> Iterator[Answer]:
+    """The answer to each file, in order."""
+    if args.mode == "rank":
+        return recognizer.answers(files, args.top)
+    if args.mode == "scan":
+        return recognizer.scans(files, args.window, args.stride)
+    return recognizer.texts(files, args.prompt, args.decoding())
 
 
 def note(text: str) -> None:
-    """Say something to a person, beside the answers."""
+    """Print for a person, apart from the answers."""
     print(text, file=sys.stderr, flush=True)
 
 
-def warn(recognizer: "SignRecognizer", wish: PredictArgs, one: Ranked | Scanned | GeneratedText | Refusal) -> None:
-    """Say what makes an answer doubtful."""
-    if isinstance(one, Refusal):
+def show(answer: Answer, args: PredictArgs, usual_seconds: float) -> None:
+    """Print an answer, or why there is none, and a warning where it is doubtful."""
+    if args.json:
+        print(json.dumps(answer.row(), ensure_ascii=False), flush=True)
+    else:
+        print("\n".join(answer.lines()), file=sys.stderr if isinstance(answer, Refusal) else sys.stdout, flush=True)
+    if isinstance(answer, Refusal):
         return
-    if one.frames == 1:
-        note(f"{one.source}: warning: a still picture, and signs are movements")
-    elif wish.mode == "rank" and one.seconds > LONG * recognizer.usual_seconds():
-        note(f"{one.source}: warning: much longer than one sign; mode=scan finds each sign of a recording")
+    if answer.frames == 1:
+        note(f"{answer.source}: warning: a still picture, and signs are movements")
+    elif args.mode == "rank" and answer.seconds > LONG * usual_seconds:
+        note(f"{answer.source}: warning: much longer than one sign; mode=scan finds each sign of a recording")
 
 
-def main(typed: list[str]) -> int:
-    """Read the words, answer, and return the exit code: 1 where no file could be answered."""
-    if any(word in ("-h", "--help") for word in typed):
-        print(f"usage: {USAGE}")
-        return 0
+def main() -> int:
+    """Answer what the command line names; 1 where no file could be answered."""
+    args = read()
     env.begin()
-    wish = understand(typed)
-    count = len(wish.files)
-    note(f"loading {wish.words['run']} for {count} file{'' if count == 1 else 's'}; that takes some seconds")
+    files = sources.find(args.video)
+    note(f"loading {args.run} for {counted(len(files), 'file')}; this takes some seconds")
     from slr.predict import recognizer as predict
 
-    device = None if wish.words["device"] == EVERYWHERE["device"] else wish.words["device"]
     answered = 0
-    words = wish.words
-    with predict.load(words["run"], words["checkpoint"], device, words["base"] or None) as recognizer:
-        if recognizer.calibration is None and wish.mode != "generate":
+    with predict.load(args.run, args.checkpoint, args.device, args.base) as recognizer:
+        if recognizer.calibration is None and args.mode != "generate":
             note("not calibrated: probabilities are the model's own, and no sign is called unknown")
-        for one in answers(recognizer, wish):
-            say(wish, one)
-            warn(recognizer, wish, one)
-            answered += not isinstance(one, Refusal)
-    if count > 1:
-        note(f"{answered} of {count} files answered")
-    note(hint(wish))
+        for answer in answers(recognizer, args, files):
+            show(answer, args, recognizer.usual_seconds())
+            answered += not isinstance(answer, Refusal)
+    if len(files) > 1:
+        note(f"{answered} of {len(files)} files answered")
+    if answered:
+        note(HINTS[args.mode])
     return 0 if answered else 1
 
 
-def hint(wish: PredictArgs) -> str:
-    """What one might do next."""
-    if wish.mode == "scan":
-        return "next: mode=scan json=yes for a program; window= nearer to what a sign lasts, stride= for finer times"
-    if wish.mode == "generate":
-        return "next: beams=5 or temperature=0.7 seed=1 for other answers; checkpoint=base asks the untrained model"
-    return "next: video='folder/*.mp4' for many, json=yes for a program, mode=scan for a recording of several signs"
+HINTS = {
+    "rank": "next: video='folder/*.mp4', json=yes, or mode=scan for a recording of several signs",
+    "scan": "next: window= near the length of one sign, stride= for finer times, or json=yes",
+    "generate": "next: beams=5, or temperature=0.7 seed=1; checkpoint=base asks the untrained model",
+}

@@ -1,9 +1,5 @@
-"""`python -m slr.doctor`: the command is in slr/commands."""
+"""`python -m slr.doctor`."""
 
-import sys
+from slr.__main__ import run
 
-from slr.commands.doctor import main
-from slr.core.errors import explained
-
-if __name__ == "__main__":
-    sys.exit(explained(lambda: main(sys.argv[1:])))
+run("doctor")

@@ -1,23 +1,45 @@
-"""What a check says, what was asked of it, and how its words travel from the child."""
+"""What the doctor is asked, what a check is, and what it finds."""
 
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+from slr.core import argv
+from slr.core.argv import Option
+from slr.core.env import PROJECT
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
-SIGN = "\x1e"  # begins a line of ours; libraries print whatever they like
+KINDS = ("cuda", "mps", "directml", "cpu")  # of hardware, best first
+
+
+@dataclass(frozen=True)
+class DoctorArgs(argv.Arguments):
+    """Check whether everything will run here, and estimate the memory of a training step, here or on another card.
+
+    What was typed and does not work is a fault, anything else that is missing a warning. Exit code: 1 with a fault.
+    """
+
+    command = "slr doctor"
+    hardware: Annotated[str, Option("what you mean to use", ("auto", *KINDS))] = "auto"
+    model: Annotated[str, Option("an option of conf/model, a folder, or a name on the hub")] = "internvl3_5_2b"
+    frames: Annotated[int, Option("of a clip", least=1)] = 8
+    batch: Annotated[int, Option("clips of an optimiser step", least=1)] = 16
+    hardware__memory: Annotated[str | None, Option("of a card, here or not, such as 24GB", shown="free")] = None
+    data: Annotated[str, Option("folder of the prepared clips", shown="data")] = str(PROJECT / "data")
+    outputs: Annotated[str, Option("folder of the runs", shown="outputs")] = str(PROJECT / "outputs")
+    json: Annotated[bool, Option("for programs")] = False
+    typed: Sequence[str] = ()  # the keys among the words
+    offline: bool = False  # whether the hub must not be asked
+    token: bool = False  # whether the environment has one; its value goes nowhere
+
+    def lacking(self, *keys: str) -> str:
+        """The state of something that is missing: a fault if one of `keys` was typed."""
+        return FAULT if set(keys) & set(self.typed) else WARNING
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's.
-
-    Attributes:
-        check: what was looked at.
-        state: ok, warning or fault.
-        found: what it is like.
-        remedy: what to do; empty where all is well.
-    """
+    """One line of the doctor: what was checked, its state, what was found, and what to do."""
 
     check: str
     state: str
@@ -33,84 +55,35 @@ class Finding:
         return f"{self.state:8} {self.check:{width}}  {self.found}" + (f" → {self.remedy}" if self.remedy else "")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What was typed, or is assumed.
+class Problem(Exception):
+    """What a check found wrong, what to do about it (empty: the check's own remedy), and how bad it is."""
 
-    Attributes:
-        data, outputs: folders.
-        model: an option of conf/model, a folder or a hub name.
-        hardware: an option of conf/hardware.
-        frames, batch: of a training step.
-        typed: the keys that a person typed; what was asked for and cannot be had is a fault, else a warning.
-        offline: whether the hub is not to be asked.
-        token: whether the environment has one; its value goes nowhere.
-    """
-
-    data: str
-    outputs: str
-    model: str
-    hardware: str
-    frames: int
-    batch: int
-    typed: tuple[str, ...]
-    offline: bool
-    token: bool
-
-    def lacking(self, *keys: str) -> str:
-        """The state of what is missing: a fault where one of `keys` was typed."""
-        return FAULT if set(keys) & set(self.typed) else WARNING
+    def __init__(self, found: str, remedy: str = "", state: str = FAULT) -> None:
+        super().__init__(found)
+        self.remedy, self.state = remedy, state
 
 
-@dataclass(frozen=True)
-class Check:
-    """A thing to look at.
+class Check(NamedTuple):
+    """A check: its name, a function that returns what is well (None: no line), and what to do where it fails.
 
-    Attributes:
-        name: of it.
-        look: the function; it may raise, hang or end the process.
-        remedy: where it does.
+    The function raises `Problem`, or any other exception, and may also hang or end its process.
     """
 
     name: str
-    look: Callable[[Asked], Iterable[Finding]]
+    look: Callable[[DoctorArgs], str | None]
     remedy: str
 
-
-class NotLooked(Exception):
-    """What a check needs does not work, which another check says."""
-
-
-def looked(check: Check, asked: Asked) -> list[Finding]:
-    """What a check finds; an exception of any kind is a finding too."""
-    try:
-        return list(check.look(asked))
-    except NotLooked as error:
-        return [Finding(check.name, WARNING, f"not looked at: {error}", "mend that first")]
-    except (Exception, SystemExit) as error:
-        said = (str(error).strip() or "no message").splitlines()
-        return [Finding(check.name, FAULT, f"{type(error).__name__}: {said[0][:300]}", check.remedy)]
-
-
-def tell(check: Check, asked: Asked) -> None:
-    """Look, and print that it begins and what was found: a line each, for `told`."""
-    print(f"\n{SIGN}{json.dumps({'begun': check.name})}", flush=True)
-    found = [asdict(finding) for finding in looked(check, asked)]
-    print(f"\n{SIGN}{json.dumps({'done': check.name, 'found': found})}", flush=True)
-
-
-def told(output: str) -> tuple[dict[str, list[Finding]], str | None]:
-    """The findings of the checks that `tell` has finished, and the one that it has begun only."""
-    done, open_ = {}, None
-    for line in output.split("\n"):  # splitlines would cut at the sign itself
-        if not line.startswith(SIGN):
-            continue
+    def run(self, args: DoctorArgs) -> Finding | None:
+        """What is found; an exception of any kind is a finding too."""
         try:
-            said = json.loads(line.removeprefix(SIGN))
-        except ValueError:  # cut off
-            continue
-        if "begun" in said:
-            open_ = said["begun"]
-        else:
-            done[said["done"]], open_ = [Finding(**finding) for finding in said["found"]], None
-    return done, open_
+            found = self.look(args)
+        except Problem as problem:
+            return Finding(self.name, problem.state, str(problem), problem.remedy or self.remedy)
+        except (Exception, SystemExit) as error:
+            return Finding(self.name, FAULT, describe_error(error), self.remedy)
+        return Finding(self.name, OK, found) if found else None
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"

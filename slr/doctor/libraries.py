@@ -1,4 +1,4 @@
-"""Python, the libraries, and whether they go together: asked of them, not of a list."""
+"""Python, the libraries, and whether they work together: tried, not looked up in a list of versions."""
 
 import importlib
 import importlib.metadata
@@ -9,13 +9,13 @@ import platform
 import sys
 import sysconfig
 import tomllib
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from slr.doctor.finding import FAULT, OK, WARNING, Asked, Check, Finding, NotLooked
+from slr.core.env import PROJECT
+from slr.doctor.finding import WARNING, Check, DoctorArgs, Problem, describe_error
 
-PROJECT = Path(__file__).resolve().parents[2]
 INSTALL = "docs/install.md says how to install this machine's set"
 COMPILE = f'{Path(sys.executable).name} -m compileall -q "{sysconfig.get_path("purelib")}"'
 TORCHVISION = (
@@ -25,180 +25,134 @@ STRAY = 0.15  # of NF4's numbers from normal ones, relative; sound kernels give 
 
 
 def torch_itself() -> Any:  # noqa: ANN401  # the module
-    """The module, where it imports."""
+    """The module.
+
+    Raises:
+        Problem: it cannot be imported.
+    """
     try:
         return importlib.import_module("torch")
     except Exception as error:
-        raise NotLooked("torch cannot be imported") from error
+        raise Problem("not checked: torch cannot be imported", "repair torch first", WARNING) from error
 
 
-def look_at_python(asked: Asked) -> Iterator[Finding]:
-    """The version, and on what."""
+def look_at_python(args: DoctorArgs) -> str:
+    """Its version and system."""
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    yield (
-        Finding("python", OK, found)
-        if fits
-        else Finding("python", FAULT, found, "take Python 3.11, 3.12 or 3.13: uv venv --python 3.12")
-    )
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        raise Problem(found, "take Python 3.11, 3.12 or 3.13: uv venv --python 3.12")
+    return found
 
 
-def look_at_bytecode(asked: Asked) -> Iterator[Finding]:
-    """Whether every start compiles the libraries anew, since what Python compiles is not kept."""
+def look_at_bytecode(args: DoctorArgs) -> str:
+    """Whether Python keeps what it compiles, or compiles the libraries at every start."""
     torch = importlib.util.find_spec("torch")
     if torch is None or torch.origin is None:
-        raise NotLooked("torch is not installed")
+        raise Problem("not checked: torch is not installed", "install torch first", WARNING)
     if Path(importlib.util.cache_from_source(torch.origin)).is_file():
-        yield Finding("bytecode", OK, "the libraries are compiled")
-    elif sys.dont_write_bytecode or not os.access(Path(torch.origin).parent, os.W_OK):
+        return "the libraries are compiled"
+    if sys.dont_write_bytecode or not os.access(Path(torch.origin).parent, os.W_OK):
         why = "PYTHONDONTWRITEBYTECODE is set" if sys.dont_write_bytecode else "their folder cannot be written"
-        said = f"every start compiles the libraries anew, ten seconds or more, since {why}"
-        yield Finding("bytecode", WARNING, said, COMPILE)
-    else:
-        yield Finding("bytecode", OK, "the libraries are compiled as they are imported")
+        raise Problem(f"every start compiles the libraries, ten seconds or more, because {why}", state=WARNING)
+    return "the libraries are compiled when they are imported"
 
 
-def look_at_torch(asked: Asked) -> Iterator[Finding]:
+def look_at_torch(args: DoctorArgs) -> str:
     """Version and build."""
     import torch
 
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-    yield Finding("torch", OK, f"{torch.__version__}, built {build}")
+    return f"{torch.__version__}, built {f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'without CUDA'}"
 
 
-def look_at_torchvision(asked: Asked) -> Iterator[Finding]:
-    """It may be absent; broken, it takes transformers with it."""
+def look_at_torchvision(args: DoctorArgs) -> str:
+    """It may be absent; a broken one breaks transformers."""
     torch = torch_itself()
-    try:
-        version = importlib.metadata.version("torchvision")
-    except importlib.metadata.PackageNotFoundError:
-        yield Finding("torchvision", OK, "absent, and only tests want it")
-        return
+    version = _version("torchvision")
+    if version is None:
+        return "absent; only tests need it"
     try:
         import torchvision.ops
 
-        boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0]])
-        torchvision.ops.nms(boxes, torch.tensor([1.0, 0.5]), 0.5)
+        torchvision.ops.nms(torch.tensor([[0.0, 0.0, 2.0, 2.0]] * 2), torch.tensor([1.0, 0.5]), 0.5)
     except Exception as error:
-        said = f"{version} does not fit torch {torch.__version__} ({type(error).__name__}: {_first_line(error)})"
-        yield Finding("torchvision", FAULT, said, TORCHVISION)
-        return
-    yield Finding("torchvision", OK, version)
+        raise Problem(f"{version} does not fit torch {torch.__version__} ({describe_error(error)})") from error
+    return version
 
 
-def look_at_torchcodec(asked: Asked) -> Iterator[Finding]:
-    """slr does not use it; transformers does where it is, and most of its wheels want CUDA's libraries."""
-    try:
-        version = importlib.metadata.version("torchcodec")
-    except importlib.metadata.PackageNotFoundError:
-        return
-    torch_itself()
-    try:
-        importlib.import_module("torchcodec")
-        yield Finding("torchcodec", OK, f"{version}; slr does not use it")
-    except Exception as error:
-        said = f"{version} cannot be imported ({type(error).__name__}: {_first_line(error)})"
-        yield Finding("torchcodec", WARNING, said, "pip uninstall torchcodec; slr does not use it")
-
-
-def look_at_transformers(asked: Asked) -> Iterator[Finding]:
-    """Whether it sees torch, which it does not tell pip that it needs newer, and has InternVL."""
+def look_at_transformers(args: DoctorArgs) -> str:
+    """Whether it takes this torch (pip does not know which it needs), and has InternVL."""
     torch = torch_itself()
     import transformers
     from transformers.utils.import_utils import is_torch_available
 
     version = transformers.__version__
     if not is_torch_available():
-        known = importlib.metadata.version("torch")
-        yield Finding(
-            "transformers",
-            FAULT,
-            f"{version} is too new for torch {known} and works without it",
+        raise Problem(
+            f"{version} is too new for torch {_version('torch')} and works without it",
             "uv pip install 'torch>=2.6'; with DirectML, whose torch stays 2.4.1: uv pip install 'transformers<5.14'",
         )
-        return
     from transformers import AutoProcessor, InternVLForConditionalGeneration
 
     names = f"{InternVLForConditionalGeneration.__name__} and {AutoProcessor.__name__}"
-    yield Finding("transformers", OK, f"{version} with torch {torch.__version__}: {names} import")
+    return f"{version} with torch {torch.__version__}: {names} import"
 
 
-def look_at_requirements(asked: Asked) -> Iterator[Finding]:
-    """Everything that slr asks for, by what is installed."""
+def look_at_requirements(args: DoctorArgs) -> str:
+    """Whether everything that slr needs is installed, in a version that it runs with."""
     from packaging.requirements import Requirement
 
+    readers = [name for name in ("decord", "decord2", "eva-decord") if _version(name)]
+    if len(readers) > 1:
+        found = f"{' and '.join(readers)} are both installed and overwrite each other's files"
+        raise Problem(found, f"pip uninstall {' '.join(readers)}, then install slr again")
     page = PROJECT / "pyproject.toml"
     if page.is_file():
-        wanted = tomllib.loads(page.read_text(encoding="utf-8"))["project"]["dependencies"]
+        lines = tomllib.loads(page.read_text(encoding="utf-8"))["project"]["dependencies"]
     else:
-        wanted = importlib.metadata.requires("slr") or []
-    wrong = []
-    for one in map(Requirement, wanted):
-        if one.marker and not one.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = importlib.metadata.version(one.name)
-        except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{one.name} is not installed")
-            continue
-        if not one.specifier.contains(version, prereleases=True):
-            wrong.append(f"{one.name} {version} is not {one.specifier}")
+        lines = importlib.metadata.requires("slr") or []
+    needed = [one for one in map(Requirement, lines) if not one.marker or one.marker.evaluate({"extra": ""})]
+    versions = {one: _version(one.name) for one in needed}
+    wrong = [
+        f"{one.name}: expected {one.specifier or 'any version'}, found {version or 'none'}"
+        for one, version in versions.items()
+        if version is None or not one.specifier.contains(version, prereleases=True)
+    ]
     if wrong:
-        yield Finding("packages", FAULT, "; ".join(wrong), INSTALL)
-    else:
-        yield Finding("packages", OK, f"{len(wanted)} that slr asks for, all of a version that it runs with")
-    readers = [name for name in ("decord", "decord2", "eva-decord") if _installed(name)]
-    if len(readers) > 1:
-        said = f"{' and '.join(readers)} are both installed and overwrite each other's files"
-        yield Finding("packages", FAULT, said, f"pip uninstall {' '.join(readers)}, then install slr again")
+        raise Problem("; ".join(wrong))
+    return f"all {len(needed)} that slr needs are installed, in versions that it runs with"
 
 
-def look_at_nf4_cpu(asked: Asked) -> Iterator[Finding]:
-    """The kernel that every run without a card uses."""
-    yield _nf4("cpu", asked)
-
-
-def look_at_nf4_cuda(asked: Asked) -> Iterator[Finding]:
-    """The kernel that runs on a card use, where there is one."""
-    if torch_itself().cuda.is_available():
-        yield _nf4("cuda", asked)
-
-
-def _nf4(device: str, asked: Asked) -> Finding:
-    """A matrix quantised, read back, multiplied and differentiated through."""
+def look_at_nf4(args: DoctorArgs, device: str = "cpu") -> str | None:
+    """Quantise a matrix, read it back, multiply and differentiate with it, as every run in 4 bits does."""
     torch = torch_itself()
+    if device == "cuda" and not torch.cuda.is_available():
+        return None
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     import bitsandbytes
     from bitsandbytes import matmul_4bit  # pyright: ignore[reportPrivateImportUsage]
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    numbers = torch.Generator().manual_seed(0)
-    weights = torch.randn(64, 128, generator=numbers).to(device)
-    rows = torch.randn(4, 128, generator=numbers).to(device).requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(64, 128, generator=generator).to(device)
+    rows = torch.randn(4, 128, generator=generator).to(device).requires_grad_()
     packed, state = quantize_4bit(weights, blocksize=64, compress_statistics=True, quant_type="nf4")
     back = dequantize_4bit(packed, state)
     product = matmul_4bit(rows, packed.t(), state)
     product.sum().backward()
-    name, version = f"NF4 on {device}", bitsandbytes.__version__
     stray = float((back - weights).norm() / weights.norm())
-    computed = [(product, rows @ back.T), (rows.grad, back.sum(0).expand_as(rows))]
-    wrong = max(float((one - two).norm() / two.norm()) for one, two in computed)
+    pairs = [(product, rows @ back.T), (rows.grad, back.sum(0).expand_as(rows))]
+    wrong = max(float((computed - exact).norm() / exact.norm()) for computed, exact in pairs)
     if stray > STRAY or wrong > 0.02:
-        said = f"bitsandbytes {version} computes wrongly: numbers {stray:.0%} off, products {wrong:.1%}"
-        return Finding(name, FAULT, said, f"use model.quantization=none, or another version; {INSTALL}")
-    return Finding(name, OK, f"bitsandbytes {version} quantises, multiplies and differentiates")
+        found = f"bitsandbytes {bitsandbytes.__version__} computes wrongly: {stray:.0%} off, products {wrong:.1%}"
+        raise Problem(found, f"use model.quantization=none, or another version; {INSTALL}")
+    return f"bitsandbytes {bitsandbytes.__version__} quantises, multiplies and differentiates"
 
 
-def _installed(name: str) -> bool:
+def _version(name: str) -> str | None:
     try:
-        importlib.metadata.version(name)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or "no message").splitlines()[0][:200]
+        return None
 
 
 BITSANDBYTES = "uv pip install --reinstall 'bitsandbytes>=0.50', or run with model.quantization=none"
@@ -208,8 +162,7 @@ CHECKS = [
     Check("packages", look_at_requirements, INSTALL),
     Check("torch", look_at_torch, f"uv pip install --reinstall torch --torch-backend=auto; {INSTALL}"),
     Check("torchvision", look_at_torchvision, TORCHVISION),
-    Check("torchcodec", look_at_torchcodec, "pip uninstall torchcodec; slr does not use it"),
-    Check("transformers", look_at_transformers, f"mend torchvision first where it has a line; {INSTALL}"),
-    Check("NF4 on cpu", look_at_nf4_cpu, BITSANDBYTES),
-    Check("NF4 on cuda", look_at_nf4_cuda, BITSANDBYTES),
+    Check("transformers", look_at_transformers, f"repair torchvision first if it has a fault; {INSTALL}"),
+    Check("NF4 on cpu", look_at_nf4, BITSANDBYTES),
+    Check("NF4 on cuda", partial(look_at_nf4, device="cuda"), BITSANDBYTES),
 ]

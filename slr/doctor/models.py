@@ -1,9 +1,15 @@
-"""Which checkpoint is meant and whether it is here, without asking the network."""
+"""Which checkpoint is meant, whether it is here, and what its training needs, without asking the network."""
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from slr.doctor.libraries import PROJECT
+from slr.core.env import PROJECT
+from slr.core.errors import UserError
+from slr.models import memory_plan
+from slr.models.memory_plan import Shape, Work
 
 # OpenGVLab/InternVL3_5-2B-HF's config.json, as far as memory depends on it, for machines that do not have it yet.
 INTERNVL3_5_2B = {
@@ -27,10 +33,16 @@ INTERNVL3_5_2B = {
     },
 }
 WEIGHTS_2B = 4_700_000_000  # bytes of its safetensors: 2.35 billion numbers in bf16
+# Of each kind of hardware: bytes of a number, and whether NF4 runs there.
+NUMBERS = {"cuda": (2, True), "mps": (4, False), "directml": (4, False), "cpu": (4, True)}
+# Prompt and answer around the frames, and the words around a frame's own tokens, in Qwen's: at most 8 too many.
+TOKENS, TOKENS_OF_A_FRAME = 48, 8
+RANK, LAYERS_WITH_LORA = 16, ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")  # as conf/train.yaml
+NF4_BYTES = 4.127 / 8  # of a number, its scales quantised too (QLoRA, arXiv 2305.14314, section 3)
 
 
 def of_option(model: str) -> tuple[str, str | None]:
-    """Checkpoint and revision of an option of conf/model; whatever is none is a checkpoint itself."""
+    """Checkpoint and revision of an option of conf/model; any other word is a checkpoint itself."""
     page = PROJECT / "conf" / "model" / f"{model}.yaml"
     if "/" in model or not page.is_file():
         return model, None
@@ -40,18 +52,92 @@ def of_option(model: str) -> tuple[str, str | None]:
     return words["checkpoint"], words.get("revision")
 
 
-def name_of(model: str) -> str:
-    """What to call a model on a line."""
-    return f"model={model}"
+def is_hub_name(model: str) -> bool:
+    """Whether the model is one of the hub's."""
+    checkpoint, _ = of_option(model)
+    return checkpoint.count("/") == 1 and not Path(checkpoint).is_dir()
 
 
-def found(checkpoint: str, revision: str | None, need_weights: bool) -> Path:
-    """The folder of a checkpoint that is on this machine.
+def local_folder(model: str, need_weights: bool) -> Path:
+    """The folder of a model's checkpoint on this machine.
 
     Raises:
-        UserError: it is not, or not whole.
+        UserError: it is not here, or not complete.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # of this child alone; huggingface_hub looks when it is imported
     from slr.models.hub import locate
 
-    return locate(checkpoint, revision, need_weights)
+    return locate(*of_option(model), need_weights)
+
+
+def config_of(model: str) -> tuple[Mapping[str, Any], str]:
+    """The configuration of the checkpoint if it is here, else the 2B's; and its name."""
+    try:
+        page = local_folder(model, need_weights=False) / "config.json"
+        return json.loads(page.read_text(encoding="utf-8")), f"model={model}"
+    except UserError:
+        return INTERNVL3_5_2B, "InternVL3.5-2B"
+
+
+def sizes(config: Mapping[str, Any]) -> tuple[Shape, int]:
+    """A checkpoint's shape from its config.json, and how many tokens a frame becomes."""
+    text, vision = config["text_config"], config["vision_config"]
+    side, patch = (
+        value if isinstance(value, int) else value[0] for value in (vision["image_size"], vision["patch_size"])
+    )
+    patches = (side // patch) ** 2
+    shape = Shape(
+        layers=text["num_hidden_layers"],
+        hidden=text["hidden_size"],
+        mlp=text["intermediate_size"],
+        queries=text["num_attention_heads"] * text["head_dim"],
+        keys=text["num_key_value_heads"] * text["head_dim"],
+        words=text["vocab_size"],
+        vision_hidden=vision["hidden_size"],
+        vision_mlp=vision["intermediate_size"],
+        patches=patches + 1,
+    )
+    return shape, int(patches * config.get("downsample_ratio", 0.5) ** 2)
+
+
+def numbers(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Weights of the language layers' matrices, which NF4 stores in 4 bits, and of all the rest, norms left out."""
+    shape, _ = sizes(config)
+    vision = config["vision_config"]
+    a_layer = 2 * shape.hidden * (shape.queries + shape.keys) + 3 * shape.hidden * shape.mlp
+    copies = 1 if config.get("tie_word_embeddings", True) else 2  # transformers ties where nothing is said
+    words = shape.words * shape.hidden * copies
+    a_vision_layer = 4 * shape.vision_hidden**2 + 2 * shape.vision_hidden * shape.vision_mlp
+    wide = int(shape.vision_hidden / config.get("downsample_ratio", 0.5) ** 2)
+    projector = wide * shape.hidden + shape.hidden**2
+    rest = words + vision["num_hidden_layers"] * a_vision_layer + shape.patches * shape.vision_hidden + projector
+    return shape.layers * a_layer, rest
+
+
+def estimate(config: Mapping[str, Any], kind: str, budget: int, frames: int, batch: int) -> memory_plan.Plan:
+    """The plan of a training step before a model is loaded, with the page's adapter and checkpointing.
+
+    Args:
+        config: of the checkpoint, as its config.json has it.
+        kind: of hardware.
+        budget: bytes.
+        frames, batch: of a step.
+
+    Raises:
+        UserError: not one clip fits.
+    """
+    number, four_bit = NUMBERS[kind]
+    shape, tokens = sizes(config)
+    matrices, rest = numbers(config)
+    return memory_plan.plan(
+        budget=budget,
+        baseline=int(matrices * (NF4_BYTES if four_bit else number) + rest * number),
+        trainable=memory_plan.adapter_numbers(config["text_config"], LAYERS_WITH_LORA, RANK),
+        shape=shape,
+        work=Work(
+            frames, TOKENS + frames * (tokens + TOKENS_OF_A_FRAME), number, RANK, checkpointed=True, cached=False
+        ),
+        batch=batch,
+        micro_batch=None,
+        disk=0,
+    )

@@ -1,7 +1,5 @@
-"""`python -m slr.export`: the command is in slr/commands."""
+"""`python -m slr.export`."""
 
-from slr.commands.export import main
-from slr.core.errors import explained
+from slr.__main__ import run
 
-if __name__ == "__main__":
-    explained(main)
+run("export")

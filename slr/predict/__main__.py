@@ -1,9 +1,5 @@
-"""`python -m slr.predict`: the command is in slr/commands."""
+"""`python -m slr.predict`."""
 
-import sys
+from slr.__main__ import run
 
-from slr.commands.predict import main
-from slr.core.errors import explained
-
-if __name__ == "__main__":
-    sys.exit(explained(lambda: main(sys.argv[1:])))
+run("predict")

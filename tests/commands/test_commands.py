@@ -78,9 +78,9 @@ def test_a_split_without_a_test_clip(tmp_path):
         (["run=/nowhere"], "expected the folder of a run"),
         (["rum=x"], "did you mean run?"),
         ([], "run is not given"),
-        (["run=x", "part=some"], "part=some: expected train, val, test or all"),
+        (["run=x", "part=some"], "part=some: expected one of train, val, test, all"),
         (["run=x", "limit=0"], "limit=0: expected a whole number"),
-        (["run=x", "device=gpu"], "device=gpu: expected cpu, cuda, directml or mps"),
+        (["run=x", "device=gpu"], "device=gpu: expected one of cpu, cuda, directml, mps"),
     ],
 )
 def test_evaluate_refuses_what_cannot_be(words, says):

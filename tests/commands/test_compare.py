@@ -25,7 +25,7 @@ from slr.evaluation.compare.settings import comparable, differing
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def told(monkeypatch, capsys, *words):
+def printed(monkeypatch, capsys, *words):
     """What the command prints."""
     monkeypatch.setattr(sys, "argv", ["slr.compare", *map(str, words)])
     compare.main()
@@ -93,9 +93,9 @@ def test_only_seed_is_left_out_of_a_setting(tmp_path, monkeypatch, capsys):
     }
     (group,) = comparable(runs, ["seed", "dataset.seed"], "top1")
     assert [len(setting.seeds) for setting in group.settings] == [4]
-    assert "values of seed,dataset.seed" in told(monkeypatch, capsys, tmp_path, "by=seed,dataset.seed")
+    assert "values of seed,dataset.seed" in printed(monkeypatch, capsys, tmp_path, "by=seed,dataset.seed")
     with pytest.raises(UserError, match=r"by=sed: expected a setting of the runs.*did you mean seed\?"):
-        told(monkeypatch, capsys, tmp_path, "by=sed")
+        printed(monkeypatch, capsys, tmp_path, "by=sed")
 
 
 def test_runs_that_began_with_an_earlier_one_are_a_setting_of_their_own(tmp_path):
@@ -109,7 +109,7 @@ def test_runs_that_began_with_an_earlier_one_are_a_setting_of_their_own(tmp_path
 
 def test_a_real_difference_is_named_with_its_winner_and_no_difference_is_not(tmp_path, monkeypatch, capsys):
     grid(tmp_path, {2: 0.3, 4: 0.79, 8: 0.8})
-    out = told(monkeypatch, capsys, tmp_path)
+    out = printed(monkeypatch, capsys, tmp_path)
     assert "the validation part chose frames=8; on the test part:" in out
     lines = {line.partition(":")[0]: line for line in out.splitlines() if " against " in line}
     assert lines["frames=8 against frames=2"].endswith("frames=8 won, the difference is real")
@@ -122,13 +122,13 @@ def test_validation_may_choose_what_the_test_part_refutes(tmp_path, monkeypatch,
     for frames, val, accuracy in ((4, 0.7, 0.3), (8, 0.6, 0.8)):
         for seed in range(4):
             make_run(tmp_path / f"{frames} {seed}", places_of(rng, accuracy, 200), val, frames=frames, seed=seed)
-    out = told(monkeypatch, capsys, tmp_path)
+    out = printed(monkeypatch, capsys, tmp_path)
     assert "frames=8 won, the difference is real, though the validation part ranks it lower" in out
 
 
 def test_fewer_than_three_seeds_are_not_tested(tmp_path, monkeypatch, capsys):
     grid(tmp_path, {4: 0.2, 8: 0.9}, seeds=2)
-    out = told(monkeypatch, capsys, tmp_path)
+    out = printed(monkeypatch, capsys, tmp_path)
     assert "frames=8 against frames=4: not tested: expected 3 seeds or more of each, found 2 and 2" in out
     assert "real" not in out
 
@@ -139,7 +139,7 @@ def test_one_run_each_says_something_of_the_networks_alone(tmp_path, monkeypatch
     one, other = places_of(rng, 0.9, 160), places_of(rng, accuracy, 160)
     make_run(tmp_path / "a", one, val=0.9, frames=8)
     make_run(tmp_path / "b", other, val=0.5, frames=4, seed=7)
-    out = told(monkeypatch, capsys, tmp_path)
+    out = printed(monkeypatch, capsys, tmp_path)
     ahead, behind = int(((one == 1) & (other != 1)).sum()), int(((one != 1) & (other == 1)).sum())
     p = binomtest(ahead, ahead + behind).pvalue
     verdict = "these two networks differ" if p < 0.05 else "no difference of these two networks shown"
@@ -160,7 +160,7 @@ def test_what_stands_on_other_ground_is_not_ranked_together(tmp_path, monkeypatc
     chosen = make_run(tmp_path / "val", np.ones(200, dtype=int), val=0.99)
     parts = read_json(chosen / "split.json")["parts"]
     change(chosen / "split.json", parts={clip: part for clip, part in parts.items() if clip != "clip v3"})
-    out = told(monkeypatch, capsys, tmp_path)
+    out = printed(monkeypatch, capsys, tmp_path)
     lines = out.splitlines()
     apart = {line.rpartition(": ")[2] for line in lines if line.startswith("groups 1 and ")}
     assert len(apart) == 4
@@ -177,7 +177,7 @@ def test_other_code_and_versions_are_told(tmp_path, monkeypatch, capsys):
     places = np.ones(20, dtype=int)
     make_run(tmp_path / "a", places)
     make_run(tmp_path / "b", places, seed=1, code="1" * 64, torch="2.14.1")
-    out = told(monkeypatch, capsys, tmp_path)
+    out = printed(monkeypatch, capsys, tmp_path)
     assert "2 runs done" in out
     assert "note: made with different versions of slr's code (hashes): cccccccc (1 run), 11111111 (1 run)" in out
     assert "note: made with different versions of torch: 2.15.0 (1 run), 2.14.1 (1 run)" in out
@@ -189,7 +189,7 @@ def test_runs_that_are_not_done_are_listed_and_not_ranked(tmp_path, monkeypatch,
         run = make_run(tmp_path / status, np.ones(200, dtype=int), val=0.99, frames=64)
         content = {key: value for key, value in read_json(run / "result.json").items() if key not in ("val", "test")}
         write_json(run / "result.json", content | facts | {"status": status})
-    out = told(monkeypatch, capsys, tmp_path)
+    out = printed(monkeypatch, capsys, tmp_path)
     _, _, below = out.partition("not ranked, not done:\n")
     assert sorted(line.split()[0] for line in below.splitlines()[1:5]) == ["failed", "killed", "pruned", "stopped"]
     assert "ValueError: no" in below
@@ -201,7 +201,7 @@ def test_runs_that_are_not_done_are_listed_and_not_ranked(tmp_path, monkeypatch,
 def test_nothing_done_is_no_error(tmp_path, monkeypatch, capsys):
     run = make_run(tmp_path / "a", np.ones(20, dtype=int))
     change(run / "result.json", status="stopped")
-    out = told(monkeypatch, capsys, tmp_path)
+    out = printed(monkeypatch, capsys, tmp_path)
     assert "not ranked, not done:" in out
     assert (tmp_path / "comparison.csv").is_file()
     assert not (tmp_path / "comparison.png").exists()
@@ -221,8 +221,8 @@ def test_a_broken_run_is_told_and_left_out(tmp_path, monkeypatch, capsys):
         (run / file).write_text(text, encoding="utf-8")
     begun = tmp_path / "begun"
     write_json(begun / "result.json", {"status": "running"})
-    out = told(monkeypatch, capsys, tmp_path)
-    broken = [line for line in out.splitlines() if line.startswith("left out: ")]
+    out = printed(monkeypatch, capsys, tmp_path)
+    broken = [line for line in out.splitlines() if line.startswith("skipped: ")]
     assert len(broken) == 7
     assert any(f"{begun / 'config.json'}: expected a file of a run" in line for line in broken)
     assert "3 runs done" in out
@@ -233,13 +233,13 @@ def test_rankings_of_another_part_are_not_taken_for_the_tests(tmp_path, monkeypa
     path = tmp_path / "frames-8_seed-0" / "evaluation" / "ranks.json"
     content = read_json(path)
     write_json(path, content | {"ranks": dict(list(content["ranks"].items())[:9])})
-    out = told(monkeypatch, capsys, tmp_path)
+    out = printed(monkeypatch, capsys, tmp_path)
     assert "not tested: expected 3 seeds or more of each, found 2 and 3 with readable rankings" in out
     assert "ranks 9 clips of part test, not the run's 200 test clips; python evaluate.py run=" in out
     write_json(path, content | {"checkpoint": "last"})
-    assert "ranks with checkpoint last, the result with best" in told(monkeypatch, capsys, tmp_path)
+    assert "ranks with checkpoint last, the result with best" in printed(monkeypatch, capsys, tmp_path)
     path.write_text("[]", encoding="utf-8")
-    assert "holds no rankings that can be read" in told(monkeypatch, capsys, tmp_path)
+    assert "holds no rankings that can be read" in printed(monkeypatch, capsys, tmp_path)
 
 
 def test_a_seed_that_ran_twice_counts_once(tmp_path, monkeypatch, capsys):
@@ -249,24 +249,24 @@ def test_a_seed_that_ran_twice_counts_once(tmp_path, monkeypatch, capsys):
     (group,) = comparable(runs_of(tmp_path), ["seed"], "top1")
     assert group.settings[0].spread("val", "top1").mean == pytest.approx((0.3 + 0.6) / 2)
     assert group.settings[0].scores("top1").shape == (2, 60)
-    assert "has 2 runs of seed=0; they count as one, with their mean" in told(monkeypatch, capsys, tmp_path)
+    assert "has 2 runs of seed=0; they count as one, with their mean" in printed(monkeypatch, capsys, tmp_path)
 
 
 def test_runs_evaluated_before_ranks_were_written_are_tested_alike(tmp_path, monkeypatch, capsys):
     grid(tmp_path, {4: 0.2, 8: 0.9})
-    new = told(monkeypatch, capsys, tmp_path)
+    new = printed(monkeypatch, capsys, tmp_path)
     for path in tmp_path.glob("*/evaluation/ranks.json"):
         path.unlink()
-    assert told(monkeypatch, capsys, tmp_path) == new
+    assert printed(monkeypatch, capsys, tmp_path) == new
     path = tmp_path / "frames-8_seed-0" / "evaluation" / "evaluation_results.json"
     content = read_json(path)
     content["predictions"][0]["gloss"] = "coffee"
     write_json(path, content)
-    assert "holds no rankings that can be read (ValueError(\"'coffee' is not in list\"))" in told(
+    assert "holds no rankings that can be read (ValueError(\"'coffee' is not in list\"))" in printed(
         monkeypatch, capsys, tmp_path
     )
     path.unlink()
-    assert "holds no rankings that can be read (FileNotFoundError" in told(monkeypatch, capsys, tmp_path)
+    assert "holds no rankings that can be read (FileNotFoundError" in printed(monkeypatch, capsys, tmp_path)
 
 
 def test_tables_fit_a_terminal_of_100_columns(tmp_path, monkeypatch, capsys):
@@ -274,7 +274,7 @@ def test_tables_fit_a_terminal_of_100_columns(tmp_path, monkeypatch, capsys):
     grid(tmp_path / "more", {4: 0.2, 8: 0.9}, lora__r=8)
     failed = make_run(tmp_path / "failed", np.ones(200, dtype=int), frames=64)
     change(failed / "result.json", status="failed", error="ValueError: no")
-    out = told(monkeypatch, capsys, tmp_path)
+    out = printed(monkeypatch, capsys, tmp_path)
     assert max(map(len, out.partition("\n\nwritten: ")[0].splitlines())) <= 100
     firsts = [line.split()[0] for line in out.splitlines()[1:] if line]
     assert [firsts.count(str(number)) for number in (1, 4, 5, 12)] == [4, 4, 2, 2], (
@@ -285,20 +285,20 @@ def test_tables_fit_a_terminal_of_100_columns(tmp_path, monkeypatch, capsys):
 def test_it_says_when_the_reciprocal_rank_decided(tmp_path, monkeypatch, capsys):
     for frames, val, mrr in ((2, 0.0, 0.1), (4, 0.0, 0.3), (8, 0.0, 0.2)):
         make_run(tmp_path / str(frames), np.ones(50, dtype=int), val, mrr, frames=frames)
-    out = told(monkeypatch, capsys, tmp_path)
+    out = printed(monkeypatch, capsys, tmp_path)
     assert "the validation part chose frames=4" in out
     assert (
         "note: settings 1, 2, 3 have the same validation top-1, 0.000; their mean reciprocal rank (mrr) decided" in out
     )
     change(tmp_path / "2" / "result.json", val={"top1": 0.1, "top5": 0.9, "mrr": 0.1})
-    assert "note: settings 2, 3 have the same validation top-1, 0.000" in told(monkeypatch, capsys, tmp_path)
-    assert "decided" not in told(monkeypatch, capsys, tmp_path, "metric=mrr")
+    assert "note: settings 2, 3 have the same validation top-1, 0.000" in printed(monkeypatch, capsys, tmp_path)
+    assert "decided" not in printed(monkeypatch, capsys, tmp_path, "metric=mrr")
 
 
 def test_rows_come_back_from_the_csv(tmp_path, monkeypatch, capsys):
     grid(tmp_path, {4: 0.5, 8: 0.7}, model__prompt='Which "sign",\nplease?')
     make_run(tmp_path / "other", np.ones(200, dtype=int), frames=8, lora__targets=["q"])
-    told(monkeypatch, capsys, tmp_path)
+    printed(monkeypatch, capsys, tmp_path)
     with (tmp_path / "comparison.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["folder"]: row for row in csv.DictReader(file)}
     assert len(rows) == 7
@@ -324,7 +324,7 @@ def test_the_picture_opens_and_shows_something(tmp_path, monkeypatch, capsys):
     grid(tmp_path, {1: 0.3, 4: 0.5, 32: 0.7}, model__prompt="$x$ 手話")
     make_run(tmp_path / "b", np.ones(200, dtype=int), data="e" * 64, frames=2, seconds=0.0)
     for part in ("test", "val"):
-        told(monkeypatch, capsys, tmp_path, f"part={part}", f"picture={tmp_path / part}.png")
+        printed(monkeypatch, capsys, tmp_path, f"part={part}", f"picture={tmp_path / part}.png")
         with Image.open(tmp_path / f"{part}.png") as picture:
             assert picture.format == "PNG"
             pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
@@ -339,7 +339,7 @@ def test_the_picture_opens_and_shows_something(tmp_path, monkeypatch, capsys):
 def test_any_path_works_as_typed(tmp_path, monkeypatch, capsys, name):
     grid(tmp_path / name, {4: 0.5})
     monkeypatch.chdir(tmp_path)
-    out = told(monkeypatch, capsys, name, f"csv={name}/rows, = ü.csv")
+    out = printed(monkeypatch, capsys, name, f"csv={name}/rows, = ü.csv")
     assert "3 runs done" in out
     assert (tmp_path / name / "rows, = ü.csv").is_file()
     assert (tmp_path / name / "comparison.png").is_file()
@@ -351,7 +351,7 @@ def test_runs_are_taken_once_and_files_never_written_into_a_run(tmp_path, monkey
     first = tmp_path / "frames-4_seed-0"
     before = sorted(first.rglob("*"))
     os.symlink(tmp_path, tmp_path / "again", target_is_directory=True)
-    out = told(monkeypatch, capsys, first, tmp_path, tmp_path / "again")
+    out = printed(monkeypatch, capsys, first, tmp_path, tmp_path / "again")
     assert "3 runs done" in out
     assert sorted(first.rglob("*")) == before
     assert f"written: {tmp_path / 'comparison.csv'}" in out
@@ -361,14 +361,14 @@ def test_runs_are_taken_once_and_files_never_written_into_a_run(tmp_path, monkey
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected the folder of a run, or of runs, found none; usage: python -m slr.compare"),
+        ([], "expected the folder of a run, or of runs, found none; usage: slr compare FOLDER"),
         (["nowhere"], "nowhere: expected the folder of a run"),
         (["no/where=1"], "no/where=1: expected the folder of a run"),
         (["empty"], "empty: expected runs, found no result.json"),
         (["full", "metrik=top1"], "unknown key 'metrik'; did you mean metric?"),
         (["full", "metric=loss"], "metric=loss: expected one of top1, top5, mrr"),
         (["full", "part=train"], "part=train: expected one of val, test"),
-        (["broken"], "found none that can be read; left out: "),
+        (["broken"], "found none that can be read; skipped: "),
         (["full", "csv=full"], "expected a file that can be written"),
         (["full", "picture=full/a/result.json/x.png"], "expected a file that can be written"),
     ],
@@ -400,7 +400,7 @@ def test_the_command_knows_no_torch_and_ends_as_a_shell_expects(tmp_path):
         return subprocess.run([sys.executable, "-m", "slr.compare", *words], cwd=ROOT, capture_output=True, text=True)
 
     asked, refused = run("--help"), run(str(tmp_path / "nowhere"))
-    assert (asked.returncode, asked.stdout.split()[:4]) == (0, ["usage:", "python", "-m", "slr.compare"])
+    assert (asked.returncode, asked.stdout.split()[:3]) == (0, ["usage:", "slr", "compare"])
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")
     assert len(refused.stderr.splitlines()) == 1

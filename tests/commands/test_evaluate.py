@@ -69,6 +69,7 @@ def test_limits_and_other_checkpoints(demo, tmp_path):
         about = results["summary"]
         assert (about["n"], about["part"], about["checkpoint"]) == (5, "val", str(checkpoint))
         assert f"{about['top1']:.3f}" in said
+        assert said.splitlines()[-1].startswith(f"next: open {copy / 'evaluation' / 'report.html'}")
         rankings.append(results["predictions"])
     assert rankings[0] != rankings[1]
     assert (copy / "evaluation" / "report.html").is_file()

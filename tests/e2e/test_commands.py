@@ -7,6 +7,8 @@ import sys
 import pytest
 from entry import ROOT
 
+from slr.__main__ import COMMANDS
+
 
 def spent() -> float:
     """Processor seconds of the commands so far: the clock's would be a neighbour's too."""
@@ -43,6 +45,20 @@ def test_weights_that_are_nowhere(tmp_path):
     assert "model=tiny" in line
     assert "model.checkpoint=" in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_costs_little(command):
+    """Of three tries the best: others at work on the machine lengthen even the processor's time."""
+    if "def main(" not in (ROOT / "slr" / "commands" / f"{command}.py").read_text(encoding="utf-8"):
+        pytest.skip("is started by train.py alone")
+    seconds = []
+    for _ in range(3):
+        before = spent()
+        done = subprocess.run([sys.executable, "-m", "slr", command, "-h"], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        seconds.append(spent() - before)
+    assert min(seconds) < 1.5
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from examined import asked
 from servers import Server
 
 from slr.doctor import isolation
-from slr.doctor.finding import Asked
+from slr.doctor.finding import DoctorArgs
 
 TOKEN = "hf_" + "NeverToBeSeen" * 3
 # What stands in the way of a library, as users have met it.
@@ -42,7 +42,7 @@ def planted(folder: Path, *faults: dict[str, str]) -> str:
     return str(folder)
 
 
-def finding(name: str, wanted: Asked) -> tuple[str, str, str]:
+def finding(name: str, wanted: DoctorArgs) -> tuple[str, str, str]:
     """What one check says in a child of its own; of several lines the last."""
     *_, last = isolation.run_lane([isolation.CHECKS[name]], wanted)
     assert last.check == name

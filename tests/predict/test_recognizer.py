@@ -29,6 +29,12 @@ from slr.prepare.decode.video import Unfit
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def typed(monkeypatch, *words):
+    """What the command returns for these words."""
+    monkeypatch.setattr(sys, "argv", ["slr predict", *words])
+    return predict.main()
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected the folder of a run"):
         slr.load(tmp_path)
@@ -153,9 +159,9 @@ def test_pictures_that_are_bombs_fragments_or_programs_are_refused(tmp_path):
         ([], "run is not given"),
         (["run=/nowhere", "video=README.md"], "run=/nowhere: expected the folder of a run"),
         (["run=conf", "video=nowhere.mp4"], "video=nowhere.mp4: expected a video"),
-        (["run=conf", "video=README.md", "mode=look"], "mode=look: expected rank or scan or generate"),
-        (["run=conf", "video=README.md", "json=1"], "json=1: expected yes or no"),
-        (["run=conf", "video=README.md", "device=gpu"], "device=gpu: expected cpu or cuda"),
+        (["run=conf", "video=README.md", "mode=look"], "mode=look: expected one of rank, scan, generate"),
+        (["run=conf", "video=README.md", "json=1"], "json=1: expected one of yes, no"),
+        (["run=conf", "video=README.md", "device=gpu"], "device=gpu: expected one of cpu, cuda"),
         (["run=conf", "video=README.md", "top=0"], "top=0: expected a whole number"),
         (["run=conf", "video=README.md", "window=2"], "window=2: belongs to mode=scan"),
         (["run=conf", "video=README.md", "mode=scan", "top=2"], "top=2: belongs to mode=rank"),
@@ -169,7 +175,7 @@ def test_pictures_that_are_bombs_fragments_or_programs_are_refused(tmp_path):
 def test_mistakes_are_told_before_anything_is_loaded(words, says, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError) as error:
-        predict.main(words)
+        typed(monkeypatch, *words)
     assert says in str(error.value)
 
 
@@ -327,12 +333,12 @@ def test_each_odd_video_has_an_answer_or_a_line_that_says_why_not(recognizer, sh
     assert sum(one.known for one in answered) <= 0.1 * len(answered)  # nobody signs in them
 
 
-def test_the_command_answers_a_folder_with_json_alone_on_its_output(demo, tested, folder, capfd):
+def test_the_command_answers_a_folder_with_json_alone_on_its_output(demo, tested, folder, capfd, monkeypatch):
     predictions, clips = tested
     shutil.copy(clips / f"{predictions[0]['clip']}.mp4", folder / "sign = 1.mp4")
     Image.fromarray(noise()).save(folder / "still, one.png")
     (folder / "broken.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(1000))
-    assert predict.main([f"run={demo}", f"video={folder}", "json=yes", "top=2"]) == 0
+    assert typed(monkeypatch, f"run={demo}", f"video={folder}", "json=yes", "top=2") == 0
     out, err = capfd.readouterr()
     rows = {Path(row["video"]).name: row for row in map(json.loads, out.splitlines())}
     assert set(rows) == {"a = [1].mp4", "b, c.mp4", "notes.txt", "sign = 1.mp4", "still, one.png", "broken.mp4"}
@@ -343,16 +349,17 @@ def test_the_command_answers_a_folder_with_json_alone_on_its_output(demo, tested
     assert "4 of 6 files answered" in err
 
 
-def test_the_command_in_one_process(demo, tested, folder, capsys):
+def test_the_command_in_one_process(demo, tested, folder, capsys, monkeypatch):
     predictions, clips = tested
     file = clips / f"{predictions[0]['clip']}.mp4"
     run = f"run={demo}"
-    assert predict.main([run, f"video={folder / 'notes.txt'}"]) == 1
+    assert typed(monkeypatch, run, f"video={folder / 'notes.txt'}") == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert [line for line in err.splitlines() if "notes.txt: left out: not_video" in line]
+    assert "next: " not in err
 
-    assert predict.main([run, f"video={file}", "top=3"]) == 0
+    assert typed(monkeypatch, run, f"video={file}", "top=3") == 0
     out, err = capsys.readouterr()
     title, *table = out.splitlines()
     assert title.startswith(str(file))
@@ -360,8 +367,8 @@ def test_the_command_in_one_process(demo, tested, folder, capsys):
     assert err.startswith("loading ")
     assert "next: " in err
 
-    assert predict.main([run, f"video={file}", "mode=generate", "json=yes", "length=8"]) == 0
+    assert typed(monkeypatch, run, f"video={file}", "mode=generate", "json=yes", "length=8") == 0
     assert json.loads(capsys.readouterr().out)["text"] == predictions[0]["ranking"][0]["gloss"]
-    assert predict.main([run, f"video={file}", "mode=scan", "json=yes", "window=1.6"]) == 0
+    assert typed(monkeypatch, run, f"video={file}", "mode=scan", "json=yes", "window=1.6") == 0
     segments = json.loads(capsys.readouterr().out)["segments"]
     assert [one["gloss"] for one in segments] == [predictions[0]["ranking"][0]["gloss"]]
