@@ -50,31 +50,8 @@ class Trie:
     edge_token: np.ndarray
     path: np.ndarray
 
-    @property
-    def glosses(self) -> int:
-        """K, the number of sequences."""
-        return len(self.path)
-
-    def chunks(self, limit: int) -> Iterator[tuple[np.ndarray, int]]:
-        """All nodes in order, `limit` at a time, each time with every ancestor of theirs.
-
-        In depth-first order the ancestors of a stretch lie in it or above its first node.
-
-        Args:
-            limit: new nodes in a chunk, at least 1.
-
-        Yields:
-            Nodes, int64 (n,), ascending; and how many of them stand at the beginning and were in an earlier chunk.
-
-        >>> [(nodes.tolist(), repeated) for nodes, repeated in build_trie([[5, 6, 0], [5, 7, 0], [8, 0]]).chunks(2)]
-        [([0, 1], 0), ([0, 2, 3], 1)]
-        """
-        for first in range(0, len(self.token), limit):
-            above = np.flatnonzero(self.ancestors[first, :first])
-            yield np.concatenate([above, np.arange(first, min(first + limit, len(self.token)))]), len(above)
-
     def stretches(self, limit: int, at_once: int) -> Iterator[Stretches]:
-        """The chunks, nearly equal, side by side.
+        """All nodes in order, cut into nearly equal stretches, some of which stand side by side.
 
         Args:
             limit: new nodes in one stretch, at least 1.
@@ -88,16 +65,24 @@ class Trie:
             return
         number = -(-len(self.token) // limit)
         even = -(-len(self.token) // number)
-        chunks = list(self.chunks(even))
-        for first in range(0, len(chunks), at_once // even):
-            yield self._beside(chunks[first : first + at_once // even])
+        stretches = [self._with_ancestors(first, even) for first in range(0, len(self.token), even)]
+        for first in range(0, len(stretches), at_once // even):
+            yield self._beside(stretches[first : first + at_once // even])
 
-    def _beside(self, chunks: Sequence[tuple[np.ndarray, int]]) -> Stretches:
-        longest = max(len(nodes) for nodes, _ in chunks)
-        side = np.zeros((len(chunks), longest), dtype=np.int64)
-        seen = np.zeros((len(chunks), longest, longest), dtype=bool)
+    def _with_ancestors(self, first: int, length: int) -> tuple[np.ndarray, int]:
+        """Some nodes from `first` on behind their ancestors from before it, and how many those are.
+
+        In depth-first order the ancestors of a stretch lie in it or above its first node.
+        """
+        above = np.flatnonzero(self.ancestors[first, :first])
+        return np.concatenate([above, np.arange(first, min(first + length, len(self.token)))]), len(above)
+
+    def _beside(self, stretches: Sequence[tuple[np.ndarray, int]]) -> Stretches:
+        longest = max(len(nodes) for nodes, _ in stretches)
+        side = np.zeros((len(stretches), longest), dtype=np.int64)
+        seen = np.zeros((len(stretches), longest, longest), dtype=bool)
         new = []
-        for number, (nodes, repeated) in enumerate(chunks):
+        for number, (nodes, repeated) in enumerate(stretches):
             side[number, : len(nodes)] = nodes
             seen[number, : len(nodes), : len(nodes)] = self.ancestors[np.ix_(nodes, nodes)]
             new.append(number * longest + np.arange(repeated, len(nodes)))
@@ -128,7 +113,7 @@ def build_trie(sequences: Sequence[Sequence[int]], glosses: Sequence[str] | None
     whole = [tuple(sequence) for sequence in sequences]
     if not whole or not all(whole):
         raise ValueError("build_trie needs at least one sequence, and none of them empty")
-    _refuse_twins(whole, glosses)
+    _refuse_duplicates(whole, glosses)
 
     # Sorted prefixes are the tree in depth-first order.
     nodes = sorted({sequence[:length] for sequence in whole for length in range(1, len(sequence))})
@@ -136,11 +121,11 @@ def build_trie(sequences: Sequence[Sequence[int]], glosses: Sequence[str] | None
     parent = np.array([row[prefix[:-1]] - 1 for prefix in nodes], dtype=np.int64)
 
     steps = [[(row[sequence[:i]], token) for i, token in enumerate(sequence)] for sequence in whole]
-    edges = sorted({edge for way in steps for edge in way})
+    edges = sorted({edge for step in steps for edge in step})
     number = {edge: index for index, edge in enumerate(edges)}
     path = np.full((len(whole), max(map(len, whole))), len(edges), dtype=np.int64)
-    for k, way in enumerate(steps):
-        path[k, : len(way)] = [number[edge] for edge in way]
+    for k, step in enumerate(steps):
+        path[k, : len(step)] = [number[edge] for edge in step]
 
     return Trie(
         token=np.array([prefix[-1] for prefix in nodes], dtype=np.int64),
@@ -153,14 +138,14 @@ def build_trie(sequences: Sequence[Sequence[int]], glosses: Sequence[str] | None
     )
 
 
-def _refuse_twins(sequences: list[tuple[int, ...]], glosses: Sequence[str] | None) -> None:
+def _refuse_duplicates(sequences: list[tuple[int, ...]], glosses: Sequence[str] | None) -> None:
     first: dict[tuple[int, ...], int] = {}
     for k, sequence in enumerate(sequences):
-        if (twin := first.setdefault(sequence, k)) != k:
-            one, other = (f"{glosses[i]!r}" if glosses else f"number {i}" for i in (twin, k))
+        if (earlier := first.setdefault(sequence, k)) != k:
+            both = " and ".join(f"{glosses[i]!r}" if glosses else f"number {i}" for i in (earlier, k))
             raise UserError(
-                f"expected glosses that the tokenizer can tell apart, found {one} and {other} with the same tokens "
-                f"{list(sequence)}; do rename or remove one of them"
+                f"expected glosses that the tokenizer can tell apart, found {both} with the same tokens "
+                f"{list(sequence)}; rename or remove one of them"
             )
 
 

@@ -95,7 +95,8 @@ def test_the_2b_is_what_its_own_configuration_says(shared):
 def test_the_estimate_asks_less_of_four_bits_and_refuses_what_cannot_fit(tmp_path):
     on_card = estimate(INTERNVL3_5_2B, "cuda", 24 * units.GB, 8, 16)
     in_full = estimate(INTERNVL3_5_2B, "mps", 64 * units.GB, 8, 16)
-    assert on_card.parts["weights and what is there"] < in_full.parts["weights and what is there"] / 3
+    in_use = "weights and memory already in use"
+    assert on_card.parts[in_use] < in_full.parts[in_use] / 3
     state, said, advice = last("memory", asked(tmp_path, frames=10**6, typed=("frames",)))
     assert (state, "one clip of 1000000 frames needs" in said, "frames=500000" in advice) == ("fault", True, True)
     assert of_option("tiny") == ("tiny", None)
