@@ -75,7 +75,9 @@ def _pretrained(
     from transformers import BitsAndBytesConfig, InternVLForConditionalGeneration
 
     if not hasattr(torch.nn.Module, "set_submodule"):  # before torch 2.5; transformers quantises by it
-        InternVLForConditionalGeneration.set_submodule = _set_submodule  # pyright: ignore[reportAttributeAccessIssue]
+        InternVLForConditionalGeneration.set_submodule = lambda model, name, module: setattr(  # pyright: ignore
+            model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], module
+        )
     config = None
     if quantization == "nf4":
         config = BitsAndBytesConfig(
@@ -108,11 +110,6 @@ def _pretrained(
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
     return model
-
-
-def _set_submodule(model: torch.nn.Module, name: str, module: torch.nn.Module) -> None:
-    outer, _, last = name.rpartition(".")
-    setattr(model.get_submodule(outer), last, module)
 
 
 def _refuse_odd_widths(model: "InternVLForConditionalGeneration") -> None:
@@ -197,8 +194,7 @@ def encode_frames(model: "Model", pixels: Tensor) -> Tensor:
         vision_feature_layer=core.config.vision_feature_layer,
         vision_feature_select_strategy=core.config.vision_feature_select_strategy,
     )
-    tokens = getattr(features, "pooler_output", features)  # an object since transformers 5, a tensor before
-    return tokens.reshape(len(pixels), -1, tokens.shape[-1])
+    return features.pooler_output.reshape(len(pixels), -1, features.pooler_output.shape[-1])
 
 
 def embed(model: "Model", features: Tensor, input_ids: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from slr.models.internvl import Model
 
 # By full name: `q_proj` alone would match the vision tower too.
-SCOPES = {"language": r"model\.language_model\.layers\.\d+\."}
+LANGUAGE_LAYERS = r"model\.language_model\.layers\.\d+\."
 PARTS = {
     "vision_tower": "vision",
     "multi_modal_projector": "projector",
@@ -58,21 +59,17 @@ def add_lora(model: "Model", scope: str, r: int, alpha: int, dropout: float, tar
         return model
     from peft import LoraConfig, get_peft_model
 
-    _refuse_unmatched(model, scope, targets)
-    pattern = SCOPES[scope] + rf"(?:\w+\.)*(?:{'|'.join(map(re.escape, targets))})"
+    _refuse_unmatched(model, targets)
+    pattern = LANGUAGE_LAYERS + rf"(?:\w+\.)*(?:{'|'.join(map(re.escape, targets))})"
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, bias="none")
     with warnings.catch_warnings():  # peft 0.21 asks transformers 5.23 under a name that it has deprecated
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         return get_peft_model(bare(model), config)
 
 
-def _refuse_unmatched(model: "Model", scope: str, targets: Sequence[str]) -> None:
-    layers = [
-        name
-        for name, module in bare(model).named_modules()
-        if isinstance(module, torch.nn.Linear) and re.match(SCOPES[scope], name)
-    ]
-    allowed = sorted({name.rpartition(".")[2] for name in layers})
+def _refuse_unmatched(model: "Model", targets: Sequence[str]) -> None:
+    linear = [name for name, module in bare(model).named_modules() if isinstance(module, torch.nn.Linear)]
+    allowed = sorted({name.rpartition(".")[2] for name in linear if re.match(LANGUAGE_LAYERS, name)})
     unmatched = [target for target in targets if target not in allowed]
     if unmatched or not targets:
         raise UserError(
@@ -89,36 +86,28 @@ class CensusRow:
         part: vision, projector, embeddings, language (layers and norms), lm_head; adapters as `language adapter` etc.
         dtype: torch's name, or `nf4` for 4-bit numbers.
         trainable: whether an optimiser changes them.
-        tensors: number of tensors that hold them.
         parameters: how many numbers; two 4-bit numbers in a byte count as two.
     """
 
     part: str
     dtype: str
     trainable: bool
-    tensors: int
     parameters: int
 
 
 def census(model: "Model") -> list[CensusRow]:
     """Every parameter once (tied ones too), by part, dtype and trainable, in the order in which the model has them."""
-    counts: dict[tuple[str, str, bool], list[int]] = {}
+    counts: Counter[tuple[str, str, bool]] = Counter()
     for name, parameter in model.named_parameters():
-        dtype, count = _size(parameter)
-        counts.setdefault((_part(name), dtype, parameter.requires_grad), []).append(count)
-    return [CensusRow(*kind, tensors=len(sizes), parameters=sum(sizes)) for kind, sizes in counts.items()]
+        state = getattr(parameter, "quant_state", None)  # bitsandbytes packs the numbers and keeps their shape here
+        dtype = state.quant_type if state else str(parameter.dtype).removeprefix("torch.")
+        counts[_part(name), dtype, parameter.requires_grad] += (state.shape if state else parameter.shape).numel()
+    return [CensusRow(*kind, parameters=count) for kind, count in counts.items()]
 
 
 def _part(name: str) -> str:
     part = next((part for word, part in PARTS.items() if f".{word}." in f".{name}"), "other")
     return f"{part} adapter" if "lora_" in name else part
-
-
-def _size(parameter: Tensor) -> tuple[str, int]:
-    state = getattr(parameter, "quant_state", None)  # bitsandbytes packs the numbers and keeps their shape here
-    if state is not None:
-        return state.quant_type, state.shape.numel()
-    return str(parameter.dtype).removeprefix("torch."), parameter.numel()
 
 
 def gradient_census(model: "Model", a_moves: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """Metrics of rankings with their uncertainty: top-k, per instance and per class, and mean reciprocal rank."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,16 +92,12 @@ def mean_reciprocal_rank(ranks: Ranks, glosses: Glosses) -> float:
     return float((1 / ranks).mean())
 
 
+PER_INSTANCE = {"top1": 1, "top5": 5, "top10": 10}
 METRICS: Mapping[str, Callable[[Ranks, Glosses], float]] = {
-    "top1": lambda ranks, glosses: top(ranks, glosses, 1),
-    "top5": lambda ranks, glosses: top(ranks, glosses, 5),
-    "top10": lambda ranks, glosses: top(ranks, glosses, 10),
+    **{name: partial(top, k=k) for name, k in PER_INSTANCE.items()},
     "mrr": mean_reciprocal_rank,
-    "top1_per_class": lambda ranks, glosses: top_per_class(ranks, glosses, 1),
-    "top5_per_class": lambda ranks, glosses: top_per_class(ranks, glosses, 5),
-    "top10_per_class": lambda ranks, glosses: top_per_class(ranks, glosses, 10),
+    **{f"{name}_per_class": partial(top_per_class, k=k) for name, k in PER_INSTANCE.items()},
 }
-PER_INSTANCE = ("top1", "top5", "top10")
 SAMPLES = 2000  # of the bootstrap
 
 
@@ -207,7 +204,7 @@ def chance(glosses: int) -> dict[str, float]:
     >>> round(chance(4)["mrr"], 4)  # (1 + 1/2 + 1/3 + 1/4) / 4
     0.5208
     """
-    shares = {f"top{k}": min(k, glosses) / glosses for k in (1, 5, 10)}
+    shares = {name: min(k, glosses) / glosses for name, k in PER_INSTANCE.items()}
     per_class = {f"{name}_per_class": share for name, share in shares.items()}
     return shares | {"mrr": float((1 / np.arange(1, glosses + 1)).mean())} | per_class
 

@@ -1,10 +1,10 @@
 """The exact probability of every gloss of a vocabulary: one pass over the prompt, one over the trie.
 
-The nodes of the trie are fed as one sequence behind the cached prompt. Each sees the prompt and its own ancestors only,
-and stands at the position that it would have if its gloss alone followed the prompt, so it computes what that gloss
-alone would (tree attention, SpecInfer, arXiv 2305.09781). Where there are more nodes than the prompt has tokens, they
-are cut into stretches that do not see one another, as further rows of the batch: else attention would spend most of its
-time on nodes that the mask then hides.
+The nodes of the trie are fed as one sequence after the cached prompt. Each attends to the prompt and its own ancestors
+only, at the position that it would have if its gloss alone followed the prompt, so it computes what that gloss alone
+would (tree attention, SpecInfer, arXiv 2305.09781). If there are more nodes than the prompt has tokens, they are cut
+into stretches that do not attend to one another, as further rows of the batch: otherwise attention would spend most of
+its time on nodes that the mask then hides.
 
 Axes: B clips, V features of a clip, L tokens of the prompt, K glosses, N trie nodes, S stretches of n nodes, E trie
 edges, D hidden width.
@@ -34,12 +34,12 @@ LEAST_STRETCH = 64  # nodes; many short stretches cost more than they save
 
 
 class RankOutput(NamedTuple):
-    """What a model makes of some clips.
+    """A model's ranking of some clips.
 
     Attributes:
         log_probability: float32 (B, K), natural log of each gloss's exact probability after the clip's prompt: of all
             its tokens and its end token, over all words of the tokenizer, never renormalised.
-        state: float32 (B, D), the last hidden state of the prompt's last token, from which the answer would follow.
+        state: float32 (B, D), the last hidden state of the prompt's last token, which predicts the answer.
     """
 
     log_probability: Tensor
@@ -70,10 +70,10 @@ def look(model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: T
 def sequence_log_probabilities(
     model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie, logit_bytes: int
 ) -> Tensor:
-    """Log-probabilities (B, K) as of `look`, with a graph and in any mode: what a closed-set objective learns from.
+    """Log-probabilities (B, K) as of `look`, with a graph and in any mode, for a closed-set objective.
 
-    Prompt and trie go through the model as one sequence, so that its layers can be checkpointed, which a cache forbids;
-    logits are computed again in the backward pass, so that `logit_bytes` bounds them there too.
+    Prompt and trie go through the model as one sequence, because layers cannot be checkpointed with a cache; logits are
+    computed again in the backward pass, so that `logit_bytes` bounds them there too.
     """
     _require_left_padding(attention_mask)
     hidden = _uncached_states(model, features, prompt_ids, attention_mask, trie)
@@ -87,8 +87,8 @@ def _require_left_padding(attention_mask: Tensor) -> None:
 
 def _along_paths(edges: Tensor, trie: Trie) -> Tensor:
     """Log-probabilities of edges (B, E) summed along each gloss's path: (B, K)."""
-    filled = torch.cat([edges, edges.new_zeros(len(edges), 1)], dim=1)  # what fills up a short path adds nothing
-    return filled[:, torch.from_numpy(trie.path).to(edges.device)].sum(-1)
+    padded = torch.cat([edges, edges.new_zeros(len(edges), 1)], dim=1)  # the padding of a short path adds nothing
+    return padded[:, torch.from_numpy(trie.path).to(edges.device)].sum(-1)
 
 
 def _cached_states(model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie) -> Tensor:
@@ -103,7 +103,7 @@ def _cached_states(model: "Model", features: Tensor, prompt_ids: Tensor, attenti
     )
     word = "cache" if "cache" in prompt else "past_key_values"  # renamed in transformers 5.24
     hidden = [prompt.last_hidden_state[:, -1:]]
-    for layer in prompt[word].layers:  # else it would keep the nodes, and know nothing of stretches
+    for layer in prompt[word].layers:  # otherwise it would keep the nodes, and not know about stretches
         layer.update = partial(_after, layer.keys, layer.values)
     at_once = max(1, ROWS_AT_ONCE // clips)
     for stretches in trie.stretches(min(at_once, max(length, LEAST_STRETCH)), at_once):
@@ -123,12 +123,12 @@ def _cached_states(model: "Model", features: Tensor, prompt_ids: Tensor, attenti
 def _after(
     prompt_keys: Tensor, prompt_values: Tensor, keys: Tensor, values: Tensor, *_: object, **__: object
 ) -> tuple[Tensor, Tensor]:
-    """What a layer of the cache gives attention: the prompt's keys and values, then the new ones, which it forgets."""
+    """What a layer of the cache gives to attention: the prompt's keys and values, then the new ones, not kept."""
     return _behind(prompt_keys, keys), _behind(prompt_values, values)
 
 
 def _behind(prompt: Tensor, new: Tensor) -> Tensor:
-    """(B, heads, L, d) and (B x S, heads, n, d) -> (B x S, heads, L + n, d): each stretch behind its clip's prompt."""
+    """(B, heads, L, d) and (B x S, heads, n, d) -> (B x S, heads, L + n, d): each stretch after its clip's prompt."""
     beside = new.unflatten(0, (len(prompt), -1))
     return torch.cat([prompt.unsqueeze(1).expand(-1, beside.shape[1], -1, -1, -1), beside], dim=3).flatten(0, 1)
 
@@ -160,11 +160,11 @@ def _uncached_states(
 def _nodes(
     model: "Model", attention_mask: Tensor, trie: Trie, nodes: NDArray[np.int64], seen: NDArray[np.bool_]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes (S, n), seeing one another as `seen` (S, n, n) says, behind each prompt.
+    """The input for nodes (S, n) after each prompt, which attend to one another as `seen` (S, n, n) says.
 
     Returns:
-        They, embedded: (B, S, n, D); their positions (B, S, n); and what is added to attention's scores, the same for
-        all heads, (B, S, 1, n, L + n): 0 where a node sees a token or node, else the lowest number.
+        Embeddings (B, S, n, D), positions (B, S, n), and what is added to attention's scores, the same for all heads,
+        (B, S, 1, n, L + n): 0 if a node attends to a token or node, else the lowest number.
     """
     clips, length = attention_mask.shape
     token, depth, among = (

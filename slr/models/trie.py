@@ -10,13 +10,12 @@ from slr.core.errors import UserError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stretches:
-    """Some S stretches of a trie's nodes side by side, each with the ancestors that its nodes have above it.
+    """S stretches of a trie's nodes side by side, each with the ancestors of its nodes.
 
     Attributes:
-        nodes: int64 (S, n), ascending; the shorter stretches are filled up with 0.
-        seen: bool (S, n, n), True at [s, i, j] where the node in place j is the one in place i or above it; what fills
-            up sees nothing and is seen by nothing.
-        new: int64, ascending; the places of S x n that hold the nodes which no earlier stretch had, in their order.
+        nodes: int64 (S, n), ascending; shorter stretches are padded with 0.
+        seen: bool (S, n, n), True at [s, i, j] if node j is node i or an ancestor of it; False for all padding.
+        new: int64, ascending; the places of S x n with nodes that no earlier stretch had, in their order.
     """
 
     nodes: np.ndarray
@@ -28,18 +27,18 @@ class Stretches:
 class Trie:
     """Inner nodes of the prefix tree of K token sequences, and where each sequence reads its log-probabilities.
 
-    A node is a proper, non-empty prefix of a sequence. What follows the last token of a sequence is never asked for, so
-    leaves (end tokens) need no node. Nodes are in depth-first order: a parent stands before its children and a subtree
+    A node is a proper, non-empty prefix of a sequence. What follows the last token of a sequence is never needed, so
+    leaves (end tokens) have no node. Nodes are in depth-first order: a parent comes before its children and a subtree
     is contiguous. *Row* 0 is the prompt's last position, row n + 1 is node n: each row predicts a next token.
 
     Attributes:
         token: int64 (N,), the token that a node feeds to the model.
-        parent: int64 (N,), index of the node before it; -1 where that is the prompt.
-        depth: int64 (N,), how many tokens lie between the prompt and the node: 0 for a first token.
-        ancestors: bool (N, N), True at [n, m] where node m is node n or lies on its way to the prompt.
+        parent: int64 (N,), index of the node before it; -1 if that is the prompt.
+        depth: int64 (N,), number of tokens between the prompt and the node: 0 for a first token.
+        ancestors: bool (N, N), True at [n, m] if node m is node n or an ancestor of it.
         edge_row: int64 (E,), ascending; the row at which the edge's token is predicted.
         edge_token: int64 (E,), the predicted token; every (row, token) once, however many sequences share it.
-        path: int64 (K, longest), the edges of each sequence; E (one past the last edge) fills up short ones.
+        path: int64 (K, longest), the edges of each sequence; short ones are padded with E, one past the last edge.
     """
 
     token: np.ndarray
@@ -51,11 +50,11 @@ class Trie:
     path: np.ndarray
 
     def stretches(self, limit: int, at_once: int) -> Iterator[Stretches]:
-        """All nodes in order, cut into nearly equal stretches, some of which stand side by side.
+        """All nodes in order, cut into nearly equal stretches, several side by side.
 
         Args:
             limit: new nodes in one stretch, at least 1.
-            at_once: new nodes in all that stand side by side, at least `limit`.
+            at_once: new nodes in all stretches side by side, at least `limit`.
 
         >>> [two] = build_trie([[5, 6, 0], [5, 7, 0], [8, 0]]).stretches(2, 4)
         >>> two.nodes.tolist(), two.new.tolist()
@@ -70,9 +69,9 @@ class Trie:
             yield self._beside(stretches[first : first + at_once // even])
 
     def _with_ancestors(self, first: int, length: int) -> tuple[np.ndarray, int]:
-        """Some nodes from `first` on behind their ancestors from before it, and how many those are.
+        """Nodes from `first` on after their earlier ancestors, and the number of those.
 
-        In depth-first order the ancestors of a stretch lie in it or above its first node.
+        In depth-first order the ancestors of a stretch are in it or are ancestors of its first node.
         """
         above = np.flatnonzero(self.ancestors[first, :first])
         return np.concatenate([above, np.arange(first, min(first + length, len(self.token)))]), len(above)
@@ -93,11 +92,11 @@ def build_trie(sequences: Sequence[Sequence[int]], glosses: Sequence[str] | None
     """Share the prefixes of K token sequences, end tokens included, between one another.
 
     Args:
-        sequences: the tokens of each gloss with its end token, which is what tells a gloss from one that goes on.
-        glosses: the K names, for the error; without them a sequence is called by its number.
+        sequences: the tokens of each gloss with its end token, which separates a gloss from longer ones.
+        glosses: the K names for the error message; without them it gives numbers.
 
     Raises:
-        UserError: two sequences are equal, so that no model could tell their glosses apart.
+        UserError: two sequences are equal, so that no model can tell their glosses apart.
         ValueError: there is no sequence, or an empty one.
 
     >>> trie = build_trie([[5, 0], [5, 6, 0], [7, 0]])    # 0 ends a gloss; the first is a prefix of the second
@@ -107,7 +106,7 @@ def build_trie(sequences: Sequence[Sequence[int]], glosses: Sequence[str] | None
     [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     >>> list(zip(trie.edge_row.tolist(), trie.edge_token.tolist()))
     [(0, 5), (0, 7), (1, 0), (1, 6), (2, 0), (3, 0)]
-    >>> trie.path.tolist()                                # 6 is no edge: it fills up
+    >>> trie.path.tolist()                                # 6 is padding
     [[0, 2, 6], [0, 3, 4], [1, 5, 6]]
     """
     whole = [tuple(sequence) for sequence in sequences]

@@ -3,16 +3,14 @@
 Nothing here comes from the data sets' side of slr.prepare.synthetic.signs: no combination, no name, no signer.
 """
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
-from multiprocessing import get_context
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from slr.prepare.synthetic.clip import Performance
 from slr.prepare.synthetic.signer import draw_signer
@@ -22,7 +20,6 @@ IMAGE_SIZE = 96  # of the model's frames, in pixels
 CLIP_SIZE = 160  # pixels at which a clip is drawn before it is made small, as a prepared clip is
 SIGNERS = 50_000
 NAMED = 320  # pretraining signs that have a name; the others are only described
-AHEAD = 64  # batches that are drawn before they are needed
 MOVEMENTS = tuple(movement for pair in PATHS.values() for movement in pair)
 SHAPES = ("rest", *HANDSHAPES)
 
@@ -82,18 +79,19 @@ def draw_clip(number: int, frames: int) -> LabelledClip:
     )
 
 
-def draw_batches(first: int, number: int, frames: int, workers: int, size: int) -> Iterator[list[LabelledClip]]:
+def draw_batches(first: int, number: int, frames: int, workers: int, size: int) -> "DataLoader[list[LabelledClip]]":
     """Clips first, first + 1, ... in batches of `size`, the last one of what is left, drawn in other processes."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting: deque[Future[list[LabelledClip]]] = deque()
-        for start in range(first, first + number, size):
-            waiting.append(pool.submit(_draw_batch, range(start, min(start + size, first + number)), frames))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        yield from (batch.result() for batch in waiting)
+    return DataLoader(
+        range(first, first + number),  # pyright: ignore[reportArgumentType]
+        batch_size=size,
+        num_workers=workers,
+        collate_fn=partial(_draw_batch, frames=frames),
+        multiprocessing_context="spawn",
+        generator=torch.Generator(),  # otherwise it draws a number from the global one, as first weights do
+    )
 
 
-def _draw_batch(numbers: range, frames: int) -> list[LabelledClip]:
+def _draw_batch(numbers: list[int], frames: int) -> list[LabelledClip]:
     return [draw_clip(number, frames) for number in numbers]
 
 

@@ -1,6 +1,6 @@
 """The training loop of both stages."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import cos, pi
 
 import torch
@@ -11,14 +11,15 @@ SHOWN = 100  # steps between two lines of the curve
 
 
 def fit(
+    stage: str,
     parts: nn.Module,
     losses: Iterable[tuple[Tensor, Tensor]],
     steps: int,
     rate: float,
     betas: tuple[float, float],
-    log: Callable[[int, list[Tensor]], None],
+    names: Sequence[str],
 ) -> None:
-    """Train the parts in place by AdamW; `log` gets the step and the last metrics every 100 steps.
+    """Train the parts in place by AdamW; print the named metrics' means every 100 steps.
 
     `losses` gives (loss, metrics) of each step, computed when asked for, so with the weights of that step.
     """
@@ -33,8 +34,8 @@ def fit(
         schedule.step()
         recent.append(metrics)
         if step % SHOWN == 0:
-            log(step, recent)
-            recent = []
+            print(f"{stage} {step:5d}  {means(names, recent)}", flush=True)
+            recent.clear()
 
 
 def means(names: Sequence[str], metrics: Sequence[Tensor]) -> str:

@@ -6,7 +6,7 @@ and how the dominant one moved; after layer 3, where an answer begins, the sign'
 turns parameters into a word, which is what LoRA changes later.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,48 +64,34 @@ def fill_bank(model: InternVLForConditionalGeneration, first: int, number: int, 
     return Bank(signs, torch.cat(features), *(torch.from_numpy(np.stack(array)) for array in arrays))
 
 
-class Writer:
-    """Writes conversations about clips as token ids."""
+def user_turn(frames: int, first: int = 1) -> str:
+    """The user's turn up to the end of the frames, the first of which has the number `first`."""
+    images = "<IMG_CONTEXT>" * TOKENS_PER_FRAME
+    return "<|im_start|>user\n" + "".join(f"Frame{i}: <img>{images}</img>\n" for i in range(first, first + frames))
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._tokenizer = tokenizer
-        self._known: dict[str, list[int]] = {}
-        self.pad = tokenizer.get_vocab()["<|endoftext|>"]
 
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a text; each text is tokenised once."""
-        if text not in self._known:
-            self._known[text] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return self._known[text]
+def write(
+    tokenizer: PreTrainedTokenizerFast, signs: Sequence[Sign], frames: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """One conversation a clip.
 
-    def prefix(self, frames: int, first: int = 1) -> list[int]:
-        """The beginning of the user's turn up to the end of the frames; `first` is the first frame's number."""
-        ids = list(self.ids("<|im_start|>user\n"))
-        for i in range(first, first + frames):
-            ids += self.ids(f"Frame{i}: <img>{'<IMG_CONTEXT>' * TOKENS_PER_FRAME}</img>\n")
-        return ids
-
-    def write(self, signs: Sequence[Sign], frames: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """One conversation a clip.
-
-        Returns:
-            Token ids and what they are, both int64 (B, L), padded on the right: OTHER, FRAME_END, …
-        """
-        first = 1 if rng.random() < 0.8 else int(rng.integers(1, 57))
-        prefix, frame_end = self.prefix(frames, first), self.ids("</img>")[0]
-        rows, kinds = [], []
-        for sign in signs:
-            ids, kind = list(prefix), [FRAME_END if token == frame_end else OTHER for token in prefix]
-            for turn, (question, answer, answer_kind) in enumerate(_turns(sign, rng)):
-                asked = [*(self.ids("<|im_start|>user\n") if turn else []), *self.ids(question)]
-                asked += self.ids("<|im_end|>\n<|im_start|>assistant\n")
-                answered = [*self.ids(answer), *self.ids("<|im_end|>")]
-                ids += [*asked, *answered, *self.ids("\n")]
-                kind += [*[OTHER] * len(asked), *[answer_kind] * len(answered), OTHER]
-            rows.append(torch.tensor(ids))
-            kinds.append(torch.tensor(kind))
-        pad = nn.utils.rnn.pad_sequence
-        return pad(rows, batch_first=True, padding_value=self.pad), pad(kinds, batch_first=True, padding_value=OTHER)
+    Returns:
+        Token ids and their kinds (OTHER, FRAME_END, ANSWER, NAMED), both int64 (B, L), padded on the right.
+    """
+    start = user_turn(frames, first=1 if rng.random() < 0.8 else int(rng.integers(1, 57)))
+    rows, kinds = [], []
+    for sign in signs:
+        texts = [(start, OTHER)]
+        for turn, (question, answer, kind) in enumerate(_turns(sign, rng)):
+            user = "<|im_start|>user\n" if turn else ""
+            texts.append((f"{user}{question}<|im_end|>\n<|im_start|>assistant\n", OTHER))
+            texts += [(f"{answer}<|im_end|>", kind), ("\n", OTHER)]
+        tokens = tokenizer([text for text, _ in texts], add_special_tokens=False).input_ids
+        rows.append(torch.tensor([token for part in tokens for token in part]))
+        kinds.append(torch.tensor([kind for part, (_, kind) in zip(tokens, texts, strict=True) for _ in part]))
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    kind = nn.utils.rnn.pad_sequence(kinds, batch_first=True, padding_value=OTHER)
+    return ids, kind.masked_fill(ids == tokenizer.convert_tokens_to_ids("</img>"), FRAME_END)
 
 
 def _turns(sign: Sign, rng: np.random.Generator) -> list[tuple[str, str, int]]:
@@ -117,56 +103,37 @@ def _turns(sign: Sign, rng: np.random.Generator) -> list[tuple[str, str, int]]:
 
 
 def hidden_states(model: InternVLForConditionalGeneration, features: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
-    """Hidden states (B, L, D) before the first layer and after each one, the last one normalised.
-
-    Args:
-        features: (B, V, D).
-        ids: int64 (B, L), the image token V times in each row.
-    """
-    language = model.model.language_model
-    return language(inputs_embeds=embed(model, features, ids), use_cache=False, output_hidden_states=True).hidden_states
+    """Hidden states (B, L, D) before the first layer and after each one, the last one normalised."""
+    embedded = embed(model, features, ids)
+    return model.model.language_model(inputs_embeds=embedded, use_cache=False, output_hidden_states=True).hidden_states
 
 
 def train_language(
-    model: InternVLForConditionalGeneration,
-    writer: Writer,
-    bank: Bank,
-    steps: int,
-    seed: int,
-    log: Callable[[str], None],
+    model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, bank: Bank, steps: int, seed: int
 ) -> nn.ModuleDict:
-    """Train the language model in place on the bank's clips; `log` gets a line of the curve every 100 steps.
-
-    Returns the heads that read the hidden states, for `evaluate`.
-    """
+    """Train the language model in place on the bank's clips; returns the heads, for `evaluate`."""
     width = model.lm_head.in_features
     heads = nn.ModuleDict(
         {name: nn.Sequential(nn.RMSNorm(width), nn.Linear(width, sum(sizes))) for name, sizes in _SIZES.items()}
     )
     parts = nn.ModuleList([model.model.language_model, model.lm_head, heads])
-    batches = _batches(bank, writer, len(bank.signs), steps, np.random.default_rng(seed))
-    losses = (_loss(model, heads, *batch) for batch in batches)
-    fit(
-        parts,
-        losses,
-        steps,
-        RATE,
-        (0.9, 0.98),
-        lambda step, recent: log(f"language {step:5d}  {means(_METRICS, recent)}"),
-    )
+    batches = _batches(bank, tokenizer, len(bank.signs), steps, np.random.default_rng(seed))
+    fit("language", parts, (_loss(model, heads, *batch) for batch in batches), steps, RATE, (0.9, 0.98), _METRICS)
     return heads
 
 
 @torch.no_grad()
-def evaluate(model: InternVLForConditionalGeneration, heads: nn.ModuleDict, writer: Writer, bank: Bank) -> str:
+def evaluate(
+    model: InternVLForConditionalGeneration, heads: nn.ModuleDict, tokenizer: PreTrainedTokenizerFast, bank: Bank
+) -> str:
     """The curve's metrics on clips that were not trained on, as one line."""
     steps = len(bank.signs) // CLIPS_PER_STEP
-    batches = _batches(bank, writer, steps * CLIPS_PER_STEP, steps, np.random.default_rng(0))
+    batches = _batches(bank, tokenizer, steps * CLIPS_PER_STEP, steps, np.random.default_rng(0))
     return means(_METRICS, [_loss(model, heads, *batch)[1] for batch in batches])
 
 
 def _batches(
-    bank: Bank, writer: Writer, size: int, steps: int, rng: np.random.Generator
+    bank: Bank, tokenizer: PreTrainedTokenizerFast, size: int, steps: int, rng: np.random.Generator
 ) -> Iterator[tuple[Bank, Tensor, Tensor]]:
     """Some frames of some clips, and conversations about them; each of the first `size` clips once before any again."""
     order = np.empty(0, dtype=np.int64)
@@ -179,7 +146,7 @@ def _batches(
         frames = np.arange(segments) * (FRAMES // segments) + rng.integers(0, FRAMES // segments, segments)
         part = [values[clips][:, frames] for values in (bank.features, bank.palms, bank.shapes, bank.raised)]
         signs = [bank.signs[i] for i in clips]
-        yield Bank(signs, *part), *writer.write(signs, segments, rng)
+        yield Bank(signs, *part), *write(tokenizer, signs, segments, rng)
 
 
 def _loss(

@@ -6,14 +6,13 @@ seed on the same machine with the same versions gives the same weights.
 
 import argparse
 import shutil
-import time
 from pathlib import Path
 
 import torch
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from slr.models.hub import PACKAGED
-from slr.tiny_pretraining.language_stage import Writer, evaluate, fill_bank, train_language
+from slr.tiny_pretraining.language_stage import evaluate, fill_bank, train_language
 from slr.tiny_pretraining.tokenizer import build_tokenizer
 from slr.tiny_pretraining.vision_stage import train_vision
 
@@ -26,34 +25,23 @@ BANK = 10_000  # clips for the language stage, whose features are computed once 
 HELD_OUT = 640  # clips not trained on, for the last line
 
 
-def pretrain(folder: Path, seed: int, threads: int, workers: int, share: float = 1.0) -> None:
-    """Train the tiny model and write its checkpoint; `share` shortens everything, for a trial.
-
-    `threads` compute while `workers` other processes draw.
-    """
-    torch.set_num_threads(threads)
-    begin = time.monotonic()
-
-    def log(line: str) -> None:
-        print(f"{time.monotonic() - begin:5.0f} s  {line}", flush=True)
-
+def pretrain(folder: Path, seed: int, workers: int, share: float) -> None:
+    """Train the tiny model and write its checkpoint; `share` shortens everything, for a trial."""
+    torch.set_num_threads(1)  # the other core draws
     torch.manual_seed(seed)
     model = InternVLForConditionalGeneration(InternVLConfig.from_pretrained(CHECKPOINT))
     tokenizer = build_tokenizer()
-    writer = Writer(tokenizer)
     vision_steps, bank_size, language_steps = (max(1, round(share * n)) for n in (VISION_STEPS, BANK, LANGUAGE_STEPS))
-    train_vision(model, vision_steps, workers, log)
+    train_vision(model, vision_steps, workers)
     bank = fill_bank(model, first=10_000_000, number=bank_size, workers=workers)
-    log(f"features of {bank_size} clips computed")
-    heads = train_language(model, writer, bank, language_steps, seed, log)
+    heads = train_language(model, tokenizer, bank, language_steps, seed)
     fresh = fill_bank(model, first=20_000_000, number=HELD_OUT, workers=workers)
-    log(f"{HELD_OUT} fresh clips  {evaluate(model, heads, writer, fresh)}")
+    print(f"{HELD_OUT} fresh clips  {evaluate(model, heads, tokenizer, fresh)}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for name in BY_HAND if folder.resolve() != CHECKPOINT else ():
         shutil.copy(CHECKPOINT / name, folder)
-    log(f"wrote {folder}")
 
 
 def main() -> None:
@@ -61,7 +49,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=CHECKPOINT, help="where the checkpoint goes (the packaged one)")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights and the order of clips")
-    parser.add_argument("--threads", type=int, default=1, help="that compute; another process draws meanwhile")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--share", type=float, default=1.0, help="of all steps, for a trial")
     pretrain(**vars(parser.parse_args()))

@@ -4,7 +4,7 @@ A linear head reads each projected token, which covers one cell of the picture: 
 which shape; is the head here, and where. From answers in words alone, a vision tower this small learns nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import InternVLForConditionalGeneration
 
 from slr.tiny_pretraining.clips import SHAPES, LabelledClip, draw_batches
-from slr.tiny_pretraining.fit import fit, means
+from slr.tiny_pretraining.fit import fit
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as the checkpoint's processor has them
 CELLS = 4  # in a row and in a column of the picture
@@ -62,20 +62,13 @@ def project(model: InternVLForConditionalGeneration, clips: Sequence[LabelledCli
     return features.pooler_output  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
 
 
-def train_vision(model: InternVLForConditionalGeneration, steps: int, workers: int, log: Callable[[str], None]) -> None:
-    """Train the vision tower and the projector in place; `log` gets a line of the curve every 100 steps."""
+def train_vision(model: InternVLForConditionalGeneration, steps: int, workers: int) -> None:
+    """Train the vision tower and the projector in place."""
     head = nn.Linear(model.lm_head.in_features, sum(_SIZES))
     parts = nn.ModuleList([model.model.vision_tower, model.model.multi_modal_projector, head])
     batches = draw_batches(0, steps * CLIPS_PER_STEP, FRAMES_PER_CLIP, workers, CLIPS_PER_STEP)
     losses = (_loss(head(project(model, batch)), cell_labels(batch)) for batch in batches)
-    fit(
-        parts,
-        losses,
-        steps,
-        RATE,
-        (0.9, 0.999),
-        lambda step, recent: log(f"vision {step:5d}  {means(_METRICS, recent)}"),
-    )
+    fit("vision", parts, losses, steps, RATE, (0.9, 0.999), _METRICS)
 
 
 def _inside(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

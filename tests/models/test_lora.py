@@ -136,7 +136,6 @@ def test_the_census_counts_every_number_once_packed_or_not():
     assert sum(by_part[0].values()) == sum(parameter.numel() for parameter in whole.parameters())
     assert set(by_part[0]) == {"vision", "projector", "embeddings", "language", "lm_head"}
     assert {(row.part, row.dtype) for row in census(packed) if row.dtype != "float32"} == {("language", "nf4")}
-    assert sum(row.tensors for row in census(packed)) == len(list(packed.parameters()))
 
 
 def test_adapters_are_counted_by_the_part_they_sit_in():

@@ -14,7 +14,7 @@ from slr.models.hub import PACKAGED
 from slr.prepare.synthetic.prepare import vocabulary
 from slr.prepare.synthetic.signs import SYLLABLES, Side, names, signer_seed, signs
 from slr.tiny_pretraining.clips import IMAGE_SIZE, MOVEMENTS, attributes, curriculum, draw_batches, draw_clip, lexicon
-from slr.tiny_pretraining.language_stage import ANSWER, DESCRIBE, MOVE, NAME, NAMED, Writer, hidden_states
+from slr.tiny_pretraining.language_stage import ANSWER, DESCRIBE, MOVE, NAME, NAMED, hidden_states, user_turn, write
 from slr.tiny_pretraining.tokenizer import build_tokenizer
 from slr.tiny_pretraining.vision_stage import CELLS, MEAN, STD, TOKENS_PER_FRAME, cell_labels, project
 
@@ -191,16 +191,16 @@ def test_a_token_sees_its_own_cell(model):
 
 def test_pretraining_asks_as_the_processor_does(processor):
     """Token ids of our own writing equal those of the processor for the same clip and question."""
-    writer = Writer(processor.tokenizer)
     for question in (*NAME, *DESCRIBE, MOVE):
-        ours = writer.prefix(3) + writer.ids(question) + writer.ids("<|im_end|>\n<|im_start|>assistant\n")
+        texts = [user_turn(3), f"{question}<|im_end|>\n<|im_start|>assistant\n"]
+        ours = [token for part in processor.tokenizer(texts, add_special_tokens=False).input_ids for token in part]
         theirs = ask(processor, question, np.zeros((3, 96, 96, 3), dtype=np.uint8)).input_ids[0].tolist()
         assert ours == theirs
 
 
 def test_conversations_mark_answers_and_names(processor):
     drawn = curriculum()[:40]
-    ids, kind = Writer(processor.tokenizer).write(drawn, 8, np.random.default_rng(0))
+    ids, kind = write(processor.tokenizer, drawn, 8, np.random.default_rng(0))
     for sign, row, marks in zip(drawn, ids, kind, strict=True):
         answers = processor.tokenizer.decode(row[marks >= ANSWER]).removesuffix("<|im_end|>").split("<|im_end|>")
         name = lexicon().get(sign)
