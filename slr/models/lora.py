@@ -101,13 +101,10 @@ def census(model: "Model") -> list[CensusRow]:
     for name, parameter in model.named_parameters():
         state = getattr(parameter, "quant_state", None)  # bitsandbytes packs the numbers and keeps their shape here
         dtype = state.quant_type if state else str(parameter.dtype).removeprefix("torch.")
-        counts[_part(name), dtype, parameter.requires_grad] += (state.shape if state else parameter.shape).numel()
+        part = next((part for word, part in PARTS.items() if f".{word}." in f".{name}"), "other")
+        part += " adapter" if "lora_" in name else ""
+        counts[part, dtype, parameter.requires_grad] += (state.shape if state else parameter.shape).numel()
     return [CensusRow(*kind, parameters=count) for kind, count in counts.items()]
-
-
-def _part(name: str) -> str:
-    part = next((part for word, part in PARTS.items() if f".{word}." in f".{name}"), "other")
-    return f"{part} adapter" if "lora_" in name else part
 
 
 def gradient_census(model: "Model", a_moves: bool) -> list[str]:

@@ -69,10 +69,7 @@ class Trie:
             yield self._beside(stretches[first : first + at_once // even])
 
     def _with_ancestors(self, first: int, length: int) -> tuple[np.ndarray, int]:
-        """Nodes from `first` on after their earlier ancestors, and the number of those.
-
-        In depth-first order the ancestors of a stretch are in it or are ancestors of its first node.
-        """
+        """Nodes from `first` on after their earlier ancestors, which are those of `first`; and the number of these."""
         above = np.flatnonzero(self.ancestors[first, :first])
         return np.concatenate([above, np.arange(first, min(first + length, len(self.token)))]), len(above)
 

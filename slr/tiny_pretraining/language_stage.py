@@ -78,6 +78,7 @@ def write(
     Returns:
         Token ids and their kinds (OTHER, FRAME_END, ANSWER, NAMED), both int64 (B, L), padded on the right.
     """
+    pad, frame_end = (tokenizer.get_vocab()[token] for token in ("<|endoftext|>", "</img>"))
     start = user_turn(frames, first=1 if rng.random() < 0.8 else int(rng.integers(1, 57)))
     rows, kinds = [], []
     for sign in signs:
@@ -89,9 +90,9 @@ def write(
         tokens = tokenizer([text for text, _ in texts], add_special_tokens=False).input_ids
         rows.append(torch.tensor([token for part in tokens for token in part]))
         kinds.append(torch.tensor([kind for part, (_, kind) in zip(tokens, texts, strict=True) for _ in part]))
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
     kind = nn.utils.rnn.pad_sequence(kinds, batch_first=True, padding_value=OTHER)
-    return ids, kind.masked_fill(ids == tokenizer.convert_tokens_to_ids("</img>"), FRAME_END)
+    return ids, kind.masked_fill(ids == frame_end, FRAME_END)
 
 
 def _turns(sign: Sign, rng: np.random.Generator) -> list[tuple[str, str, int]]:
