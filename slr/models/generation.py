@@ -1,7 +1,6 @@
-"""Free text about a clip: greedy, sampled or by beams, through transformers' own `generate`.
+"""Free text about a clip: greedy, sampled or by beam search, through transformers' own `generate`.
 
-The clip comes as features, embedded in the prompt, so that the vision tower need not run again for another question or
-another way of decoding.
+The clip is given as features, so that the vision tower runs once for all questions and ways of decoding.
 
 Axes: B clips, V features of a clip, L tokens of the prompt, D hidden width.
 """
@@ -24,8 +23,8 @@ class Beam:
     """One answer of a beam search."""
 
     tokens: tuple[int, ...]  # without the end token
-    log_probability: float  # natural log of the product over its tokens and, where it has ended, the end token
-    ended: bool  # False where the length cut it off
+    log_probability: float  # natural log of the product over its tokens and, if it has ended, the end token
+    ended: bool  # False if the length limit cut it off
 
 
 def generate(
@@ -65,11 +64,10 @@ def beam_search(
     length: int,
     end_id: int,
 ) -> list[list[Beam]]:
-    """The `beams` best answers that a beam search of that width finds for each clip, best first.
+    """The `beams` best answers of a beam search of that width for each clip, best first.
 
-    Answers are compared by their log-probability as it is, not divided by their length, so that it means what a
-    ranking's does. Nothing holds the search to a vocabulary: beams may be no gloss, cut off by `length`, or spell the
-    same text with other tokens.
+    Answers are compared by their log-probability, not divided by their length, as in a ranking. The search is not
+    restricted to a vocabulary: beams may be no gloss, cut off by `length`, or the same text with other tokens.
 
     Args:
         features, input_ids, attention_mask, end_id: as for `generate`.
