@@ -40,7 +40,7 @@ def pretrain(folder: Path, seed: int, workers: int, share: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    for name in BY_HAND if folder.resolve() != CHECKPOINT else ():
+    for name in BY_HAND if folder.resolve() != CHECKPOINT.resolve() else ():
         shutil.copy(CHECKPOINT / name, folder)
 
 
