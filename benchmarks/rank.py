@@ -149,7 +149,7 @@ def invented(count: int, ordinary: int, end_id: int) -> list[list[int]]:
 def compare(bench: Bench, trie: "Trie", rounds: int, calls: int, rate: float) -> list[Row]:
     """Every way of ranking the usual vocabulary."""
     clips = len(bench.tokens)
-    measure.progress(f"{clips} clips, {trie.glosses} glosses, {len(trie.token)} trie nodes")
+    measure.progress(f"{clips} clips, {len(trie.path)} glosses, {len(trie.token)} trie nodes")
     longest = trie.path.shape[1]
     ways = {
         "prefill": partial(prefill, bench),

@@ -41,6 +41,7 @@ MAY_KNOW = {
     "data": ["core"],
     "models": ["core"],
     "prepare": ["core", "data"],
+    "tiny_pretraining": ["models", "prepare"],
     "factory": ["core", "config", "data", "models"],
     "predict": ["core", "config", "data", "models", "prepare", "factory"],
     "training": ["core", "config", "data", "models", "factory"],
@@ -59,9 +60,6 @@ EXCEPTIONS = {
     ("slr.predict.recognizer", "training"): "as predictor",
     ("slr.predict.saliency", "training"): "as predictor",
     ("slr.predict.stream", "training"): "as predictor",
-    ("slr.models.tiny.pretraining.lessons", "prepare"): "the tiny model learns from drawn signs; nobody imports this",
-    ("slr.models.tiny.pretraining.telling", "prepare"): "as lessons",
-    ("slr.models.tiny.pretraining.tokenizer", "prepare"): "as lessons",
 }
 # Flat files: the package's own name, and `python -m slr.NAME` for commands that have no package of their own.
 FLAT = {"slr", "slr.__main__", "slr.factory"}
@@ -114,7 +112,7 @@ OWNERS = {
     "hydra": CONFIG,
     "omegaconf": CONFIG,
     "lightning": ["slr.data.datamodule", "slr.training"],
-    "transformers": ["slr.models", "slr.doctor.libraries"],  # the doctor sees whether they work
+    "transformers": ["slr.models", "slr.tiny_pretraining", "slr.doctor.libraries"],  # the doctor sees whether they work
     "peft": ["slr.models"],
     "bitsandbytes": ["slr.models", "slr.doctor.libraries"],
     "decord": ["slr.data.video", "slr.doctor.files"],

@@ -81,23 +81,8 @@ def config_of(model: str) -> tuple[Mapping[str, Any], str]:
 
 def sizes(config: Mapping[str, Any]) -> tuple[Shape, int]:
     """A checkpoint's shape from its config.json, and how many tokens a frame becomes."""
-    text, vision = config["text_config"], config["vision_config"]
-    side, patch = (
-        value if isinstance(value, int) else value[0] for value in (vision["image_size"], vision["patch_size"])
-    )
-    patches = (side // patch) ** 2
-    shape = Shape(
-        layers=text["num_hidden_layers"],
-        hidden=text["hidden_size"],
-        mlp=text["intermediate_size"],
-        queries=text["num_attention_heads"] * text["head_dim"],
-        keys=text["num_key_value_heads"] * text["head_dim"],
-        words=text["vocab_size"],
-        vision_hidden=vision["hidden_size"],
-        vision_mlp=vision["intermediate_size"],
-        patches=patches + 1,
-    )
-    return shape, int(patches * config.get("downsample_ratio", 0.5) ** 2)
+    shape = memory_plan.shape_of(config)
+    return shape, int((shape.patches - 1) * config.get("downsample_ratio", 0.5) ** 2)
 
 
 def numbers(config: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,14 +1,10 @@
-"""Free text about a clip: greedy, sampled or by beams, through transformers' own `generate`.
+"""Free text about a clip: greedy, sampled or by beam search, through transformers' own `generate`.
 
-The clip comes as features, embedded in the prompt, so that the vision tower need not run again for another question or
-another way of decoding.
+The clip is given as features, so that the vision tower runs once for all questions and ways of decoding.
 
 Axes: B clips, V features of a clip, L tokens of the prompt, D hidden width.
 """
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Beam:
-    """One answer that a search has found."""
+    """One answer of a beam search."""
 
     tokens: tuple[int, ...]  # without the end token
-    log_probability: float  # natural log of the product over its tokens and, where it has ended, the end token
-    ended: bool  # False where the length cut it off
+    log_probability: float  # natural log of the product over its tokens and, if it has ended, the end token
+    ended: bool  # False if the length limit cut it off
 
 
 def generate(
@@ -49,20 +45,13 @@ def generate(
         decoding: how tokens are chosen; a seed gives the same answers for the same batch on the same machine.
     """
     if decoding.beams > 1:
-        found = beam_search(model, features, input_ids, attention_mask, decoding.beams, decoding.length, end_id)
-        return [beams[0].tokens for beams in found]
+        answers = beam_search(model, features, input_ids, attention_mask, decoding.beams, decoding.length, end_id)
+        return [beams[0].tokens for beams in answers]
     drawn = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.temperature else {}
-    with _seeded(features.device, decoding.seed):
-        output = _generated(
-            model,
-            features,
-            input_ids,
-            attention_mask,
-            end_id,
-            max_new_tokens=decoding.length,
-            do_sample=bool(drawn),
-            **drawn,
-        )
+    settings: dict[str, Any] = {"max_new_tokens": decoding.length, "do_sample": bool(drawn), **drawn}
+    with torch.random.fork_rng([features.device] if features.device.type == "cuda" else []):
+        torch.manual_seed(decoding.seed)
+        output = _generated(model, features, input_ids, attention_mask, end_id, **settings)
     return [_until(row, end_id) for row in output.sequences.tolist()]
 
 
@@ -75,11 +64,10 @@ def beam_search(
     length: int,
     end_id: int,
 ) -> list[list[Beam]]:
-    """The `beams` best answers that a beam search of that width finds for each clip, best first.
+    """The `beams` best answers of a beam search of that width for each clip, best first.
 
-    Answers are compared by their log-probability as it is, not divided by their length, so that it means what a
-    ranking's does. Nothing holds the search to a vocabulary: beams may be no gloss, cut off by `length`, or spell the
-    same text with other tokens.
+    Answers are compared by their log-probability, not divided by their length, as in a ranking. The search is not
+    restricted to a vocabulary: beams may be no gloss, cut off by `length`, or the same text with other tokens.
 
     Args:
         features, input_ids, attention_mask, end_id: as for `generate`.
@@ -101,8 +89,8 @@ def beam_search(
     )
     rows, single = output.sequences.tolist(), beams == 1  # for which transformers keeps no scores
     scores = _greedy_scores(output, end_id) if single else output.sequences_scores.tolist()
-    found = [Beam(_until(row, end_id), score, end_id in row) for row, score in zip(rows, scores, strict=True)]
-    return [found[start : start + beams] for start in range(0, len(found), beams)]
+    answers = [Beam(_until(row, end_id), score, end_id in row) for row, score in zip(rows, scores, strict=True)]
+    return [answers[start : start + beams] for start in range(0, len(answers), beams)]
 
 
 def _generated(
@@ -115,19 +103,19 @@ def _generated(
 ) -> Any:  # noqa: ANN401
     """What transformers' `generate` gives, new tokens alone, from nothing but these settings.
 
-    A checkpoint's own generation_config.json would else have a say: Qwen's asks for sampling.
+    Otherwise a checkpoint's own generation_config.json would count: Qwen's asks for sampling.
     """
     from transformers import GenerationConfig
 
     network: Any = bare(model)
     if network.model.language_model.training:
-        raise ValueError("expected a model in evaluation mode; do call model.eval() before generating")
+        raise ValueError("expected a model in evaluation mode; call model.eval() before generating")
     settings |= {"eos_token_id": end_id, "pad_token_id": end_id, "return_dict_in_generate": True}
     settings |= {"output_scores": True, "use_cache": True, "bos_token_id": None}
     kept = network.generation_config
     network.generation_config = GenerationConfig(eos_token_id=end_id, pad_token_id=end_id)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad():
             return network.generate(
                 inputs_embeds=embed(model, features, input_ids),
                 attention_mask=attention_mask,
@@ -147,11 +135,3 @@ def _greedy_scores(output: Any, end_id: int) -> list[float]:  # noqa: ANN401
 def _until(row: list[int], end_id: int) -> tuple[int, ...]:
     """A row's tokens before the end token, which also fills up."""
     return tuple(row[: row.index(end_id)] if end_id in row else row)
-
-
-@contextlib.contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Within it, torch draws from this seed; outside, as if nothing had been."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -1,4 +1,4 @@
-"""How free text is chosen, word by word. Knows no torch, so that mistakes are told before it is imported."""
+"""How the tokens of free text are chosen. Needs no torch, so that wrong values are reported before it is imported."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class Decoding:
 
     Attributes:
         length: tokens of an answer, at most.
-        temperature: 0 takes the likeliest token; above, tokens are drawn from the softmax of logits / temperature.
-        top_p: drawn among the likeliest tokens that together have this probability, in (0, 1] (Holtzman et al. 2020,
+        temperature: 0 takes the likeliest token; above 0, tokens are sampled from the softmax of logits / temperature.
+        top_p: sampled among the likeliest tokens that together have this probability, in (0, 1] (Holtzman et al. 2020,
             nucleus sampling).
-        beams: how many beginnings of an answer are followed side by side; 1 is no search.
-        seed: of drawing.
+        beams: width of a beam search; 1 is no search.
+        seed: of sampling.
 
     Raises:
         UserError: a value out of range, or beams together with a temperature.
@@ -32,12 +32,10 @@ class Decoding:
         if self.length < 1 or self.beams < 1:
             raise UserError(f"length={self.length} beams={self.beams}: expected at least 1 of each")
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise UserError(f"temperature={self.temperature:g}: expected 0 (no drawing) or a number above it")
+            raise UserError(f"temperature={self.temperature:g}: expected 0 (no sampling) or a positive number")
         if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p={self.top_p:g}: expected a share above 0, at most 1")
+            raise UserError(f"top_p={self.top_p:g}: expected a number above 0 and at most 1")
         if self.temperature and self.beams > 1:
-            raise UserError(
-                f"beams={self.beams} temperature={self.temperature:g}: expected one of them; drop the other"
-            )
+            raise UserError(f"beams={self.beams} temperature={self.temperature:g}: expected only one of them")
         if self.top_p < 1 and not self.temperature:
             raise UserError(f"top_p={self.top_p:g}: expected a temperature above 0 with it; add temperature=1")

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: packaged, in a folder, or on the hub. Imports neither torch nor transformers."""
+"""Find a checkpoint: packaged, in a folder, or on the hub. Imports neither torch nor transformers."""
 
 import functools
 import hashlib
@@ -6,29 +6,30 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TypeVar
 
 from slr.core.errors import UserError
 from slr.core.files import sha256
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 PACKAGED = {"tiny": Path(__file__).parent / "tiny" / "checkpoint"}
 SMALL_FILES = ["*.json", "*.jinja", "merges.txt"]
 WEIGHTS = "model.safetensors"
-PATIENCE = 8.0  # seconds for the one question that tells whether the hub can be reached
+PATIENCE = 8.0  # seconds for the one request that shows whether the hub can be reached
 
 
 def locate(checkpoint: str, revision: str | None, need_weights: bool = True) -> Path:
-    """Folder with a checkpoint's configuration, tokenizer, processor files and, where needed, weights.
+    """Folder with a checkpoint's configuration, tokenizer, processor files and, if needed, weights.
 
-    Looks at the packaged models, at folders, at the hub's local cache, and only then asks the network, once.
+    Looks at the packaged models, at folders, at the hub's local cache, and only then at the network.
 
     Args:
         checkpoint: `tiny`, a folder, or a hub name such as `OpenGVLab/InternVL3_5-2B-HF`.
-        revision: branch, tag or commit of a hub name; None is its main branch. Means nothing for the other two.
-        need_weights: False for what works from the small files alone: the inputs, and random weights.
+        revision: branch, tag or commit of a hub name; None is its main branch. Ignored for the other two.
+        need_weights: False if the small files are enough: for the inputs, and for random weights.
 
     Raises:
         UserError: no such folder, a folder that lacks files, or a hub name that is neither cached nor reachable.
@@ -41,27 +42,27 @@ def locate(checkpoint: str, revision: str | None, need_weights: bool = True) -> 
     if folder.is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") != 1:
         raise UserError(
             f"expected model.checkpoint to be 'tiny', a folder, or a hub name like OpenGVLab/InternVL3_5-2B-HF, found "
-            f"{checkpoint!r}, which is no folder here; do correct the path"
+            f"{checkpoint!r}, which is no folder here; correct the path"
         )
     return _from_hub(checkpoint, revision, need_weights)
 
 
 def commit_of(folder: Path) -> str | None:
-    """The commit that a folder of the hub's cache holds; None of any other folder."""
+    """The commit that a folder of the hub's cache holds; None for any other folder."""
     return folder.name if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name) else None
 
 
 def base_hash(checkpoint: str, revision: str | None, weights: str, seed: int) -> str:
-    """What tells a base model from every other, in 64 hexadecimal digits.
+    """A hash that identifies the base model, 64 hexadecimal digits.
 
-    It is the SHA-256 of the weights' one file; of several files, the SHA-256 of their names and SHA-256s in the order
-    of the names; of random weights, which no file holds, that of `config.json`, the seed and the word random. JSON is
-    written by Python's `json.dumps` with sorted keys.
+    For one file of weights, its SHA-256; for several files, the SHA-256 of their names and SHA-256s in the order of the
+    names; for random weights, which have no file, that of `config.json`, the seed and the word random. JSON is written
+    by Python's `json.dumps` with sorted keys.
 
     Args:
         checkpoint, revision: as for `locate`.
         weights: pretrained or random.
-        seed: of random weights; means nothing otherwise.
+        seed: of random weights; ignored otherwise.
 
     Raises:
         UserError: as `locate`.
@@ -78,9 +79,9 @@ def _digest(value: object) -> str:
 
 
 def _hash_of(file: Path) -> str:
-    """A file's SHA-256, read once by a process as long as the file stays what it is: gigabytes take seconds."""
-    found = file.stat()
-    return _hash_as_of(file.resolve(), found.st_size, found.st_mtime_ns)
+    """A file's SHA-256, computed once per process while the file does not change: gigabytes take seconds."""
+    stat = file.stat()
+    return _hash_as_of(file.resolve(), stat.st_size, stat.st_mtime_ns)
 
 
 @functools.cache
@@ -91,14 +92,14 @@ def _hash_as_of(file: Path, size: int, changed: int) -> str:
 def _complete(folder: Path, need_weights: bool) -> Path:
     if missing := _missing(folder, need_weights):
         raise UserError(
-            f"expected a transformers checkpoint in {folder}, found no {', no '.join(missing)} there; do point "
-            f"model.checkpoint at a complete folder"
+            f"expected a transformers checkpoint in {folder}, found no {', no '.join(missing)}; set model.checkpoint "
+            f"to a complete folder"
         )
     return folder
 
 
 def _missing(folder: Path, need_weights: bool) -> list[str]:
-    """Names of the files that a complete checkpoint would have. Weights count as safetensors only: no unpickling."""
+    """Names of the files that a complete checkpoint would have. Only safetensors count as weights: no unpickling."""
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
     processors = ("preprocessor_config.json", "processor_config.json")
     if not any((folder / name).is_file() for name in processors):
@@ -109,7 +110,7 @@ def _missing(folder: Path, need_weights: bool) -> list[str]:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """Names of the files that hold a checkpoint's weights, sorted: one, or those that an index lists."""
+    """Names of the files with a checkpoint's weights, sorted: one, or those that an index lists."""
     index = folder / f"{WEIGHTS}.index.json"
     if (folder / WEIGHTS).is_file() or not index.is_file():  # as transformers chooses
         return [WEIGHTS]
@@ -122,17 +123,17 @@ def _from_hub(name: str, revision: str | None, need_weights: bool) -> Path:
     wanted = [*SMALL_FILES, "*.safetensors"] if need_weights else SMALL_FILES
     try:
         cached = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
-        if not _missing(cached, need_weights):  # a snapshot may lack files that no one has asked for yet
+        if not _missing(cached, need_weights):  # a snapshot may lack files that were not needed before
             return cached
     except FileNotFoundError:
         pass  # nothing of it is cached
     except ValueError as error:  # not a name the hub could have
         raise UserError(_unreachable(name, revision, error)) from error
     try:
-        # snapshot_download retries for half a minute where there is no network: ask first, once.
+        # snapshot_download retries for half a minute without a network: send one request first.
         within(PATIENCE, lambda: HfApi().model_info(name, revision=revision, timeout=PATIENCE))
         fetched = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # whichever way a connection fails (the hub's HTTP library changes), the remedy is one
+    except Exception as error:  # the hub's HTTP library changes, and its errors with it; the remedy is the same
         raise UserError(_unreachable(name, revision, error)) from error
     return _complete(fetched, need_weights)
 
@@ -141,27 +142,22 @@ def _unreachable(name: str, revision: str | None, error: Exception) -> str:
     reason = (str(error).strip() or "no answer").splitlines()[0].rstrip(".")
     return (
         f"expected {name} ({revision or 'main'}) in the local cache or on the hub, found neither "
-        f"({type(error).__name__}: {reason}); do connect to the network once, or copy the checkpoint here and set "
-        f"model.checkpoint=/path/to/folder (HF_HUB_OFFLINE=1 skips the question), or use model=tiny"
+        f"({type(error).__name__}: {reason}); connect to the network once, or copy the checkpoint here and set "
+        f"model.checkpoint=/path/to/folder (HF_HUB_OFFLINE=1 skips the request), or use model=tiny"
     )
 
 
-def within(seconds: float, ask: Callable[[], Found]) -> Found:
+def within(seconds: float, ask: Callable[[], Result]) -> Result:
     """What `ask` returns or raises, or TimeoutError. An HTTP time-out does not bound the look-up of the host's name."""
-    answers: list[Found] = []
-    errors: list[Exception] = []
+    result: Future[Result] = Future()
 
     def run() -> None:
         try:
-            answers.append(ask())
+            result.set_result(ask())
         except Exception as error:
-            errors.append(error)
+            result.set_exception(error)
 
-    asking = threading.Thread(target=run, daemon=True)
-    asking.start()
-    asking.join(seconds)
-    if errors:
-        raise errors[0]
-    if not answers:
+    threading.Thread(target=run, daemon=True).start()
+    if not wait([result], seconds).done:
         raise TimeoutError(f"no answer within {seconds:.0f} s")
-    return answers[0]
+    return result.result()

@@ -1,7 +1,7 @@
 """InternVL as functions: load it, frames → features, tokens → hidden states, hidden states → loss.
 
-Axes: B clips, T frames, h, w pixels, V features of a clip (T x tokens per frame), L tokens, R rows, D hidden width,
-W words of the tokenizer.
+Axes: B clips, T frames, h, w pixels, V features of a clip (T x tokens per frame), L tokens, D hidden width, W words of
+the tokenizer.
 """
 
 import logging
@@ -16,17 +16,17 @@ from torch.nn import functional
 
 from slr.core.errors import UserError
 from slr.models.hub import locate
-from slr.models.memory_plan import Shape
+from slr.models.memory_plan import Shape, shape_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import BitsAndBytesConfig, InternVLForConditionalGeneration
+    from transformers import InternVLForConditionalGeneration
 
     Model = InternVLForConditionalGeneration | PeftModel
 
-# In full: bare names do not match below the first level, and the vision tower would be quantised too.
+# Full names: bare names do not match below the first level, and the vision tower would be quantised too.
 KEPT_WHOLE = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-# It warns, when imported, of an optional kernel for the repacking that `_pretrained` switches off.
+# On import it warns about an optional kernel for the repacking that `_pretrained` switches off.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 NF4_BLOCK = 64  # numbers that share a scale
 IGNORED = -100  # the label of a token that is not predicted, as torch and transformers have it
@@ -57,56 +57,59 @@ def load_vlm(
     """
     folder = locate(checkpoint, revision, need_weights=weights == "pretrained")
     device = torch.device(device)
-    if device.type == "meta" and (weights, quantization) != ("random", "none"):
-        raise ValueError("the meta device holds no weights: expected weights='random' and quantization='none'")
     if weights == "pretrained":
         model = _pretrained(folder, quantization, dtype, device)
     elif quantization == "none":
         model = _random(folder, dtype, device, seed)
-    else:  # transformers quantises while it reads a file, so random weights become one
+    else:  # transformers quantises while it reads a file, so random weights are written to one first
         with tempfile.TemporaryDirectory() as written:
             _random(folder, dtype, torch.device("cpu"), seed).save_pretrained(written)
             model = _pretrained(Path(written), quantization, dtype, device)
-    model.name_or_path = checkpoint  # an adapter's file names its base by this, not by a folder of this machine
+    model.name_or_path = checkpoint  # the base's name in an adapter's file, instead of a folder of this machine
     return model.requires_grad_(False).eval()
 
 
 def _pretrained(
     folder: Path, quantization: str, dtype: torch.dtype, device: torch.device
 ) -> "InternVLForConditionalGeneration":
-    from transformers import InternVLForConditionalGeneration
+    from transformers import BitsAndBytesConfig, InternVLForConditionalGeneration
 
     if not hasattr(torch.nn.Module, "set_submodule"):  # before torch 2.5; transformers quantises by it
-        InternVLForConditionalGeneration.set_submodule = _set_submodule  # pyright: ignore[reportAttributeAccessIssue]
+        InternVLForConditionalGeneration.set_submodule = lambda model, name, module: setattr(  # pyright: ignore
+            model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], module
+        )
+    config = None
+    if quantization == "nf4":
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=KEPT_WHOLE,
+        )
     loaded: Any = InternVLForConditionalGeneration.from_pretrained(
         folder,
         dtype=dtype,
         device_map={"": device},
-        quantization_config=_nf4(dtype) if quantization == "nf4" else None,
+        quantization_config=config,
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
     )
     model, report = loaded
-    lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if lacking:  # transformers would fill them with random numbers and go on
+    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if missing:  # transformers would fill them with random numbers and go on
         raise UserError(
-            f"expected every weight of the model in {folder}, found {len(lacking)} missing or of another shape, first "
-            f"{lacking[0]}; do fetch the checkpoint again"
+            f"expected every weight of the model in {folder}, found {len(missing)} missing or of another shape, first "
+            f"{missing[0]}; download the checkpoint again"
         )
     _refuse_odd_widths(model)
     for layer in model.modules():
-        # bitsandbytes 0.50 repacks a layer for good when it first meets evaluation on a CPU with AVX512-BF16. From then
-        # on it computes in bf16, and in training passes no gradient through.
+        # bitsandbytes 0.50 repacks a layer at its first evaluation on a CPU with AVX512-BF16. From then on the layer
+        # computes in bf16, and in training passes no gradient through.
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
     return model
-
-
-def _set_submodule(model: torch.nn.Module, name: str, module: torch.nn.Module) -> None:
-    """Put `module` in the place that `name` has in the model."""
-    outer, _, last = name.rpartition(".")
-    setattr(model.get_submodule(outer), last, module)
 
 
 def _refuse_odd_widths(model: "InternVLForConditionalGeneration") -> None:
@@ -118,18 +121,6 @@ def _refuse_odd_widths(model: "InternVLForConditionalGeneration") -> None:
                 f"model.quantization=nf4: {name} has {state.shape[-1]} columns, no multiple of {NF4_BLOCK}, which "
                 "bitsandbytes would read back wrongly; use model.quantization=none"
             )
-
-
-def _nf4(dtype: torch.dtype) -> "BitsAndBytesConfig":
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=KEPT_WHOLE,
-    )
 
 
 def _random(folder: Path, dtype: torch.dtype, device: torch.device, seed: int) -> "InternVLForConditionalGeneration":
@@ -149,12 +140,10 @@ def quantises(device: str) -> bool:
 
 
 def refuse_other(model: "Model", device: torch.device | str, dtype: torch.dtype, quantization: str) -> None:
-    """See on the tensors themselves that a model is where, and in the numbers that, it was asked for.
-
-    What learns is float32 in any case.
+    """Check a model's device, dtype and quantization on its tensors. Trainable ones are float32 in any case.
 
     Raises:
-        UserError: a tensor is elsewhere, has another dtype, or is in 4 bits where none was asked for, or the reverse.
+        UserError: a tensor is on another device, has another dtype, or is in 4 bits but should not be, or the reverse.
     """
     wanted = torch.device(device).type
     four_bit = 0
@@ -171,34 +160,21 @@ def refuse_other(model: "Model", device: torch.device | str, dtype: torch.dtype,
 
 
 def bare(model: "Model") -> "InternVLForConditionalGeneration":
-    """The transformers model inside its adapter's wrapping, or as it is. LoRA acts inside its layers either way."""
+    """The transformers model without PEFT's wrapper around it. LoRA acts inside its layers either way."""
     outer: Any = model
     return outer.get_base_model() if hasattr(outer, "get_base_model") else outer
 
 
 def shape(model: "Model") -> Shape:
     """The sizes that the model's memory depends on."""
-    config: Any = bare(model).config
-    text, vision = config.text_config, config.vision_config
-    height, width = (size // patch for size, patch in zip(vision.image_size, vision.patch_size, strict=True))
-    return Shape(
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        mlp=text.intermediate_size,
-        queries=text.num_attention_heads * text.head_dim,
-        keys=text.num_key_value_heads * text.head_dim,
-        words=text.vocab_size,
-        vision_hidden=vision.hidden_size,
-        vision_mlp=vision.intermediate_size,
-        patches=height * width + 1,
-    )
+    return shape_of(bare(model).config.to_dict())
 
 
 def checkpoint_layers(model: "Model") -> None:
     """Have the language layers recompute their activations in the backward pass instead of keeping them.
 
     Acts in training mode only, and without a key-value cache. Not reentrant, so gradients reach the adapter although no
-    input asks for any.
+    input requires them.
     """
     language: Any = bare(model).model.language_model
     # Renamed in transformers 5.23, where the old name warns.
@@ -211,22 +187,21 @@ def checkpoint_layers(model: "Model") -> None:
 def encode_frames(model: "Model", pixels: Tensor) -> Tensor:
     """Normalised frames float (B, T, 3, h, w) -> projected features (B, V, D) in the model's dtype, without graph."""
     core = bare(model).model
-    core.vision_tower.eval()  # frozen for good: a trainer's model.train() must not bring its dropout back
+    core.vision_tower.eval()  # always frozen: a trainer's model.train() must not turn its dropout on
     core.multi_modal_projector.eval()
     features: Any = core.get_image_features(
         pixel_values=pixels.flatten(0, 1),
         vision_feature_layer=core.config.vision_feature_layer,
         vision_feature_select_strategy=core.config.vision_feature_select_strategy,
     )
-    tokens = getattr(features, "pooler_output", features)  # an object since transformers 5, a tensor before
-    return tokens.reshape(len(pixels), -1, tokens.shape[-1])
+    return features.pooler_output.reshape(len(pixels), -1, features.pooler_output.shape[-1])
 
 
 def embed(model: "Model", features: Tensor, input_ids: Tensor) -> Tensor:
     """Token ids int64 (B, L) -> (B, L, D), features (B, V, D) in the places of the image token.
 
     Raises:
-        ValueError: a clip whose image tokens are not exactly V, so that frames would be lost or slip to its neighbour.
+        ValueError: a clip whose image tokens are not exactly V, so that frames would be lost or go to another clip.
     """
     core = bare(model).model
     places = input_ids == core.config.image_token_id
@@ -237,7 +212,7 @@ def embed(model: "Model", features: Tensor, input_ids: Tensor) -> Tensor:
 
 
 def positions(attention_mask: Tensor) -> Tensor:
-    """Place of each token among those that are no padding, (B, L) -> int64 (B, L); padding itself stands at 0.
+    """Position of each token among those that are not padding, (B, L) -> int64 (B, L); padding itself is at 0.
 
     >>> positions(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])).tolist()
     [[0, 0, 0, 1], [0, 1, 2, 2]]
@@ -262,15 +237,10 @@ def hidden_states(model: "Model", features: Tensor, input_ids: Tensor, attention
     return output.last_hidden_state
 
 
-def answer_log_probabilities(model: "Model", rows: Tensor) -> Tensor:
-    """Hidden states (R, D) -> natural log-probabilities of the next word, float32 (R, W), over all words."""
-    return functional.log_softmax(bare(model).lm_head(rows).float(), dim=-1)
-
-
 def answer_loss(model: "Model", hidden: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Mean cross-entropy over each clip's answer tokens, float32 (B,), in nats.
 
-    The head is applied to the rows that predict an answer token and to no other: B x L x W never exists.
+    The head is applied only to the rows that predict an answer token: B x L x W never exists.
 
     Args:
         hidden: (B, L, D) from `hidden_states`.

@@ -1,8 +1,9 @@
-"""LoRA on a chosen part of InternVL: adding it, counting it, watching its gradients, keeping it on disk."""
+"""LoRA on a chosen part of InternVL: add it, count parameters, check its gradients, save and load it."""
 
 import copy
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,13 @@ from slr.core.errors import UserError
 from slr.models.internvl import bare
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
     from transformers import InternVLForConditionalGeneration
 
     from slr.models.internvl import Model
 
 # By full name: `q_proj` alone would match the vision tower too.
-SCOPES = {"language": r"model\.language_model\.layers\.\d+\."}
+LANGUAGE_LAYERS = r"model\.language_model\.layers\.\d+\."
 PARTS = {
     "vision_tower": "vision",
     "multi_modal_projector": "projector",
@@ -33,7 +34,7 @@ ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.j
 
 
 def add_lora(model: "Model", scope: str, r: int, alpha: int, dropout: float, targets: Sequence[str]) -> "Model":
-    """Put low-rank adapters (Hu et al. 2021, arXiv 2106.09685) beside the matrices of a scope; nothing else trains.
+    """Add low-rank adapters (Hu et al. 2021, arXiv 2106.09685) to the matrices of a scope; nothing else trains.
 
     Changes `model` in place and returns it wrapped by PEFT, or as it is for the scopes `none`, where nothing trains,
     and `full`, where the language layers' own weights do. What trains is float32 whatever the model's dtype. A is drawn
@@ -56,34 +57,24 @@ def add_lora(model: "Model", scope: str, r: int, alpha: int, dropout: float, tar
         layers: Any = bare(model).model.language_model.layers
         layers.float().requires_grad_(True)
         return model
-    from peft import LoraConfig
+    from peft import LoraConfig, get_peft_model
 
-    _refuse_unmatched(model, scope, targets)
-    pattern = SCOPES[scope] + rf"(?:\w+\.)*(?:{'|'.join(map(re.escape, targets))})"
+    _refuse_unmatched(model, targets)
+    pattern = LANGUAGE_LAYERS + rf"(?:\w+\.)*(?:{'|'.join(map(re.escape, targets))})"
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, bias="none")
-    return _wrapped(bare(model), config)
-
-
-def _wrapped(model: "InternVLForConditionalGeneration", config: "LoraConfig") -> "PeftModel":
-    from peft import get_peft_model
-
     with warnings.catch_warnings():  # peft 0.21 asks transformers 5.23 under a name that it has deprecated
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        return get_peft_model(model, config)
+        return get_peft_model(bare(model), config)
 
 
-def _refuse_unmatched(model: "Model", scope: str, targets: Sequence[str]) -> None:
-    layers = [
-        name
-        for name, module in bare(model).named_modules()
-        if isinstance(module, torch.nn.Linear) and re.match(SCOPES[scope], name)
-    ]
-    allowed = sorted({name.rpartition(".")[2] for name in layers})
+def _refuse_unmatched(model: "Model", targets: Sequence[str]) -> None:
+    linear = [name for name, module in bare(model).named_modules() if isinstance(module, torch.nn.Linear)]
+    allowed = sorted({name.rpartition(".")[2] for name in linear if re.match(LANGUAGE_LAYERS, name)})
     unmatched = [target for target in targets if target not in allowed]
     if unmatched or not targets:
         raise UserError(
             f"expected lora.targets among {', '.join(allowed) or 'none: this model has no such layers'}, found "
-            f"{', '.join(unmatched) or 'an empty list'}; do correct lora.targets, or choose lora=none"
+            f"{', '.join(unmatched) or 'an empty list'}; correct lora.targets, or use lora=none"
         )
 
 
@@ -94,47 +85,36 @@ class CensusRow:
     Attributes:
         part: vision, projector, embeddings, language (layers and norms), lm_head; adapters as `language adapter` etc.
         dtype: torch's name, or `nf4` for 4-bit numbers.
-        trainable: whether an optimiser moves them.
-        tensors: how many tensors they lie in.
-        parameters: how many numbers they are; two 4-bit numbers in a byte are two.
+        trainable: whether an optimiser changes them.
+        parameters: how many numbers; two 4-bit numbers in a byte count as two.
     """
 
     part: str
     dtype: str
     trainable: bool
-    tensors: int
     parameters: int
 
 
 def census(model: "Model") -> list[CensusRow]:
     """Every parameter once (tied ones too), by part, dtype and trainable, in the order in which the model has them."""
-    found: dict[tuple[str, str, bool], list[int]] = {}
+    counts: Counter[tuple[str, str, bool]] = Counter()
     for name, parameter in model.named_parameters():
-        dtype, count = _size(parameter)
-        found.setdefault((_part(name), dtype, parameter.requires_grad), []).append(count)
-    return [CensusRow(*kind, tensors=len(counts), parameters=sum(counts)) for kind, counts in found.items()]
-
-
-def _part(name: str) -> str:
-    part = next((part for word, part in PARTS.items() if f".{word}." in f".{name}"), "other")
-    return f"{part} adapter" if "lora_" in name else part
-
-
-def _size(parameter: Tensor) -> tuple[str, int]:
-    state = getattr(parameter, "quant_state", None)  # bitsandbytes packs the numbers and keeps their true shape here
-    if state is not None:
-        return state.quant_type, state.shape.numel()
-    return str(parameter.dtype).removeprefix("torch."), parameter.numel()
+        state = getattr(parameter, "quant_state", None)  # bitsandbytes packs the numbers and keeps their shape here
+        dtype = state.quant_type if state else str(parameter.dtype).removeprefix("torch.")
+        part = next((part for word, part in PARTS.items() if f".{word}." in f".{name}"), "other")
+        part += " adapter" if "lora_" in name else ""
+        counts[part, dtype, parameter.requires_grad] += (state.shape if state else parameter.shape).numel()
+    return [CensusRow(*kind, parameters=count) for kind, count in counts.items()]
 
 
 def gradient_census(model: "Model", a_moves: bool) -> list[str]:
-    """Names of adapter tensors whose gradient after a backward pass cannot be right; empty where all is well.
+    """Names of adapter tensors whose gradient after a backward pass cannot be right; empty if all are right.
 
-    A gradient that is missing or not finite never is. Zero is wrong for every B; for A it is right until B, which
-    starts at zero, has moved. Gradients lost silently are a known trap (huggingface/peft issue 2880).
+    A gradient that is missing or not finite is always wrong. Zero is wrong for every B; for A it is right until B,
+    which starts at zero, has changed. Gradients lost silently are a known problem (huggingface/peft issue 2880).
 
     Args:
-        a_moves: whether an optimiser step with a learning rate above zero has been made before this backward pass.
+        a_moves: whether an optimiser step with a learning rate above zero was made before this backward pass.
     """
 
     def right(name: str, gradient: Tensor | None) -> bool:
@@ -146,12 +126,12 @@ def gradient_census(model: "Model", a_moves: bool) -> list[str]:
 
 
 def adapter_state(model: "Model") -> dict[str, Tensor]:
-    """The trainable tensors by their names in this model, detached and copied to the CPU: what a checkpoint keeps."""
+    """The trainable tensors by name, detached and copied to the CPU: what a checkpoint keeps."""
     return {name: parameter.detach().to("cpu", copy=True) for name, parameter in _adapter(model)}
 
 
 def load_adapter_state(model: "Model", state: dict[str, Tensor]) -> None:
-    """Copy what `adapter_state` gave into a model with the same adapters.
+    """Copy an `adapter_state` into a model with the same adapters.
 
     Raises:
         UserError: names or shapes differ.
@@ -173,7 +153,7 @@ def save_adapter(model: "PeftModel", folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    # PEFT would otherwise ask the hub whether the vocabulary was enlarged.
+    # Otherwise PEFT asks the hub whether the vocabulary was enlarged.
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     beside = folder / f"{ADAPTER_WEIGHTS}.partial"
     save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, beside, metadata={"format": "pt"})
@@ -185,33 +165,8 @@ def save_adapter(model: "PeftModel", folder: Path) -> None:
     config.save_pretrained(str(folder), auto_mapping_dict=auto)
 
 
-def load_adapter(model: "Model", folder: Path) -> "PeftModel":
-    """Put a saved adapter on a model that has none, frozen.
-
-    Raises:
-        UserError: the folder holds no adapter as safetensors, or one for another model.
-        ValueError: the model has an adapter already.
-    """
-    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    inner = bare(model)
-    if inner is not model:
-        raise ValueError("expected a model without an adapter: load_adapter takes rank and scale from the file")
-    # PEFT would go on to look for pickled weights, and for a hub name.
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (folder / name).is_file():
-            raise UserError(f"expected an adapter in {folder}, found no {name}; do name a run's adapter folder")
-    config: Any = LoraConfig.from_pretrained(str(folder))
-    adapted = _wrapped(inner, config)
-    weights = load_file(folder / ADAPTER_WEIGHTS)
-    _refuse_difference(weights, get_peft_model_state_dict(adapted, save_embedding_layers=False), str(folder))
-    set_peft_model_state_dict(adapted, weights)
-    return adapted.requires_grad_(False).eval()
-
-
 def load_exported(model: "Model", file: Path) -> None:
-    """Copy the weights that `save_adapter` wrote into a model with the same adapter, which goes on to learn.
+    """Copy the weights that `save_adapter` wrote into a model with the same adapter, which stays trainable.
 
     Args:
         model: with its adapter.
@@ -234,21 +189,15 @@ def load_exported(model: "Model", file: Path) -> None:
 
 
 def merged(model: "Model") -> "InternVLForConditionalGeneration":
-    """The model with its adapter folded into its matrices.
-
-    They must not be quantised: a merge into 4 bits changes what they say (peft issue 2321).
-    """
+    """The model with its adapter merged into its matrices, which must not be in 4 bits (peft issue 2321)."""
     adapted: Any = model
     return adapted.merge_and_unload() if bare(model) is not model else adapted
 
 
 def _refuse_difference(found: dict[str, Any], expected: dict[str, Any], place: str) -> None:
-    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (found, expected)]
-    differing = sorted(
-        name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name)
-    )
-    if differing:
+    shapes = [{(name, tuple(tensor.shape)) for name, tensor in tensors.items()} for tensors in (found, expected)]
+    if differing := sorted({name for name, _ in shapes[0] ^ shapes[1]}):
         raise UserError(
             f"expected adapter tensors that fit this model in {place}, found {len(differing)} that do not, first "
-            f"{differing[0]}; do use the model, lora scope and rank that it was trained with"
+            f"{differing[0]}; use the model, lora scope and rank that it was trained with"
         )

@@ -1,10 +1,9 @@
-"""How much memory a run needs, counted before it starts, and how many clips at once fit into what there is.
+"""How much memory a run needs, counted before it starts, and which micro-batch fits.
 
-Knows numbers alone: no torch, no configuration. Counts are of tensors; what a driver or an allocator needs besides is
-`RESERVE`.
+Works on numbers only: no torch, no configuration. Counts are of tensors; `RESERVE` is for the driver and the allocator.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,21 +35,39 @@ class Shape:
     patches: int  # of a frame, the class token included
 
 
+def shape_of(config: Mapping[str, Any]) -> Shape:
+    """The sizes of a checkpoint, from the content of its config.json."""
+    text, vision = config["text_config"], config["vision_config"]
+    sizes = [[size] * 2 if isinstance(size, int) else size for size in (vision["image_size"], vision["patch_size"])]
+    rows, columns = (size // patch for size, patch in zip(*sizes, strict=True))
+    return Shape(
+        layers=text["num_hidden_layers"],
+        hidden=text["hidden_size"],
+        mlp=text["intermediate_size"],
+        queries=text["num_attention_heads"] * text["head_dim"],
+        keys=text["num_key_value_heads"] * text["head_dim"],
+        words=text["vocab_size"],
+        vision_hidden=vision["hidden_size"],
+        vision_mlp=vision["intermediate_size"],
+        patches=rows * columns + 1,
+    )
+
+
 @dataclass(frozen=True)
 class Work:
-    """What is computed at once for one clip."""
+    """What is computed for one clip."""
 
     frames: int
-    tokens: int  # prompt, frames, answer, and the trie's nodes where the objective ranks
+    tokens: int  # prompt, frames, answer, and the trie's nodes if the objective ranks
     number: int  # bytes of a number: 4, or 2 in half precision
     rank: int  # of the adapter
     checkpointed: bool  # language layers compute their activations twice
-    cached: bool  # features come from a cache, so that no frame is seen
+    cached: bool  # features come from a cache: the vision tower does not run
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a step is cut up.
+    """How a training step is split into micro-batches.
 
     Attributes:
         budget: bytes that the run may use.
@@ -72,14 +89,11 @@ class Plan:
         return sum(self.parts.values())
 
     def describe(self) -> str:
-        """What is planned, in a line or a few."""
+        """The plan as a line, and one more for each advice."""
         parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in self.parts.items() if size >= GB // 1000)
-        steps = -(-self.batch // self.micro_batch)
-        cut = f"{self.micro_batch} of {self.batch} clips at once" + (f", {steps} times a step" if steps > 1 else "")
-        return "\n".join(
-            [f"memory: {format_bytes(self.peak)} estimated of {format_bytes(self.budget)} ({parts}); {cut}"]
-            + [f"  {line}" for line in self.advice]
-        )
+        line = f"memory: {format_bytes(self.peak)} estimated of {format_bytes(self.budget)} ({parts}); "
+        line += f"micro-batch {self.micro_batch} of batch {self.batch}"
+        return "\n".join([line, *(f"  {advice}" for advice in self.advice)])
 
 
 def activations(shape: Shape, work: Work, clips: int) -> int:
@@ -98,34 +112,25 @@ def activations(shape: Shape, work: Work, clips: int) -> int:
     return int(clips * work.tokens * (kept + passing))
 
 
-def vision(shape: Shape, work: Work, clips: int) -> int:
-    """Bytes of one layer's way through the vision tower, whose frames go through it together and leave no graph."""
-    if work.cached:
-        return 0
-    a_patch = work.number * (8 * shape.vision_hidden + 2 * shape.vision_mlp)
-    return clips * work.frames * shape.patches * a_patch
-
-
-def logits(shape: Shape, clips: int) -> int:
-    """Bytes of the float32 logits at the answer's rows."""
-    return clips * ANSWER_ROWS * shape.words * 4 * LOGIT_COPIES
-
-
 def parts(baseline: int, trainable: int, shape: Shape, work: Work, clips: int) -> dict[str, int]:
-    """What lies in memory at a step's peak.
+    """Bytes in memory at a step's peak, by what they are for.
 
     Args:
-        baseline: bytes that are taken already, weights above all.
-        trainable: parameters that learn.
+        baseline: bytes that are in use already, mostly weights.
+        trainable: trainable parameters.
         shape, work, clips: as for `activations`.
     """
-    kept, head = activations(shape, work, clips), logits(shape, clips)
+    kept = activations(shape, work, clips)
+    logits = clips * ANSWER_ROWS * shape.words * 4 * LOGIT_COPIES
+    # One layer of the vision tower, through which all frames go together without a graph.
+    patch = work.number * (8 * shape.vision_hidden + 2 * shape.vision_mlp)
+    vision = 0 if work.cached else clips * work.frames * shape.patches * patch
     return {
-        "weights and what is there": baseline,
+        "weights and memory already in use": baseline,
         "adapter and optimiser": trainable * OPTIMISER_BYTES,
         "activations": kept,
-        "logits": head,
-        "frames": max(0, vision(shape, work, clips) - kept - head),  # they are through before there are the others
+        "logits": logits,
+        "frames": max(0, vision - kept - logits),  # freed before the other two are needed
     }
 
 
@@ -158,13 +163,13 @@ def plan(
     micro_batch: int | None,
     disk: int,
 ) -> Plan:
-    """The most clips at once that fit, or what was asked for.
+    """The largest micro-batch that fits, or the given one.
 
     Args:
         budget: bytes that the run may use, `RESERVE` of which stay free.
         baseline, trainable, shape, work: as for `parts`.
         batch: clips of an optimiser step.
-        micro_batch: clips at once where a person has said so, fitting or not.
+        micro_batch: taken as it is, whether it fits or not; None chooses one.
         disk: bytes that the features of the training clips would take in a cache.
 
     Raises:
@@ -175,42 +180,27 @@ def plan(
         return sum(parts(baseline, trainable, shape, work, clips).values())
 
     room = int(budget * (1 - RESERVE))
-    fitting = [clips for clips in _halves(batch) if needed(work, clips) <= room]
-    if micro_batch is not None:
-        fitting = [min(micro_batch, batch)]
-    if not fitting:
+    clips = batch if micro_batch is None else min(micro_batch, batch)
+    while micro_batch is None and clips and needed(work, clips) > room:
+        clips //= 2  # halves split a step evenly, or nearly
+    if not clips:
         raise UserError(
             f"one clip of {work.frames} frames needs about {format_bytes(needed(work, 1))}, and {format_bytes(room)} "
-            f"of {format_bytes(budget)} are for it; {knobs(work.frames, work.checkpointed, work.cached)}"
+            f"of {format_bytes(budget)} can be used; {knobs(work.frames, work.checkpointed, work.cached)}"
         )
-    clips = max(fitting)
-    return Plan(
-        budget, parts(baseline, trainable, shape, work, clips), clips, batch, tuple(_advice(needed, work, room, disk))
-    )
-
-
-def _halves(most: int) -> Iterable[int]:
-    """Numbers of clips that cut a step evenly, or nearly: halves of the most.
-
-    >>> list(_halves(16)), list(_halves(6))
-    ([16, 8, 4, 2, 1], [6, 3, 1])
-    """
-    while most >= 1:
-        yield most
-        most //= 2
-
-
-def _advice(needed: Callable[[Work, int], int], work: Work, room: int, disk: int) -> Iterable[str]:
+    advice = []
     if work.checkpointed and (least := needed(replace(work, checkpointed=False), 1)) <= room:
-        one = format_bytes(least)
-        yield f"gradient_checkpointing=false would fit too ({one} for one clip at once) and computes less"
+        advice.append(
+            f"gradient_checkpointing=false also fits ({format_bytes(least)} with micro-batch 1) and is faster"
+        )
     if not work.cached:
-        yield f"cache=features would spare the vision tower in every epoch, for {format_bytes(disk)} of disk"
+        advice.append(f"cache=features saves the vision tower's time in every epoch, for {format_bytes(disk)} of disk")
+    return Plan(budget, parts(baseline, trainable, shape, work, clips), clips, batch, tuple(advice))
 
 
 def knobs(frames: int, checkpointed: bool, cached: bool) -> str:
-    """What a person can turn when memory is short, dearest last."""
-    turns = [] if checkpointed else ["gradient_checkpointing=true"]
-    turns += [] if cached else ["cache=features"]
-    turns += [f"frames={frames // 2}"] if frames > 1 else []
-    return f"try {', '.join(turns)}, or a smaller lora.r or model"
+    """The settings that save memory, the most costly last."""
+    settings = [] if checkpointed else ["gradient_checkpointing=true"]
+    settings += [] if cached else ["cache=features"]
+    settings += [f"frames={frames // 2}"] if frames > 1 else []
+    return f"try {', '.join(settings)}, or a smaller lora.r or model"

@@ -1,12 +1,13 @@
-"""What a ranking is worth: top-k, per instance and per class, and mean reciprocal rank, with their uncertainty."""
+"""Metrics of rankings with their uncertainty: top-k, per instance and per class, and mean reciprocal rank."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, rankdata
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -14,18 +15,18 @@ from torchmetrics.utilities import dim_zero_cat
 from slr.core import distributed
 from slr.core.errors import UserError
 
-# How torchmetrics asks the other processes; its own way would not tell one that died from an error.
+# How torchmetrics gathers from all processes; its own way cannot tell a process that died from an error.
 SHARED: dict[str, Any] = {
     "dist_sync_fn": distributed.gather_tensors,
     "distributed_available_fn": lambda: distributed.place().world > 1,
 }
 
-Ranks = NDArray[np.int64]  # (n,) place of the true gloss of each clip, 1 is first
+Ranks = NDArray[np.int64]  # (n,) rank of the true gloss of each clip, 1 is first
 Glosses = NDArray[np.int64]  # (n,) the true gloss of each clip
 
 
 def place_of_truth(log_probability: Tensor, gloss: Tensor) -> Tensor:
-    """The place of each clip's true gloss in its ranking.
+    """The rank of each clip's true gloss.
 
     Args:
         log_probability: (B, K), any real numbers.
@@ -35,7 +36,7 @@ def place_of_truth(log_probability: Tensor, gloss: Tensor) -> Tensor:
         int64 (B,) in [1, K]. Equal glosses rank in the vocabulary's order, as a stable sort puts them.
 
     Raises:
-        UserError: a log-probability that is none: a model that computes NaN would otherwise beat every other.
+        UserError: a log-probability is not finite: a model that computes NaN would otherwise beat every other.
 
     >>> place_of_truth(torch.tensor([[-1.0, -3.0, -1.0]]).repeat(3, 1), torch.tensor([0, 1, 2])).tolist()
     [1, 3, 2]
@@ -52,12 +53,12 @@ def place_of_truth(log_probability: Tensor, gloss: Tensor) -> Tensor:
 
 
 def best_place(places: NDArray[np.int64], glosses: Glosses, groups: Sequence[Sequence[int]]) -> Ranks:
-    """The best place that the true gloss, or one that no system can tell from it, has in each clip's ranking.
+    """The best rank in each clip's ranking of the true gloss and those that count as the same.
 
     Args:
-        places: int (n, K), the place of every gloss, 1 is first.
+        places: int (n, K), the rank of every gloss, 1 is first.
         glosses: int (n,).
-        groups: of glosses that count as one; each gloss in one of them at most.
+        groups: of glosses that count as one; each gloss is in at most one of them.
     """
     alike = np.eye(places.shape[1], dtype=bool)
     for group in groups:
@@ -66,15 +67,12 @@ def best_place(places: NDArray[np.int64], glosses: Glosses, groups: Sequence[Seq
 
 
 def places(log_probability: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The place of every gloss, int64 (n, K) from 1 on; equal ones in the vocabulary's order.
+    """The rank of every gloss, int64 (n, K) from 1 on; equal ones in the vocabulary's order.
 
     >>> places(np.array([[-2.0, -1.0, -2.0]], dtype=np.float32)).tolist()
     [[2, 1, 3]]
     """
-    order = np.argsort(-log_probability, axis=1, kind="stable")
-    found = np.empty_like(order)
-    np.put_along_axis(found, order, np.arange(1, order.shape[1] + 1)[np.newaxis], axis=1)
-    return found
+    return rankdata(-log_probability, method="ordinal", axis=1)
 
 
 def top(ranks: Ranks, glosses: Glosses, k: int) -> float:
@@ -83,31 +81,27 @@ def top(ranks: Ranks, glosses: Glosses, k: int) -> float:
 
 
 def top_per_class(ranks: Ranks, glosses: Glosses, k: int) -> float:
-    """Mean over glosses of the share among each gloss's clips: per class. Glosses without a clip do not count."""
+    """Mean over glosses of the share among each gloss's clips: per class. Glosses without clips are left out."""
     count = np.bincount(glosses)
     hits = np.bincount(glosses, weights=ranks <= k)
     return float((hits[count > 0] / count[count > 0]).mean())
 
 
 def mean_reciprocal_rank(ranks: Ranks, glosses: Glosses) -> float:
-    """Mean of one over the true gloss's place, in (0, 1] (Voorhees, TREC-8, 1999)."""
+    """Mean of one over the true gloss's rank, in (0, 1] (Voorhees, TREC-8, 1999)."""
     return float((1 / ranks).mean())
 
 
+PER_INSTANCE = {"top1": 1, "top5": 5, "top10": 10}
 METRICS: Mapping[str, Callable[[Ranks, Glosses], float]] = {
-    "top1": lambda ranks, glosses: top(ranks, glosses, 1),
-    "top5": lambda ranks, glosses: top(ranks, glosses, 5),
-    "top10": lambda ranks, glosses: top(ranks, glosses, 10),
+    **{name: partial(top, k=k) for name, k in PER_INSTANCE.items()},
     "mrr": mean_reciprocal_rank,
-    "top1_per_class": lambda ranks, glosses: top_per_class(ranks, glosses, 1),
-    "top5_per_class": lambda ranks, glosses: top_per_class(ranks, glosses, 5),
-    "top10_per_class": lambda ranks, glosses: top_per_class(ranks, glosses, 10),
+    **{f"{name}_per_class": partial(top_per_class, k=k) for name, k in PER_INSTANCE.items()},
 }
-PER_INSTANCE = ("top1", "top5", "top10")
 SAMPLES = 2000  # of the bootstrap
 
 
-class Figure(NamedTuple):  # torchmetrics takes results apart, and refuses frozen dataclasses
+class Figure(NamedTuple):  # torchmetrics unpacks results, and refuses frozen dataclasses
     """A metric over `n` clips with its 95 % interval."""
 
     value: float
@@ -117,7 +111,7 @@ class Figure(NamedTuple):  # torchmetrics takes results apart, and refuses froze
 
 
 def figures(ranks: Ranks, glosses: Glosses) -> dict[str, Figure]:
-    """Every metric of `METRICS` with its interval, the same digits in whatever order the clips come.
+    """Every metric of `METRICS` with its interval, the same digits in any order of the clips.
 
     Shares per instance get Wilson's score interval; means over classes or of reciprocal ranks the percentile bootstrap
     over clips (Efron 1979; 2,000 samples, seed fixed).
@@ -127,7 +121,7 @@ def figures(ranks: Ranks, glosses: Glosses) -> dict[str, Figure]:
     """
     if len(ranks) == 0:
         raise ValueError("expected at least one ranked clip, found none")
-    order = np.lexsort((ranks, glosses))  # several processes gather clips in another order than one meets them
+    order = np.lexsort((ranks, glosses))  # several processes gather clips in another order than one process
     ranks, glosses = ranks[order], glosses[order]
     samples = resamples(len(ranks))
     return {
@@ -145,7 +139,7 @@ def wilson(share: float, n: int) -> Figure:
 
 
 def resamples(n: int) -> NDArray[np.int64]:
-    """Numbers of n clips drawn with repetition, always the same: int64 (SAMPLES, n), in [0, n)."""
+    """Indices of n clips drawn with replacement, always the same: int64 (SAMPLES, n), in [0, n)."""
     return np.random.default_rng(0).integers(n, size=(SAMPLES, n))
 
 
@@ -153,8 +147,8 @@ def bootstrap(metric: Callable[[NDArray[np.int64]], float], samples: NDArray[np.
     """A metric with its percentile interval.
 
     Args:
-        metric: of the clips with these numbers, int (n,), some of them more than once.
-        samples: of `resamples`.
+        metric: of the clips with these indices, int (n,), some of them more than once.
+        samples: from `resamples`.
     """
     n = samples.shape[1]
     low, high = np.quantile([metric(rows) for rows in samples], (0.025, 0.975))
@@ -162,7 +156,7 @@ def bootstrap(metric: Callable[[NDArray[np.int64]], float], samples: NDArray[np.
 
 
 class Tally(NamedTuple):
-    """By gloss, (K,) each: clips, clips whose first gloss it is, and clips where both agree."""
+    """By gloss, (K,) each: clips of it, clips whose first gloss it is, and clips for which both are true."""
 
     true: NDArray[np.int64]
     named: NDArray[np.int64]
@@ -170,17 +164,17 @@ class Tally(NamedTuple):
 
     @property
     def precision(self) -> NDArray[np.float64]:
-        """Share of the clips so named that are right; 0 where none is."""
+        """Share of the clips named so that are right; 0 if none is named so."""
         return self.right / np.maximum(self.named, 1)
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """Share of its clips that are so named; 0 where it has none."""
+        """Share of its clips that are named so; 0 if it has no clips."""
         return self.right / np.maximum(self.true, 1)
 
     @property
     def f1(self) -> NDArray[np.float64]:
-        """Harmonic mean of precision and recall; 0 where the gloss is neither meant nor named."""
+        """Harmonic mean of precision and recall; 0 if the gloss has no clips and is never named."""
         return 2 * self.right / np.maximum(self.true + self.named, 1)
 
     @property
@@ -205,18 +199,18 @@ def tally(first: Glosses, glosses: Glosses, count: int) -> Tally:
 
 
 def chance(glosses: int) -> dict[str, float]:
-    """What guessing among `glosses` gives, for every metric.
+    """Every metric's value for guessing among `glosses`.
 
     >>> round(chance(4)["mrr"], 4)  # (1 + 1/2 + 1/3 + 1/4) / 4
     0.5208
     """
-    shares = {f"top{k}": min(k, glosses) / glosses for k in (1, 5, 10)}
+    shares = {name: min(k, glosses) / glosses for name, k in PER_INSTANCE.items()}
     per_class = {f"{name}_per_class": share for name, share in shares.items()}
     return shares | {"mrr": float((1 / np.arange(1, glosses + 1)).mean())} | per_class
 
 
 class RankingMetrics(Metric):
-    """`METRICS` over all batches, gathered from all processes; each must have had one, be it of no clips."""
+    """`METRICS` over all batches of all processes; each process needs at least one batch, which may be empty."""
 
     full_state_update = False
     ranks: list[Tensor]
@@ -228,11 +222,10 @@ class RankingMetrics(Metric):
         self.add_state("glosses", default=[], dist_reduce_fx="cat")
 
     def update(self, log_probability: Tensor, gloss: Tensor) -> None:
-        """Take in one batch: (B, K) and int64 (B,)."""
+        """Add one batch: (B, K) and int64 (B,)."""
         self.ranks.append(place_of_truth(log_probability, gloss))
         self.glosses.append(gloss)
 
     def compute(self) -> dict[str, Figure]:
         """Name -> value with its interval and n."""
-        ranks, glosses = (dim_zero_cat(state).cpu().numpy() for state in (self.ranks, self.glosses))
-        return figures(ranks, glosses)
+        return figures(*(dim_zero_cat(state).cpu().numpy() for state in (self.ranks, self.glosses)))

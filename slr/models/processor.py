@@ -1,6 +1,7 @@
-"""Everything between a clip with its words and the tensors that InternVL reads. Holds no weights."""
+"""From a clip and its words to the tensors that InternVL reads. Holds no weights."""
 
 import json
+import math
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from slr.core.errors import UserError
 from slr.models.hub import locate
+from slr.models.memory_plan import shape_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,20 +21,20 @@ BICUBIC = 3  # PIL's number, as processor files write it
 
 
 class Inputs:
-    """One checkpoint's tokens and pixels, equal to what transformers' `InternVLProcessor` makes of the same clip.
+    """One checkpoint's tokens and pixels, equal to those of transformers' `InternVLProcessor` for the same clip.
 
     Size comes from the vision tower's configuration, mean and deviation from the *image* processor: the video processor
-    that InternVL3.5 ships has 384 x 384 pixels and CLIP's colours (OpenGVLab/InternVL issues 1184 and 1222). That
-    processor also needs torchvision; nothing here does.
+    that InternVL3.5 ships has 384 x 384 pixels and CLIP's colours (OpenGVLab/InternVL issues 1184 and 1222), and needs
+    torchvision.
 
-    Pickles to a few kilobytes. The tokenizer is left behind and opened again only for words not asked for before.
+    Pickles to a few kilobytes, without the tokenizer, which is loaded again only for words that are new.
 
     Attributes:
-        folder: where the tokenizer's files lie.
+        folder: of the tokenizer's files.
         image_size: (h, w) in pixels.
         mean, std: one number a channel, for pixels in 0..1.
         tokens_per_frame: tokens that one frame becomes.
-        image_token_id, end_id, pad_id: the placeholder of a frame's tokens, what ends an answer, what fills up a batch.
+        image_token_id, end_id, pad_id: the placeholder of a frame's tokens, the end of an answer, padding.
     """
 
     def __init__(
@@ -53,8 +55,7 @@ class Inputs:
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._prompts: dict[tuple[str, int], tuple[int, ...]] = {}
         self._answers: dict[str, tuple[int, ...]] = {}
-        self.end_id = _token_id(self._words.eos_token_id, "eos_token", folder)
-        self.pad_id = _token_id(self._words.pad_token_id, "pad_token", folder)
+        self.end_id, self.pad_id = self._id_of("eos_token"), self._id_of("pad_token")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tokenizer": None}
@@ -68,15 +69,20 @@ class Inputs:
             tokenizer = self._tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         return tokenizer
 
+    def _id_of(self, name: str) -> int:
+        token_id = getattr(self._words, f"{name}_id")
+        if not isinstance(token_id, int):
+            raise UserError(
+                f"expected a tokenizer with {name} in {self.folder}, found none; add it to tokenizer_config.json"
+            )
+        return token_id
+
     def prompt_ids(self, prompt: str, frames: int) -> list[int]:
         """Tokens of a user's message with a video of `frames` frames and the prompt, up to where the answer begins.
 
         Raises:
             UserError: the prompt holds one of the tokenizer's special tokens.
-            ValueError: fewer than one frame.
         """
-        if frames < 1:
-            raise ValueError(f"expected at least one frame, found {frames}")
         if (prompt, frames) not in self._prompts:
             self._refuse_special_tokens(prompt, "prompt")
             content: Any = [{"type": "video"}, {"type": "text", "text": prompt}]
@@ -95,31 +101,28 @@ class Inputs:
         """
         if gloss not in self._answers:
             if not gloss.strip():
-                raise UserError(f"expected a gloss with at least one letter, found {gloss!r}; do correct the labels")
+                raise UserError(f"expected a gloss with at least one letter, found {gloss!r}; correct the labels")
             self._refuse_special_tokens(gloss, "gloss")
             ids = self._words.encode(gloss, add_special_tokens=False)
             spelled = self.decode(ids)
             if spelled != unicodedata.normalize("NFC", gloss):  # Qwen's tokenizer composes letters and their accents
                 raise UserError(
                     f"expected a gloss that the tokenizer of {self.folder} can spell, found {gloss!r}, which it reads "
-                    f"as {spelled!r}; do rename the gloss"
+                    f"as {spelled!r}; rename the gloss"
                 )
             self._answers[gloss] = (*ids, self.end_id)
         return list(self._answers[gloss])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special tokens written out."""
-        text = self._words.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return str(text)
+        return str(self._words.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def resize(self, frames: np.ndarray) -> torch.Tensor:
         """Frames uint8 (T, H, W, 3) -> uint8 (T, 3, h, w), bicubic with antialiasing, not keeping the aspect ratio.
 
-        Stays in bytes throughout, which is bit-equal to torchvision; through floats, noise differs by up to 23 levels.
+        Computed in uint8, which is bit-equal to torchvision; through floats, noise differs by up to 23 levels.
         """
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ValueError(f"expected uint8 frames (T, H, W, 3), found {frames.dtype} {frames.shape}")
-        own = frames if frames.flags.writeable else frames.copy()  # torch warns of what it must not write to
+        own = frames if frames.flags.writeable else frames.copy()  # torch warns about read-only arrays
         pixels = torch.from_numpy(own).permute(0, 3, 1, 2)
         if tuple(pixels.shape[-2:]) != self.image_size:
             pixels = torch.nn.functional.interpolate(pixels, self.image_size, mode="bicubic", antialias=True)
@@ -144,7 +147,9 @@ class Inputs:
     def _special(self, name: str) -> str:
         token = self._words.special_tokens_map.get(name)
         if token is None:
-            raise UserError(f"expected {name} among the special tokens of {self.folder}, found none; do use an -hf one")
+            raise UserError(
+                f"expected {name} among the special tokens of {self.folder}, found none; use an -hf checkpoint"
+            )
         return str(token)
 
     def _refuse_special_tokens(self, text: str, kind: str) -> None:
@@ -152,13 +157,13 @@ class Inputs:
         for token in words.get_added_vocab():
             if token in text:
                 raise UserError(
-                    f"expected a {kind} in plain words, found the tokenizer's special token {token} in {text!r}; do "
-                    f"remove it (frames are put in by themselves)"
+                    f"expected a {kind} in plain words, found the tokenizer's special token {token} in {text!r}; "
+                    f"remove it (frames are added automatically)"
                 )
 
 
 def load_inputs(checkpoint: str, revision: str | None) -> Inputs:
-    """Read a checkpoint's tokenizer, frame size, colours and tokens per frame.
+    """Load a checkpoint's tokenizer, frame size, colours and tokens per frame.
 
     Raises:
         UserError: the checkpoint cannot be found, or prepares frames in a way that is not InternVL's.
@@ -168,16 +173,16 @@ def load_inputs(checkpoint: str, revision: str | None) -> Inputs:
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if config.model_type != "internvl":
-        raise UserError(f"expected an InternVL checkpoint (-hf) in {folder}, found {config.model_type}; do use another")
-    image_size, patch_size = _pair(config.vision_config.image_size), _pair(config.vision_config.patch_size)
-    patches = (image_size[0] // patch_size[0]) * (image_size[1] // patch_size[1])
-    if patches * config.downsample_ratio**2 != config.image_seq_length:
+        raise UserError(f"expected an InternVL checkpoint (-hf) in {folder}, found {config.model_type}; use another")
+    height, width = config.vision_config.image_size
+    tokens = (shape_of(config.to_dict()).patches - 1) * config.downsample_ratio**2
+    if tokens != config.image_seq_length:
         raise UserError(
-            f"expected image_seq_length in {folder}/config.json to be {patches * config.downsample_ratio**2:g}, as its "
-            f"image_size, patch_size and downsample_ratio make it, found {config.image_seq_length}; do correct the file"
+            f"expected image_seq_length in {folder}/config.json to be {tokens:g}, as its image_size, patch_size and "
+            f"downsample_ratio make it, found {config.image_seq_length}; correct the file"
         )
     mean, std = _colours(folder)
-    return Inputs(folder, image_size, mean, std, config.image_seq_length, config.image_token_id)
+    return Inputs(folder, (height, width), mean, std, config.image_seq_length, config.image_token_id)
 
 
 def _colours(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -185,31 +190,15 @@ def _colours(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     alone, common = folder / "preprocessor_config.json", folder / "processor_config.json"
     settings = json.loads(alone.read_text()) if alone.is_file() else json.loads(common.read_text())["image_processor"]
     expected = {"resample": BICUBIC, "do_resize": True, "do_rescale": True, "do_normalize": True}
-    for name, value in expected.items():
-        if settings.get(name, value) != value:
+    for name, value in (expected | {"rescale_factor": 1 / 255}).items():
+        if not math.isclose(settings.get(name, value), value, rel_tol=1e-6):
             raise UserError(
-                f"expected {name} = {value} in {folder}'s image processor, found {settings[name]}; do use "
-                f"a checkpoint of the InternVL family"
+                f"expected {name} = {value} in {folder}'s image processor, found {settings[name]}; use a checkpoint of "
+                f"the InternVL family"
             )
-    if abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-        raise UserError(
-            f"expected rescale_factor 1/255 in {folder}'s image processor, found "
-            f"{settings['rescale_factor']}; do use a checkpoint of the InternVL family"
-        )
     if not {"image_mean", "image_std"} <= settings.keys():
         raise UserError(
-            f"expected image_mean and image_std in {folder}'s image processor, found neither or one; do "
-            f"add them as the checkpoint's authors state them"
+            f"expected image_mean and image_std in {folder}'s image processor, found one or none; add the values that "
+            f"the checkpoint's authors give"
         )
     return tuple(settings["image_mean"]), tuple(settings["image_std"])
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
-
-
-def _token_id(found: object, name: str, folder: Path) -> int:
-    if not isinstance(found, int):
-        raise UserError(f"expected a tokenizer with {name} in {folder}, found none; do add it to tokenizer_config.json")
-    return found

@@ -1,10 +1,10 @@
 """The exact probability of every gloss of a vocabulary: one pass over the prompt, one over the trie.
 
-The nodes of the trie are fed as one sequence behind the cached prompt. Each sees the prompt and its own ancestors only,
-and stands at the position that it would have if its gloss alone followed the prompt, so it computes what that gloss
-alone would (tree attention, SpecInfer, arXiv 2305.09781). Where there are more nodes than the prompt has tokens, they
-are cut into stretches that do not see one another, as further rows of the batch: else attention would spend most of its
-time on nodes that the mask then hides.
+The nodes of the trie are fed as one sequence after the cached prompt. Each attends to the prompt and its own ancestors
+only, at the position that it would have if its gloss alone followed the prompt, so it computes what that gloss alone
+would (tree attention, SpecInfer, arXiv 2305.09781). If there are more nodes than the prompt has tokens, they are cut
+into stretches that do not attend to one another, as further rows of the batch: otherwise attention would spend most of
+its time on nodes that the mask then hides.
 
 Axes: B clips, V features of a clip, L tokens of the prompt, K glosses, N trie nodes, S stretches of n nodes, E trie
 edges, D hidden width.
@@ -26,19 +26,20 @@ from slr.models.trie import Trie
 if TYPE_CHECKING:
     from slr.models.internvl import Model
 
-LOGIT_BYTES = 32 * 2**20
-ROWS_AT_ONCE = 4096  # trie nodes of all clips: what a pass needs grows neither with clips nor with the vocabulary
-LEAST_STRETCH = 64  # nodes; many short stretches cost more than what they spare
-WORDS_AT_ONCE = 2**14  # whose weights are made float32 together
+# What a pass over the trie takes at once, so that its memory grows neither with clips nor with the vocabulary:
+LOGIT_BYTES = 32 * 2**20  # of float32 logits, at least those of one row for all clips and `WORDS_AT_ONCE` words
+ROWS_AT_ONCE = 4096  # trie nodes of all clips besides the ancestors of each stretch, at least one for each clip
+WORDS_AT_ONCE = 2**14  # words whose weights are made float32 together
+LEAST_STRETCH = 64  # nodes; many short stretches cost more than they save
 
 
 class RankOutput(NamedTuple):
-    """What a model makes of some clips.
+    """A model's ranking of some clips.
 
     Attributes:
         log_probability: float32 (B, K), natural log of each gloss's exact probability after the clip's prompt: of all
             its tokens and its end token, over all words of the tokenizer, never renormalised.
-        state: float32 (B, D), the last hidden state of the prompt's last token, from which the answer would follow.
+        state: float32 (B, D), the last hidden state of the prompt's last token, which predicts the answer.
     """
 
     log_probability: Tensor
@@ -46,15 +47,7 @@ class RankOutput(NamedTuple):
 
 
 @torch.no_grad()
-def look(
-    model: "Model",
-    features: Tensor,
-    prompt_ids: Tensor,
-    attention_mask: Tensor,
-    trie: Trie,
-    logit_bytes: int = LOGIT_BYTES,
-    rows_at_once: int = ROWS_AT_ONCE,
-) -> RankOutput:
+def look(model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie) -> RankOutput:
     """Rank every gloss for each clip.
 
     Args:
@@ -62,50 +55,43 @@ def look(
         prompt_ids: int64 (B, L), padded on the left, so that every prompt ends in the last column.
         attention_mask: (B, L), 0 where padding is.
         trie: of the K glosses, from `build_trie`.
-        logit_bytes: how much memory float32 logits may take at once, at the least those of one row for B clips and
-            `WORDS_AT_ONCE` words.
-        rows_at_once: how many trie nodes, those of all clips counted, follow the cached prompts together, besides the
-            ancestors of each stretch; at the least one for each clip.
 
     Raises:
         ValueError: padding on the right, or a model in training mode, where dropout would make the ranking random.
     """
     if bare(model).model.language_model.training:
-        raise ValueError("expected a model in evaluation mode; do call model.eval() before ranking")
-    _demand_left_padding(attention_mask)
-    hidden = _cached_states(model, features, prompt_ids, attention_mask, trie, rows_at_once)
-    return RankOutput(
-        _along_paths(_edge_log_probabilities(model, hidden, trie, logit_bytes), trie), hidden[:, 0].float()
-    )
+        raise ValueError("expected a model in evaluation mode; call model.eval() before ranking")
+    _require_left_padding(attention_mask)
+    hidden = _cached_states(model, features, prompt_ids, attention_mask, trie)
+    edges = _edge_log_probabilities(model, hidden, trie, LOGIT_BYTES)
+    return RankOutput(_along_paths(edges, trie), hidden[:, 0].float())
 
 
 def sequence_log_probabilities(
     model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie, logit_bytes: int
 ) -> Tensor:
-    """Log-probabilities (B, K) as of `look`, with a graph and in any mode: what a closed-set objective learns from.
+    """Log-probabilities (B, K) as of `look`, with a graph and in any mode, for a closed-set objective.
 
-    Prompt and trie go through the model as one sequence, so that its layers can be checkpointed, which a cache forbids;
-    logits are computed again in the backward pass, so that `logit_bytes` bounds them there too.
+    Prompt and trie go through the model as one sequence, because layers cannot be checkpointed with a cache; logits are
+    computed again in the backward pass, so that `logit_bytes` bounds them there too.
     """
-    _demand_left_padding(attention_mask)
+    _require_left_padding(attention_mask)
     hidden = _uncached_states(model, features, prompt_ids, attention_mask, trie)
     return _along_paths(_edge_log_probabilities(model, hidden, trie, logit_bytes), trie)
 
 
-def _demand_left_padding(attention_mask: Tensor) -> None:
+def _require_left_padding(attention_mask: Tensor) -> None:
     if not bool(attention_mask[:, -1].all()):
         raise ValueError("expected prompts padded on the left: the last column must be no padding")
 
 
 def _along_paths(edges: Tensor, trie: Trie) -> Tensor:
     """Log-probabilities of edges (B, E) summed along each gloss's path: (B, K)."""
-    filled = torch.cat([edges, edges.new_zeros(len(edges), 1)], dim=1)  # what fills up a short path adds nothing
-    return filled[:, torch.from_numpy(trie.path).to(edges.device)].sum(-1)
+    padded = torch.cat([edges, edges.new_zeros(len(edges), 1)], dim=1)  # the padding of a short path adds nothing
+    return padded[:, torch.from_numpy(trie.path).to(edges.device)].sum(-1)
 
 
-def _cached_states(
-    model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie, rows_at_once: int
-) -> Tensor:
+def _cached_states(model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie) -> Tensor:
     """Hidden states (B, 1 + N, D) that predict a token: the prompt's last, then one for each trie node."""
     language: Any = bare(model).model.language_model
     clips, length = prompt_ids.shape
@@ -116,10 +102,10 @@ def _cached_states(
         use_cache=True,
     )
     word = "cache" if "cache" in prompt else "past_key_values"  # renamed in transformers 5.24
-    found = [prompt.last_hidden_state[:, -1:]]
-    for layer in prompt[word].layers:  # else it would keep the nodes, and know nothing of stretches
+    hidden = [prompt.last_hidden_state[:, -1:]]
+    for layer in prompt[word].layers:  # otherwise it would keep the nodes, and not know about stretches
         layer.update = partial(_after, layer.keys, layer.values)
-    at_once = max(1, rows_at_once // clips)
+    at_once = max(1, ROWS_AT_ONCE // clips)
     for stretches in trie.stretches(min(at_once, max(length, LEAST_STRETCH)), at_once):
         embedded, places, seen = _nodes(model, attention_mask, trie, stretches.nodes, stretches.seen)
         states = language(
@@ -129,19 +115,20 @@ def _cached_states(
             **{word: prompt[word]},
             use_cache=True,
         ).last_hidden_state
-        found.append(states.reshape(clips, -1, states.shape[-1])[:, torch.from_numpy(stretches.new).to(states.device)])
-    return torch.cat(found, dim=1)
+        new = torch.from_numpy(stretches.new).to(states.device)
+        hidden.append(states.reshape(clips, -1, states.shape[-1])[:, new])
+    return torch.cat(hidden, dim=1)
 
 
 def _after(
     prompt_keys: Tensor, prompt_values: Tensor, keys: Tensor, values: Tensor, *_: object, **__: object
 ) -> tuple[Tensor, Tensor]:
-    """What a layer of the cache gives attention: the prompt's keys and values, then the new ones, which it forgets."""
+    """What a layer of the cache gives to attention: the prompt's keys and values, then the new ones, not kept."""
     return _behind(prompt_keys, keys), _behind(prompt_values, values)
 
 
 def _behind(prompt: Tensor, new: Tensor) -> Tensor:
-    """(B, heads, L, d) and (B x S, heads, n, d) -> (B x S, heads, L + n, d): each stretch behind its clip's prompt."""
+    """(B, heads, L, d) and (B x S, heads, n, d) -> (B x S, heads, L + n, d): each stretch after its clip's prompt."""
     beside = new.unflatten(0, (len(prompt), -1))
     return torch.cat([prompt.unsqueeze(1).expand(-1, beside.shape[1], -1, -1, -1), beside], dim=3).flatten(0, 1)
 
@@ -149,7 +136,7 @@ def _behind(prompt: Tensor, new: Tensor) -> Tensor:
 def _uncached_states(
     model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie
 ) -> Tensor:
-    """As `_cached_states`, from one pass over prompt and trie."""
+    """As `_cached_states`, from one pass over prompt and trie as one sequence."""
     language: Any = bare(model).model.language_model
     clips, length = prompt_ids.shape
     every = np.arange(len(trie.token))[np.newaxis]
@@ -173,11 +160,11 @@ def _uncached_states(
 def _nodes(
     model: "Model", attention_mask: Tensor, trie: Trie, nodes: NDArray[np.int64], seen: NDArray[np.bool_]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes (S, n), seeing one another as `seen` (S, n, n) says, behind each prompt.
+    """The input for nodes (S, n) after each prompt, which attend to one another as `seen` (S, n, n) says.
 
     Returns:
-        They, embedded: (B, S, n, D); their positions (B, S, n); and what is added to attention's scores, the same for
-        all heads, (B, S, 1, n, L + n): 0 where a node sees a token or node, else the lowest number.
+        Embeddings (B, S, n, D), positions (B, S, n), and what is added to attention's scores, the same for all heads,
+        (B, S, 1, n, L + n): 0 if a node attends to a token or node, else the lowest number.
     """
     clips, length = attention_mask.shape
     token, depth, among = (
@@ -215,9 +202,9 @@ def _edge_log_probabilities(model: "Model", hidden: Tensor, trie: Trie, logit_by
                 torch.from_numpy(place).to(hidden.device)
                 for place in (trie.edge_row[start:stop][asked] - row, token[asked])
             )
-            part, found = _answered(weight, hidden[:, row : row + rows], places)
+            part, chosen = _mass_and_logits(weight, hidden[:, row : row + rows], places)
             masses.append(part)
-            logits.append(found)
+            logits.append(chosen)
         mass = torch.logaddexp(mass, torch.cat(masses, dim=1))
     in_order, edge_row = (
         torch.from_numpy(index).to(hidden.device) for index in (np.concatenate(edges).argsort(), trie.edge_row)
@@ -225,16 +212,16 @@ def _edge_log_probabilities(model: "Model", hidden: Tensor, trie: Trie, logit_by
     return torch.cat(logits, dim=1)[:, in_order] - mass[:, edge_row]
 
 
-def _answered(weight: Tensor, states: Tensor, places: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def _mass_and_logits(weight: Tensor, states: Tensor, places: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Logarithm of the words' summed exponentials after each state (B, R); logits (B, e) at `places`, (row, word)."""
 
-    def found(weight: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(weight: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         logits = _logits(weight, states)
         return logits.logsumexp(-1), logits[:, *places]
 
     if torch.is_grad_enabled():
-        return checkpoint(found, weight, states, use_reentrant=False)  # pyright: ignore[reportReturnType]
-    return found(weight, states)
+        return checkpoint(compute, weight, states, use_reentrant=False)  # pyright: ignore[reportReturnType]
+    return compute(weight, states)
 
 
 def _logits(weight: Tensor, states: Tensor) -> Tensor:

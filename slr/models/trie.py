@@ -10,13 +10,12 @@ from slr.core.errors import UserError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stretches:
-    """Some S stretches of a trie's nodes side by side, each with the ancestors that its nodes have above it.
+    """S stretches of a trie's nodes side by side, each with the ancestors of its nodes.
 
     Attributes:
-        nodes: int64 (S, n), ascending; the shorter stretches are filled up with 0.
-        seen: bool (S, n, n), True at [s, i, j] where the node in place j is the one in place i or above it; what fills
-            up sees nothing and is seen by nothing.
-        new: int64, ascending; the places of S x n that hold the nodes which no earlier stretch had, in their order.
+        nodes: int64 (S, n), ascending; shorter stretches are padded with 0.
+        seen: bool (S, n, n), True at [s, i, j] if node j is node i or an ancestor of it; False for all padding.
+        new: int64, ascending; the places of S x n with nodes that no earlier stretch had, in their order.
     """
 
     nodes: np.ndarray
@@ -28,18 +27,18 @@ class Stretches:
 class Trie:
     """Inner nodes of the prefix tree of K token sequences, and where each sequence reads its log-probabilities.
 
-    A node is a proper, non-empty prefix of a sequence. What follows the last token of a sequence is never asked for, so
-    leaves (end tokens) need no node. Nodes are in depth-first order: a parent stands before its children and a subtree
+    A node is a proper, non-empty prefix of a sequence. What follows the last token of a sequence is never needed, so
+    leaves (end tokens) have no node. Nodes are in depth-first order: a parent comes before its children and a subtree
     is contiguous. *Row* 0 is the prompt's last position, row n + 1 is node n: each row predicts a next token.
 
     Attributes:
         token: int64 (N,), the token that a node feeds to the model.
-        parent: int64 (N,), index of the node before it; -1 where that is the prompt.
-        depth: int64 (N,), how many tokens lie between the prompt and the node: 0 for a first token.
-        ancestors: bool (N, N), True at [n, m] where node m is node n or lies on its way to the prompt.
+        parent: int64 (N,), index of the node before it; -1 if that is the prompt.
+        depth: int64 (N,), number of tokens between the prompt and the node: 0 for a first token.
+        ancestors: bool (N, N), True at [n, m] if node m is node n or an ancestor of it.
         edge_row: int64 (E,), ascending; the row at which the edge's token is predicted.
         edge_token: int64 (E,), the predicted token; every (row, token) once, however many sequences share it.
-        path: int64 (K, longest), the edges of each sequence; E (one past the last edge) fills up short ones.
+        path: int64 (K, longest), the edges of each sequence; short ones are padded with E, one past the last edge.
     """
 
     token: np.ndarray
@@ -50,35 +49,12 @@ class Trie:
     edge_token: np.ndarray
     path: np.ndarray
 
-    @property
-    def glosses(self) -> int:
-        """K, the number of sequences."""
-        return len(self.path)
-
-    def chunks(self, limit: int) -> Iterator[tuple[np.ndarray, int]]:
-        """All nodes in order, `limit` at a time, each time with every ancestor of theirs.
-
-        In depth-first order the ancestors of a stretch lie in it or above its first node.
-
-        Args:
-            limit: new nodes in a chunk, at least 1.
-
-        Yields:
-            Nodes, int64 (n,), ascending; and how many of them stand at the beginning and were in an earlier chunk.
-
-        >>> [(nodes.tolist(), repeated) for nodes, repeated in build_trie([[5, 6, 0], [5, 7, 0], [8, 0]]).chunks(2)]
-        [([0, 1], 0), ([0, 2, 3], 1)]
-        """
-        for first in range(0, len(self.token), limit):
-            above = np.flatnonzero(self.ancestors[first, :first])
-            yield np.concatenate([above, np.arange(first, min(first + limit, len(self.token)))]), len(above)
-
     def stretches(self, limit: int, at_once: int) -> Iterator[Stretches]:
-        """The chunks, nearly equal, side by side.
+        """All nodes in order, cut into nearly equal stretches, several side by side.
 
         Args:
             limit: new nodes in one stretch, at least 1.
-            at_once: new nodes in all that stand side by side, at least `limit`.
+            at_once: new nodes in all stretches side by side, at least `limit`.
 
         >>> [two] = build_trie([[5, 6, 0], [5, 7, 0], [8, 0]]).stretches(2, 4)
         >>> two.nodes.tolist(), two.new.tolist()
@@ -88,16 +64,21 @@ class Trie:
             return
         number = -(-len(self.token) // limit)
         even = -(-len(self.token) // number)
-        chunks = list(self.chunks(even))
-        for first in range(0, len(chunks), at_once // even):
-            yield self._beside(chunks[first : first + at_once // even])
+        stretches = [self._with_ancestors(first, even) for first in range(0, len(self.token), even)]
+        for first in range(0, len(stretches), at_once // even):
+            yield self._beside(stretches[first : first + at_once // even])
 
-    def _beside(self, chunks: Sequence[tuple[np.ndarray, int]]) -> Stretches:
-        longest = max(len(nodes) for nodes, _ in chunks)
-        side = np.zeros((len(chunks), longest), dtype=np.int64)
-        seen = np.zeros((len(chunks), longest, longest), dtype=bool)
+    def _with_ancestors(self, first: int, length: int) -> tuple[np.ndarray, int]:
+        """Nodes from `first` on after their earlier ancestors, which are those of `first`; and the number of these."""
+        above = np.flatnonzero(self.ancestors[first, :first])
+        return np.concatenate([above, np.arange(first, min(first + length, len(self.token)))]), len(above)
+
+    def _beside(self, stretches: Sequence[tuple[np.ndarray, int]]) -> Stretches:
+        longest = max(len(nodes) for nodes, _ in stretches)
+        side = np.zeros((len(stretches), longest), dtype=np.int64)
+        seen = np.zeros((len(stretches), longest, longest), dtype=bool)
         new = []
-        for number, (nodes, repeated) in enumerate(chunks):
+        for number, (nodes, repeated) in enumerate(stretches):
             side[number, : len(nodes)] = nodes
             seen[number, : len(nodes), : len(nodes)] = self.ancestors[np.ix_(nodes, nodes)]
             new.append(number * longest + np.arange(repeated, len(nodes)))
@@ -108,11 +89,11 @@ def build_trie(sequences: Sequence[Sequence[int]], glosses: Sequence[str] | None
     """Share the prefixes of K token sequences, end tokens included, between one another.
 
     Args:
-        sequences: the tokens of each gloss with its end token, which is what tells a gloss from one that goes on.
-        glosses: the K names, for the error; without them a sequence is called by its number.
+        sequences: the tokens of each gloss with its end token, which separates a gloss from longer ones.
+        glosses: the K names for the error message; without them it gives numbers.
 
     Raises:
-        UserError: two sequences are equal, so that no model could tell their glosses apart.
+        UserError: two sequences are equal, so that no model can tell their glosses apart.
         ValueError: there is no sequence, or an empty one.
 
     >>> trie = build_trie([[5, 0], [5, 6, 0], [7, 0]])    # 0 ends a gloss; the first is a prefix of the second
@@ -122,13 +103,13 @@ def build_trie(sequences: Sequence[Sequence[int]], glosses: Sequence[str] | None
     [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     >>> list(zip(trie.edge_row.tolist(), trie.edge_token.tolist()))
     [(0, 5), (0, 7), (1, 0), (1, 6), (2, 0), (3, 0)]
-    >>> trie.path.tolist()                                # 6 is no edge: it fills up
+    >>> trie.path.tolist()                                # 6 is padding
     [[0, 2, 6], [0, 3, 4], [1, 5, 6]]
     """
     whole = [tuple(sequence) for sequence in sequences]
     if not whole or not all(whole):
         raise ValueError("build_trie needs at least one sequence, and none of them empty")
-    _refuse_twins(whole, glosses)
+    _refuse_duplicates(whole, glosses)
 
     # Sorted prefixes are the tree in depth-first order.
     nodes = sorted({sequence[:length] for sequence in whole for length in range(1, len(sequence))})
@@ -136,11 +117,11 @@ def build_trie(sequences: Sequence[Sequence[int]], glosses: Sequence[str] | None
     parent = np.array([row[prefix[:-1]] - 1 for prefix in nodes], dtype=np.int64)
 
     steps = [[(row[sequence[:i]], token) for i, token in enumerate(sequence)] for sequence in whole]
-    edges = sorted({edge for way in steps for edge in way})
+    edges = sorted({edge for step in steps for edge in step})
     number = {edge: index for index, edge in enumerate(edges)}
     path = np.full((len(whole), max(map(len, whole))), len(edges), dtype=np.int64)
-    for k, way in enumerate(steps):
-        path[k, : len(way)] = [number[edge] for edge in way]
+    for k, step in enumerate(steps):
+        path[k, : len(step)] = [number[edge] for edge in step]
 
     return Trie(
         token=np.array([prefix[-1] for prefix in nodes], dtype=np.int64),
@@ -153,14 +134,14 @@ def build_trie(sequences: Sequence[Sequence[int]], glosses: Sequence[str] | None
     )
 
 
-def _refuse_twins(sequences: list[tuple[int, ...]], glosses: Sequence[str] | None) -> None:
+def _refuse_duplicates(sequences: list[tuple[int, ...]], glosses: Sequence[str] | None) -> None:
     first: dict[tuple[int, ...], int] = {}
     for k, sequence in enumerate(sequences):
-        if (twin := first.setdefault(sequence, k)) != k:
-            one, other = (f"{glosses[i]!r}" if glosses else f"number {i}" for i in (twin, k))
+        if (earlier := first.setdefault(sequence, k)) != k:
+            both = " and ".join(f"{glosses[i]!r}" if glosses else f"number {i}" for i in (earlier, k))
             raise UserError(
-                f"expected glosses that the tokenizer can tell apart, found {one} and {other} with the same tokens "
-                f"{list(sequence)}; do rename or remove one of them"
+                f"expected glosses that the tokenizer can tell apart, found {both} with the same tokens "
+                f"{list(sequence)}; rename or remove one of them"
             )
 
 

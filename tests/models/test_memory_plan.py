@@ -104,7 +104,7 @@ def test_what_a_person_says_is_taken():
 
 def test_advice_is_of_what_would_fit():
     assert not any("gradient_checkpointing" in line for line in planned(8 * GB).advice)
-    assert any("gradient_checkpointing=false would fit" in line for line in planned(40 * GB).advice)
+    assert any("gradient_checkpointing=false also fits" in line for line in planned(40 * GB).advice)
     assert "10.0 GB of disk" in planned(8 * GB).describe()
 
 

@@ -116,12 +116,6 @@ def test_read_only_frames_are_taken_and_others_left_alone(inputs):
     assert np.array_equal(frames, before)
 
 
-@pytest.mark.parametrize("frames", [noise(1, 8, 8)[0], noise(1, 8, 8).astype(np.float32), noise(1, 8, 8)[..., :2]])
-def test_frames_of_another_kind_are_a_mistake_of_the_caller(inputs, frames):
-    with pytest.raises(ValueError, match="uint8 frames"):
-        inputs.resize(frames)
-
-
 @pytest.mark.parametrize(
     "gloss", ["book", "ice cream", "don't want", "über", "a", "HELLO(1)", "手", " lead", "u\u0308"]
 )
@@ -156,11 +150,6 @@ def test_special_tokens_in_words_are_refused(inputs, token):
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="special token"):
         inputs.answer_ids(f"book{token}")
-
-
-def test_no_frames_is_a_mistake_of_the_caller(inputs):
-    with pytest.raises(ValueError, match="at least one frame"):
-        inputs.prompt_ids(PROMPT, 0)
 
 
 def test_asking_twice_gives_equal_lists_of_ones_own(inputs):

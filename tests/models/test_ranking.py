@@ -125,7 +125,7 @@ def test_order_of_glosses_is_the_vocabularys(model, inputs, pixels, glosses):
 def test_chunks_of_logits_change_nothing(model, inputs, pixels, glosses, logit_bytes, words, monkeypatch):
     ids, mask = left_padded(inputs, PROMPTS)
     features, trie = encode_frames(model, pixels), build_trie(glosses)
-    whole = rank(model, features, ids, mask, trie, LOGIT_BYTES)
+    whole = rank(model, features, ids, mask, trie)
     largest, honest = [], ranking._logits
 
     def watched(weight, states):
@@ -135,19 +135,20 @@ def test_chunks_of_logits_change_nothing(model, inputs, pixels, glosses, logit_b
 
     monkeypatch.setattr(ranking, "_logits", watched)
     monkeypatch.setattr(ranking, "WORDS_AT_ONCE", words)
-    chunked = rank(model, features, ids, mask, trie, logit_bytes)
+    monkeypatch.setattr(ranking, "LOGIT_BYTES", logit_bytes)
+    chunked = rank(model, features, ids, mask, trie)
     assert max(largest) <= max(logit_bytes / 2, 4 * len(ids) * min(words, model.config.text_config.vocab_size))
     torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-5)  # eight digits of -80
 
 
 @pytest.mark.parametrize("nodes", [1, 7, 100, 300])
-def test_chunks_of_the_trie_change_nothing(model, inputs, pixels, glosses, reference, nodes):
-    """Chunks begin in the middle of subtrees, whose ancestors are then computed again."""
+def test_stretches_of_the_trie_change_nothing(model, inputs, pixels, glosses, reference, nodes, monkeypatch):
+    """Stretches begin in the middle of subtrees, whose ancestors are then computed again."""
     ids, mask = left_padded(inputs, PROMPTS)
     trie = build_trie(glosses)
-    assert any(repeated for _, repeated in trie.chunks(nodes))
-    rows_at_once = nodes * len(PROMPTS)
-    check(rank(model, encode_frames(model, pixels), ids, mask, trie, rows_at_once=rows_at_once), reference)
+    assert any(len(part.new) < (part.seen.any(axis=2)).sum() for part in trie.stretches(nodes, nodes))
+    monkeypatch.setattr(ranking, "ROWS_AT_ONCE", nodes * len(PROMPTS))
+    check(rank(model, encode_frames(model, pixels), ids, mask, trie), reference)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])

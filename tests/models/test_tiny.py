@@ -10,12 +10,15 @@ import torch
 from safetensors import safe_open
 from transformers import AutoProcessor, InternVLForConditionalGeneration
 
-from slr.models.tiny.pretraining.build import CHECKPOINT, IMAGE_SIZE, MEAN, STD, TOKENS_PER_FRAME, build_tokenizer
-from slr.models.tiny.pretraining.lessons import MOVEMENTS, attributes, curriculum, draw_lesson, lexicon
-from slr.models.tiny.pretraining.seeing import CELLS, cell_truth, see
-from slr.models.tiny.pretraining.telling import DESCRIBE, MOVE, NAME, Script, hidden_states
+from slr.models.hub import PACKAGED
 from slr.prepare.synthetic.prepare import vocabulary
 from slr.prepare.synthetic.signs import SYLLABLES, Side, names, signer_seed, signs
+from slr.tiny_pretraining.clips import IMAGE_SIZE, MOVEMENTS, attributes, curriculum, draw_batches, draw_clip, lexicon
+from slr.tiny_pretraining.language_stage import ANSWER, DESCRIBE, MOVE, NAME, NAMED, hidden_states, user_turn, write
+from slr.tiny_pretraining.tokenizer import build_tokenizer
+from slr.tiny_pretraining.vision_stage import CELLS, MEAN, STD, TOKENS_PER_FRAME, cell_labels, project
+
+CHECKPOINT = PACKAGED["tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -144,29 +147,37 @@ def test_pretraining_shares_nothing_with_data_sets():
     assert not set(lexicon().values()) & set(vocabulary(288))
     assert set(lexicon()) <= set(curriculum())
     ours = {signer_seed(Side.DATA_SET, i) for i in range(1000)}
-    drawn = [draw_lesson(number, 1) for number in range(200)]
-    assert not {lesson.signer for lesson in drawn} & ours
-    assert {lesson.sign.side for lesson in drawn} == {Side.PRETRAINING}
-    told = {word for sign in curriculum() for word in str(sign).split()}
-    assert not told & set(vocabulary(288))
+    drawn = [draw_clip(number, 1) for number in range(200)]
+    assert not {clip.signer for clip in drawn} & ours
+    assert {clip.sign.side for clip in drawn} == {Side.PRETRAINING}
+    words = {word for sign in curriculum() for word in str(sign).split()}
+    assert not words & set(vocabulary(288))
 
 
-def test_a_lesson_is_the_same_each_time_and_true():
-    lesson, again = draw_lesson(7, 8), draw_lesson(7, 8)
-    np.testing.assert_array_equal(lesson.pictures, again.pictures)
-    assert lesson.pictures.shape == (8, 3, IMAGE_SIZE, IMAGE_SIZE)
-    assert lesson.pictures.dtype == np.uint8
-    assert lesson.palms.shape == (8, 2, 2)
-    assert MOVEMENTS[attributes(lesson.sign)[2]] == lesson.sign.movement
+def test_a_clip_is_the_same_each_time_and_has_its_labels():
+    clip, again = draw_clip(7, 8), draw_clip(7, 8)
+    np.testing.assert_array_equal(clip.pictures, again.pictures)
+    assert clip.pictures.shape == (8, 3, IMAGE_SIZE, IMAGE_SIZE)
+    assert clip.pictures.dtype == np.uint8
+    assert clip.palms.shape == (8, 2, 2)
+    assert MOVEMENTS[attributes(clip.sign)[2]] == clip.sign.movement
+
+
+@pytest.mark.e2e
+def test_batches_of_other_processes_are_the_clips_in_order():
+    drawn = list(draw_batches(5, 5, frames=1, workers=1, size=2))
+    assert [len(batch) for batch in drawn] == [2, 2, 1]
+    for number, clip in enumerate((clip for batch in drawn for clip in batch), start=5):
+        np.testing.assert_array_equal(clip.pictures, draw_clip(number, 1).pictures)
 
 
 def test_cells_hold_the_palms_that_are_in_the_picture():
-    lessons = [draw_lesson(number, 4) for number in range(30)]
-    truth = cell_truth(lessons)
-    palms = np.concatenate([lesson.palms for lesson in lessons])
+    clips = [draw_clip(number, 4) for number in range(30)]
+    labels = cell_labels(clips)
+    palms = np.concatenate([clip.palms for clip in clips])
     for frame in range(len(palms)):
         wanted = {(int(y * CELLS), int(x * CELLS)) for x, y in palms[frame].tolist() if 0 <= x < 1 and 0 <= y < 1}
-        assert {divmod(int(cell), CELLS) for cell in truth.palm[frame].nonzero()} == wanted
+        assert {divmod(int(cell), CELLS) for cell in labels.palm[frame].nonzero()} == wanted
 
 
 def test_a_token_sees_its_own_cell(model):
@@ -180,36 +191,34 @@ def test_a_token_sees_its_own_cell(model):
 
 def test_pretraining_asks_as_the_processor_does(processor):
     """Token ids of our own writing equal those of the processor for the same clip and question."""
-    script = Script(processor.tokenizer)
-    for question in (*NAME, *DESCRIBE, *MOVE):
-        ours = script.prefix(3) + script.ids(question) + script.ids("<|im_end|>\n<|im_start|>assistant\n")
+    for question in (*NAME, *DESCRIBE, MOVE):
+        texts = [user_turn(3), f"{question}<|im_end|>\n<|im_start|>assistant\n"]
+        ours = [token for part in processor.tokenizer(texts, add_special_tokens=False).input_ids for token in part]
         theirs = ask(processor, question, np.zeros((3, 96, 96, 3), dtype=np.uint8)).input_ids[0].tolist()
         assert ours == theirs
 
 
-def test_conversations_mark_answers_and_their_beginnings(processor):
-    script = Script(processor.tokenizer)
+def test_conversations_mark_answers_and_names(processor):
     drawn = curriculum()[:40]
-    talk = script.write(drawn, 8, np.random.default_rng(0))
-    row, column = talk.targets
-    for i, sign in enumerate(drawn):
-        text = processor.tokenizer.decode(talk.ids[i, column[row == i]])
-        answers = set(text.removesuffix("<|im_end|>").split("<|im_end|>"))
-        assert answers == {str(sign), sign.movement} | ({lexicon()[sign]} if sign in lexicon() else set())
-    begin_row, begin = talk.starts
-    targets = set(zip(row.tolist(), column.tolist(), strict=True))
-    for place in zip(begin_row.tolist(), begin.tolist(), strict=True):
-        assert place not in targets
-        assert (place[0], place[1] + 1) in targets
+    ids, kind = write(processor.tokenizer, drawn, 8, np.random.default_rng(0))
+    for sign, row, marks in zip(drawn, ids, kind, strict=True):
+        answers = processor.tokenizer.decode(row[marks >= ANSWER]).removesuffix("<|im_end|>").split("<|im_end|>")
+        name = lexicon().get(sign)
+        assert set(answers) == {str(sign), sign.movement} | ({name} if name else set())
+        assert processor.tokenizer.decode(row[marks == NAMED]) == (f"{name}<|im_end|>" if name else "")
+        before = ((marks[1:] >= ANSWER) & (marks[:-1] < ANSWER)).nonzero()[:, 0].tolist()
+        assert len(before) == len(answers)
+        for place in before:
+            assert processor.tokenizer.decode(row[: place + 1]).endswith("<|im_start|>assistant\n")
 
 
 def test_our_way_through_the_model_is_transformers_own(processor, model):
     """Features and hidden states of pretraining against the model's own forward on pixels."""
-    clip = draw_lesson(3, 4).pictures
-    inputs = ask(processor, NAME[0], clip.transpose(0, 2, 3, 1))
+    clip = draw_clip(3, 4)
+    inputs = ask(processor, NAME[0], clip.pictures.transpose(0, 2, 3, 1))
     with torch.no_grad():
-        features = see(model, inputs.pixel_values)
-        states = hidden_states(model, features, inputs.input_ids, processor.image_token_id)
+        features = project(model, [clip]).unsqueeze(0).flatten(1, 2)
+        states = hidden_states(model, features, inputs.input_ids)
         torch.testing.assert_close(model.lm_head(states[-1]), model(**inputs).logits, atol=1e-5, rtol=1e-5)
 
 

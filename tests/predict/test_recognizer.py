@@ -169,7 +169,7 @@ def test_pictures_that_are_bombs_fragments_or_programs_are_refused(tmp_path):
         (["run=conf", "video=README.md", "mode=scan", "stride=nan"], "stride=nan: expected a number"),
         (["run=conf", "video=README.md", "mode=generate", "beams=0"], "beams=0: expected a whole number"),
         (["run=conf", "video=README.md", "mode=generate", "temperature="], "temperature=: expected a number"),
-        (["run=conf", "video=README.md", "mode=generate", "top_p=2", "temperature=1"], "top_p=2: expected a share"),
+        (["run=conf", "video=README.md", "mode=generate", "top_p=2", "temperature=1"], "top_p=2: expected a number"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_loaded(words, says, monkeypatch):

@@ -4,16 +4,13 @@ All 256 bytes are in the vocabulary, so any gloss in any script can be spelled. 
 the syllables of invented names come first, then whole words, so that a sequence is as short as it can be.
 """
 
-from itertools import pairwise
-
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from slr.prepare.synthetic.signs import HANDSHAPES, LOCATIONS, PATHS, SYLLABLES
 
 CONTEXT_LENGTH = 4096
-FRAMES = 64
-"""Frame headings up to this number are one token; later ones are spelled."""
+FRAMES = 64  # frame headings up to this number are one token; later ones are spelled
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 PROMPT_WORDS = (
     *("Name", "Describe", "Which", "What", "You", "are", "an", "expert", "in", "sign", "language", "recognition"),
@@ -27,11 +24,7 @@ _HEADING = r"Frame\d+: "
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer, ready to be saved; the same one each time."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = _merges()
-    pieces = [*alphabet, *(a + b for a, b in merges)]
-    bpe = models.BPE(vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, merges=merges)
-    tokenizer = Tokenizer(bpe)
+    tokenizer = Tokenizer(_bpe(_merges()))
     tokenizer.normalizer = normalizers.NFC()
     splits = pre_tokenizers.Split(Regex(f"{_HEADING}|{_WORDS}"), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -59,35 +52,22 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def _merges() -> list[tuple[str, str]]:
     """Merges in order of rank: syllables, words that may begin a text, words after a space, frame headings.
 
-    No word that may begin a text begins with two syllables: invented names would share its token.
+    A new word is merged on top of what the merges before it make of it, so it becomes one token, and stays one: each
+    later merge has a higher rank than those that the word needs. No word that may begin a text begins with two
+    syllables: invented names would share its token.
     """
     signs = [*HANDSHAPES, *LOCATIONS, *(movement for pair in PATHS.values() for movement in pair)]
     first = [*signs, *ROLES, *(word for word in PROMPT_WORDS if word.istitle())]
     after = [" " + word for word in (*signs, *PROMPT_WORDS)]
     headings = [f"Frame{i}: " for i in range(1, FRAMES + 1)]
-    merges: dict[tuple[str, str], int] = {}
+    merges: list[tuple[str, str]] = []
     for word in (*SYLLABLES, *first, *after, *headings):
-        pieces = _apply(merges, [_byte_letter(byte) for byte in word.encode()])
-        for right in range(1, len(pieces)):
-            merges.setdefault(("".join(pieces[:right]), pieces[right]), len(merges))
-    return list(merges)
+        text = word.replace(" ", "\u0120")  # as byte-level BPE writes a space; the words are printable ASCII
+        pieces = [token.value for token in _bpe(merges).tokenize(text)]
+        merges += [("".join(pieces[:right]), pieces[right]) for right in range(1, len(pieces))]
+    return merges
 
 
-def _apply(merges: dict[tuple[str, str], int], pieces: list[str]) -> list[str]:
-    """BPE as it will be applied later: the lowest rank first, until no merge fits.
-
-    A new word is merged on top of what the merges before it make of it, hence it ends as one token, and a word
-    once merged stays so: each later merge has a higher rank than those that the word needs.
-    """
-    while ranks := {pair: merges[pair] for pair in pairwise(pieces) if pair in merges}:
-        best = min(ranks, key=lambda pair: ranks[pair])
-        at = next(i for i in range(len(pieces) - 1) if (pieces[i], pieces[i + 1]) == best)
-        pieces = [*pieces[:at], "".join(best), *pieces[at + 2 :]]
-    return pieces
-
-
-def _byte_letter(byte: int) -> str:
-    """The letter by which byte-level BPE writes a byte: itself if printable ASCII, U+0120 for a space."""
-    if not 0x20 <= byte < 0x7F:
-        raise ValueError(f"expected words of printable ASCII, found byte {byte}")
-    return "\u0120" if byte == 0x20 else chr(byte)
+def _bpe(merges: list[tuple[str, str]]) -> models.BPE:
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
+    return models.BPE(vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, merges=merges)

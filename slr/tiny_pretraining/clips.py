@@ -1,29 +1,25 @@
-"""What the tiny model is pretrained on: clips of pretraining signs by pretraining signers, with everything known.
+"""What the tiny model is pretrained on: clips of pretraining signs by pretraining signers, with their labels.
 
 Nothing here comes from the data sets' side of slr.prepare.synthetic.signs: no combination, no name, no signer.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
-from multiprocessing import get_context
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from slr.models.tiny.pretraining.build import IMAGE_SIZE
 from slr.prepare.synthetic.clip import Performance
 from slr.prepare.synthetic.signer import draw_signer
 from slr.prepare.synthetic.signs import HANDSHAPES, LOCATIONS, PATHS, Side, Sign, names, signer_seed, signs
 
-CLIP_SIZE = 160
-"""Pixels at which a clip is drawn before it is made small, as a prepared clip is."""
+IMAGE_SIZE = 96  # of the model's frames, in pixels
+CLIP_SIZE = 160  # pixels at which a clip is drawn before it is made small, as a prepared clip is
 SIGNERS = 50_000
-BLOCK = 1024
-NAMED = 320
-"""So many of the pretraining signs have a name; the others are only described."""
+NAMED = 320  # pretraining signs that have a name; the others are only described
 MOVEMENTS = tuple(movement for pair in PATHS.values() for movement in pair)
 SHAPES = ("rest", *HANDSHAPES)
 
@@ -31,8 +27,7 @@ SHAPES = ("rest", *HANDSHAPES)
 @cache
 def lexicon() -> dict[Sign, str]:
     """The signs that are named in pretraining, and their names."""
-    known = signs(Side.PRETRAINING)[:NAMED]
-    return dict(zip(known, names(Side.PRETRAINING, NAMED), strict=True))
+    return dict(zip(signs(Side.PRETRAINING)[:NAMED], names(Side.PRETRAINING, NAMED), strict=True))
 
 
 @cache
@@ -42,8 +37,8 @@ def curriculum() -> list[Sign]:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """One clip and the truth about it. Positions are shares of the picture's width and height.
+class LabelledClip:
+    """One clip and its labels. Positions are shares of the picture's width and height.
 
     pictures: uint8 (T, 3, 96, 96). palms: float32 (T, 2, 2), the dominant hand first. head: float32 (2,).
     shapes: int64 (T, 2) into SHAPES. raised: float32 (T,). signer: the seed.
@@ -58,22 +53,22 @@ class Lesson:
     raised: np.ndarray
 
 
-def draw_lesson(number: int, frames: int) -> Lesson:
-    """The lesson of this number: sign, signer, take and the frames looked at, all from the number."""
+def draw_clip(number: int, frames: int) -> LabelledClip:
+    """The clip of this number: sign, signer, take and the sampled frames all follow from the number."""
     rng = np.random.default_rng([number, 3])
     sign = curriculum()[rng.integers(len(curriculum()))]
     signer = signer_seed(Side.PRETRAINING, int(rng.integers(SIGNERS)))
     performance = Performance(sign, draw_signer(signer), seed=number)
     within = rng.random(frames) if rng.random() < 0.5 else np.full(frames, 0.5)
-    positions = np.floor((np.arange(frames) + within) * performance.frames / frames).astype(int)
+    positions = np.floor((np.arange(frames) + within) * performance.frames / frames).astype(int).tolist()
     light = rng.uniform(0.8, 1.2, 3)
     quality = int(rng.integers(60, 96))
-    pictures = [_film(performance.draw(int(i), CLIP_SIZE), light, quality) for i in positions]
-    poses = [performance.pose(int(i)) for i in positions]
-    raised = np.array([performance.moment(int(i)).raised for i in positions], dtype=np.float32)
+    poses = [performance.pose(i) for i in positions]
+    raised = np.array([performance.moment(i).raised for i in positions], dtype=np.float32)
     shape = np.where(raised > 0.4, SHAPES.index(sign.handshape), 0)
     other = shape if sign.hands == 2 else np.zeros_like(shape)
-    return Lesson(
+    pictures = [_as_filmed(performance.draw(i, CLIP_SIZE), light, quality) for i in positions]
+    return LabelledClip(
         sign=sign,
         signer=signer,
         pictures=np.stack(pictures).transpose(0, 3, 1, 2),
@@ -84,18 +79,20 @@ def draw_lesson(number: int, frames: int) -> Lesson:
     )
 
 
-def draw_lessons(first: int, number: int, frames: int, workers: int) -> Iterator[Lesson]:
-    """Lessons first, first + 1, ... in order, drawn in other processes, at most a block or two ahead of their use."""
-    blocks = [
-        [(i, frames) for i in range(begin, min(begin + BLOCK, first + number))]
-        for begin in range(first, first + number, BLOCK)
-    ]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        drawn = pool.map(_draw_job, blocks[0], chunksize=16)
-        for following in [*blocks[1:], []]:
-            coming = pool.map(_draw_job, following, chunksize=16)
-            yield from drawn
-            drawn = coming
+def draw_batches(first: int, number: int, frames: int, workers: int, size: int) -> "DataLoader[list[LabelledClip]]":
+    """Clips first, first + 1, ... in batches of `size`, the last one of what is left, drawn in other processes."""
+    return DataLoader(
+        range(first, first + number),  # pyright: ignore[reportArgumentType]
+        batch_size=size,
+        num_workers=workers,
+        collate_fn=partial(_draw_batch, frames=frames),
+        multiprocessing_context="spawn",
+        generator=torch.Generator(),  # otherwise it draws a number from the global one, as first weights do
+    )
+
+
+def _draw_batch(numbers: list[int], frames: int) -> list[LabelledClip]:
+    return [draw_clip(number, frames) for number in numbers]
 
 
 def attributes(sign: Sign) -> tuple[int, int, int, int]:
@@ -108,17 +105,13 @@ def attributes(sign: Sign) -> tuple[int, int, int, int]:
     )
 
 
-def _draw_job(job: tuple[int, int]) -> Lesson:
-    return draw_lesson(*job)
-
-
-def _film(pixels: np.ndarray, light: np.ndarray, quality: int) -> np.ndarray:
-    """Small as the model sees it; brightness, contrast and colour as augmentation changes them; a codec's softness."""
+def _as_filmed(pixels: np.ndarray, light: np.ndarray, quality: int) -> np.ndarray:
+    """At the model's size, with other brightness, contrast and saturation, and softened by a codec."""
     small = Image.fromarray(pixels).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     brightness, contrast, saturation = light.astype(np.float32)
-    seen = np.asarray(small, dtype=np.float32) * brightness
-    grey = seen.mean(axis=2, keepdims=True)
-    seen = (grey + saturation * (seen - grey) - grey.mean()) * contrast + grey.mean()
+    lit = np.asarray(small, dtype=np.float32) * brightness
+    grey = lit.mean(axis=2, keepdims=True)
+    lit = (grey + saturation * (lit - grey) - grey.mean()) * contrast + grey.mean()
     file = BytesIO()
-    Image.fromarray(np.clip(seen, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
+    Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))
