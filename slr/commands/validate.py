@@ -1,6 +1,5 @@
 """What would stop a run, found while it has no folder yet; its data are prepared on the way."""
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -8,12 +7,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from slr import factory
-from slr.config import compose, schema
+from slr.config import schema
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
 from slr.prepare.dataset import prepare
 from slr.training import warm_start
-from slr.training.start import divide, refuse_other_init, vocabulary_of
+from slr.training.start import decide_hardware, divide, refuse_other_init, vocabulary_of
 
 
 def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
@@ -69,7 +68,7 @@ def check(config: schema.Config, here: bool) -> None:
     from slr.training import assemble  # seconds: torch, lightning, transformers, which the run needs anyway
 
     if here:
-        config = settle(config)
+        config = decide_hardware(config)
         assemble.preflight(config, factory.machine(config))
     factory.spell(config, clips, vocabulary_of(config, clips))
 
@@ -79,11 +78,3 @@ def require(device: str) -> None:
     from slr.core import hardware  # torch
 
     hardware.require(device)
-
-
-def settle(config: schema.Config) -> schema.Config:
-    """The configuration with `hardware=auto` decided."""
-    from slr.core.hardware import pick
-
-    kind = pick() if config.hardware.device == "auto" else config.hardware.device
-    return dataclasses.replace(config, hardware=compose.fill_hardware(config.hardware, kind))

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slr import factory
-from slr.config import compose, jobs, overrides, schema
+from slr.config import jobs, overrides, schema
 from slr.config.provenance import known_base
 from slr.config.saved_run import find_run, open_run
+from slr.core import env
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder, digest, hashes_of, status_of
@@ -126,7 +127,7 @@ def trained(name: str, words: Sequence[str], place: Path, config: schema.Config)
     done = finished(place.parent.parent, wanted)
     if not done:
         print(f"\n{RUNGS[name].title}: train.py {' '.join([*words, *own])}", flush=True)
-        command = [sys.executable, str(compose.PROJECT / "train.py"), "-m", *words, *own]
+        command = [sys.executable, str(env.TRAIN), "-m", *words, *own]
         code = subprocess.run(command, check=False).returncode
         if code:
             raise UserError(f"rung {name}: train.py ended with {code}; mend what it says, the same command goes on")

@@ -4,11 +4,12 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slr import factory
-from slr.config import schema
+from slr.config import compose, schema
 from slr.config.provenance import refuse_other_base
+from slr.core import distributed
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder, hashes_of
@@ -16,6 +17,9 @@ from slr.data import coverage
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, make_split, read_split, write_split
 from slr.training import warm_start
+
+if TYPE_CHECKING:
+    from slr.core.hardware import Machine
 
 
 def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dict[str, Any], bool]:
@@ -53,21 +57,52 @@ def refuse_other(config: schema.Config, folder: RunFolder, goes_on: bool) -> boo
     return config.epochs > other.epochs
 
 
-def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> tuple[Split, list[str]]:
-    """The run's split and vocabulary: made and written down, or what was written down when it began."""
-    if folder.is_begun:
-        return read_split(folder.split, clips), read_json(folder.vocabulary)
-    split = divide(clips, config)
-    vocabulary = vocabulary_of(config, clips)
-    record_beginning(folder, config, clips, split, vocabulary)
-    return split, vocabulary
+def settle(config: schema.Config, folder: RunFolder, goes_on: bool) -> "tuple[schema.Config, Machine]":
+    """The configuration that a run is trained with, and its machine: here, once, whatever is left open is decided.
+
+    `hardware=auto` is decided for the machine that is here, and printed; the processes are counted. The commit of the
+    hub that the model's revision means, and whether its weights are in 4 bits, are decided when the run begins and
+    kept from then on.
+
+    Args:
+        config: as it was typed, or the run's own with other hardware or epochs.
+        folder: of the run.
+        goes_on: whether it is the run's own.
+    """
+    from slr.core import hardware
+
+    automatic = config.hardware.device == "auto"
+    config = decide_hardware(config if goes_on else distributed.on_main(lambda: as_begun(config, folder)))
+    machine = factory.machine(config)
+    print(machine.describe(hardware.why(machine.kind) if automatic else ""))
+    trainer = dataclasses.replace(config.trainer, devices=distributed.place().world)
+    config = dataclasses.replace(config, trainer=trainer)
+    return distributed.on_main(lambda: pinned(config, folder, machine.quantization)), machine
+
+
+def decide_hardware(config: schema.Config) -> schema.Config:
+    """The configuration with `hardware=auto` decided."""
+    from slr.core.hardware import pick
+
+    kind = pick() if config.hardware.device == "auto" else config.hardware.device
+    return dataclasses.replace(config, hardware=compose.fill_hardware(config.hardware, kind))
+
+
+def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
+    """The configuration with what a run that has begun keeps; see `pinned`."""
+    if not folder.is_begun:
+        return config
+    written = schema.from_plain(read_json(folder.config), folder.config)
+    if written.hardware.four_bit is False:
+        config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=False))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, commit=written.model.commit))
 
 
 def pinned(config: schema.Config, folder: RunFolder, quantization: str) -> schema.Config:
-    """The configuration of a run that begins, with what it leaves open and another day or machine would settle anew.
+    """The configuration of a run that begins, with what another day or machine would decide differently.
 
-    That is the commit of the hub which the model's name and revision mean, and whether its weights are in 4 bits. A run
-    that has begun keeps its own.
+    That is the commit of the hub which the model's revision means, and whether its weights are in 4 bits. A run that
+    has begun keeps its own.
     """
     from slr.models.hub import commit_of, locate
 
@@ -88,23 +123,32 @@ def _known_commit(config: schema.Config) -> str | None:
 
 
 def refuse_other_init(config: schema.Config) -> None:
-    """See that an adapter to begin with was trained on the base model that it is put on.
+    """Refuse an adapter to begin with that was trained on another base model than it is put on.
 
     Raises:
-        UserError: it was another one.
+        UserError: names both.
     """
     model = dataclasses.replace(config.model, commit=_known_commit(config))
     warm_start.refuse_other_base(config, factory.base_of(dataclasses.replace(config, model=model)))
 
 
-def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
-    """What was typed once more for a run that has begun, with what that run keeps; see `pinned`."""
-    if not folder.is_begun:
-        return config
-    written = schema.from_plain(read_json(folder.config), folder.config)
-    if written.hardware.four_bit is False:
-        config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=False))
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, commit=written.model.commit))
+def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> tuple[Split, list[str]]:
+    """The run's split and vocabulary: made and written when it begins, read after that."""
+    if folder.is_begun:
+        return read_split(folder.split, clips), read_json(folder.vocabulary)
+    split = divide(clips, config)
+    vocabulary = vocabulary_of(config, clips)
+    record_beginning(folder, config, clips, split, vocabulary)
+    return split, vocabulary
+
+
+def write_config(config: schema.Config, folder: RunFolder, micro_batch: int | None) -> None:
+    """Write the run's configuration with the micro-batch that its memory plan gave.
+
+    A resumed run must not divide its steps in another way because other memory is free.
+    """
+    hardware = dataclasses.replace(config.hardware, micro_batch=micro_batch)
+    write_json(folder.config, schema.to_plain(dataclasses.replace(config, hardware=hardware)))
 
 
 def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:
@@ -133,6 +177,6 @@ def record_beginning(
     if config.init:
         refuse_other_init(config)
         warm_start.write_down(folder, warm_start.take(config, clips, split))
-    write_json(folder.config, schema.to_plain(config))
+    write_config(config, folder, config.hardware.micro_batch)
     write_json(folder.vocabulary, vocabulary)
     write_split(folder.split, split)
