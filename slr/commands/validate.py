@@ -1,4 +1,4 @@
-"""What would stop a run, found while it has no folder yet; its data are prepared on the way."""
+"""Check what would stop a run before it has a folder, and prepare its data."""
 
 import sys
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from slr import factory
 from slr.config import schema
+from slr.core.env import command
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
 from slr.prepare.dataset import prepare
@@ -30,13 +31,13 @@ def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
 
 
 def check_apart(configs: Sequence[schema.Config], here: bool) -> None:
-    """As `check_all`, in a process that ends: this one waits for jobs, and torch's memory and the card's are theirs."""
+    """As `check_all`, in a process that ends: memory that torch takes is left to the jobs."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(check_all, configs, here).result()
 
 
 def check(config: schema.Config, here: bool) -> None:
-    """Find what would stop the run while it has no folder yet, and prepare its data. Cheap questions come first.
+    """Check what would stop a run, cheap questions first, and prepare its data.
 
     Args:
         config: of the run.
@@ -51,11 +52,14 @@ def check(config: schema.Config, here: bool) -> None:
     manifest = Path(config.data) / config.dataset.place / "manifest.jsonl"
     if config.dataset.name == "wlasl" and not manifest.is_file():
         raise UserError(
-            f"no prepared WLASL at {manifest.parent}; run: python prepare_data.py dataset=wlasl "
-            f"dataset.subset={config.dataset.subset} (with dataset.clips=FOLDER if you have <video_id>.mp4)"
+            f"no prepared WLASL at {manifest.parent}; run: "
+            + command("prepare", f"dataset=wlasl dataset.subset={config.dataset.subset}")
+            + " (with dataset.clips=FOLDER if you have <video_id>.mp4)"
         )
     if here and config.hardware.device not in ("auto", "cpu"):
-        require(config.hardware.device)
+        from slr.core import hardware  # torch
+
+        hardware.require(config.hardware.device)
     if isinstance(config.dataset, schema.Folder):
         labels = Path(config.dataset.labels) if config.dataset.labels else None
         read_layout(config.dataset.layout, Path(config.dataset.clips), labels)  # before gigabytes are fetched
@@ -71,10 +75,3 @@ def check(config: schema.Config, here: bool) -> None:
         config = decide_hardware(config)
         assemble.preflight(config, factory.machine(config))
     factory.spell(config, clips, vocabulary_of(config, clips))
-
-
-def require(device: str) -> None:
-    """Refuse a kind of device that is not here."""
-    from slr.core import hardware  # torch
-
-    hardware.require(device)

@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 from hydra._internal.callbacks import Callbacks
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import run_job
 from hydra.types import HydraContext
@@ -31,15 +31,13 @@ def run_one(words: Sequence[str], check: Callable[[schema.Config], None], job: J
         job: what is run.
     """
     compose.parsed(words)
-    with compose.conf():
-        composed = compose.composed([*words, "hydra.mode=RUN"], whole=True)
-        loader = GlobalHydra.instance().config_loader()
+    composed = compose.composed([*words, "hydra.mode=RUN"], whole=True)
     config = compose.to_typed(composed, words)
     check(config)
     if not distributed.is_main():  # what was composed is written by one process
         with read_write(composed), open_dict(composed):
             composed.hydra.output_subdir = None
-    context = HydraContext(config_loader=loader, callbacks=Callbacks(composed))
+    context = HydraContext(cast(Any, None), Callbacks(composed))  # a single job loads no other configuration
     ended = run_job(lambda _: _call(job, config), composed, "hydra.run.dir", None, context)
     return ended.return_value  # raises what the job has raised
 

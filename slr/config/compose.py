@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
@@ -53,12 +52,8 @@ def folder_name(text: str) -> str:
 def run_name(typed: str, environment: Mapping[str, str]) -> str:
     """Name of a single run's folder: the time, or the Slurm job where a batch script runs it.
 
-    A job that is requeued gives the same command again, which then finds its folder. In an interactive job, each
-    command is a run of its own.
-
-    Args:
-        typed: the overrides, by which a script's commands differ.
-        environment: of the process.
+    A job that is requeued gives the same command again, which then finds its folder; a script's commands differ by
+    the overrides `typed`. In an interactive job, each command is a run of its own.
 
     >>> run_name("seed-1", {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"})
     'slurm-5_2_seed-1'
@@ -106,13 +101,8 @@ def _check_key(override: Override) -> None:
         raise UserError(f"{override.input_line}: unknown key {key!r}; {hint}")
 
 
-def conf() -> AbstractContextManager[object]:
-    """Where `composed` and `configuration` work: with Hydra started on `conf/`."""
-    return initialize_config_dir(str(CONF), job_name=PAGE, version_base="1.3")
-
-
 def configuration(words: list[str]) -> schema.Config:
-    """The checked configuration that words ask for, inside `conf`.
+    """The checked configuration that words ask for.
 
     Raises:
         UserError: as `to_typed`, and words that Hydra refuses.
@@ -121,13 +111,14 @@ def configuration(words: list[str]) -> schema.Config:
 
 
 def composed(words: list[str], whole: bool = False) -> DictConfig:
-    """What Hydra composes inside `conf`, with its own settings where `whole`.
+    """What Hydra composes of words, with its own settings where `whole`.
 
     Raises:
         UserError: words that Hydra refuses.
     """
     try:
-        return compose(PAGE, overrides=words, return_hydra_config=whole)
+        with initialize_config_dir(str(CONF), job_name=PAGE, version_base="1.3"):
+            return compose(PAGE, overrides=words, return_hydra_config=whole)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_one_line(error, words)) from None
 

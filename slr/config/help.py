@@ -6,7 +6,6 @@ The files of `conf/` are read as text, since their comments say what the keys me
 import re
 import shutil
 import textwrap
-import typing
 
 from slr.config import schema
 from slr.core.env import CONF, command
@@ -52,28 +51,21 @@ def rows(text: str) -> list[tuple[str, str, str]]:
     return found
 
 
-def allowed(key: str, option: str = "") -> tuple[str, str]:
-    """The meaning of a key as the schema has it, and what its value may be; either may be empty.
-
-    Args:
-        key: as it is typed.
-        option: of the group `dataset`, whose options have keys of their own.
-    """
+def allowed(key: str, option: str = "") -> str:
+    """What the value of a key may be; nothing where the schema has no rule. `option` is that of the group dataset."""
     group, _, name = key.rpartition(".")
     kind: type = schema.fields(schema.Config)[group] if group else schema.Config
     kind = schema.DATASETS[option] if group == "dataset" else kind
-    notes = getattr(typing.get_type_hints(kind, include_extras=True)[name], "__metadata__", ())
     plain = {bool: "true or false", int: "a whole number", float: "a number"}.get(schema.fields(kind)[name], "")
-    values = [plain, *(note.words for note in notes if isinstance(note, schema.Rule))]
-    return next((note for note in notes if isinstance(note, str)), ""), ", ".join(filter(None, values))
+    return ", ".join(filter(None, [plain, *(rule.words for rule in schema.rules(kind).get(name, []))]))
 
 
 def _line(key: str, value: str, comment: str, option: str = "") -> str:
     """A key with its value on the left and what it means on the right, or a heading."""
     if not key:
         return f"\n{comment}"
-    meaning, values = allowed(key, option)
-    text = " ".join(filter(None, [comment or meaning, f"[{values}]" if values else ""]))
+    values = allowed(key, option)
+    text = f"{comment} [{values}]" if values else comment
     width = min(max(80, shutil.get_terminal_size((110, 0)).columns), 120)
     first = f"  {key}={'TEXT' if value == '>-' else value}".ljust(37) + " "
     return textwrap.fill(text, width, initial_indent=first, subsequent_indent=" " * 38)

@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from slr.config import compose, overrides, schema, search_space, sweep_name
@@ -26,28 +25,26 @@ def configurations(arguments: Sequence[str]) -> list[schema.Config]:
     several = overrides.sweeps(arguments)
     if overrides.SEARCH in arguments:
         return _corners([override.input_line or "" for override in typed])
-    choices = [_choices(override) if several else [override.input_line or ""] for override in typed]
-    with compose.conf():
-        return [compose.configuration(list(job)) for job in itertools.product(*choices)]
+    choices = [
+        [
+            f"{override.get_key_element()}={value}" for value in overrides.values(override)
+        ]  # frames=4,8: frames=4, frames=8
+        if several and override.is_sweep_override()
+        else [override.input_line or ""]
+        for override in typed
+    ]
+    return [compose.configuration(list(job)) for job in itertools.product(*choices)]
 
 
 def _corners(words: Sequence[str]) -> list[schema.Config]:
     """A search's trials at the ends of what it varies, its own settings checked as well."""
     search_space.require_optuna()
-    with compose.conf():
-        fixed = [word for word in words if not overrides.parse([word])[0].is_sweep_override()]
-        composed = compose.composed(fixed, whole=True)
-        OmegaConf.to_object(composed.hydra.sweeper)
-        varied, fixed = sweep_name.axes(words, composed)
-        jobs = search_space.corners(varied)
-        return [compose.configuration([*fixed, *map(search_space.word, varied, values)]) for values in jobs]
-
-
-def _choices(override: Override) -> list[str]:
-    """The words that `-m` makes of one: of `frames=4,8`, `frames=4` and `frames=8`."""
-    if not override.is_sweep_override():
-        return [override.input_line or ""]
-    return [f"{override.get_key_element()}={value}" for value in overrides.values(override)]
+    fixed = [word for word in words if not overrides.parse([word])[0].is_sweep_override()]
+    composed = compose.composed(fixed, whole=True)
+    OmegaConf.to_object(composed.hydra.sweeper)
+    varied, fixed = sweep_name.axes(words, composed)
+    jobs = search_space.corners(varied)
+    return [compose.configuration([*fixed, *map(search_space.word, varied, values)]) for values in jobs]
 
 
 RESUME = command("train", "resume=FOLDER [hardware=KIND] [hardware.KEY=VALUE] [epochs=N]")

@@ -1,7 +1,7 @@
 """The typed configuration: which keys exist, of which type, and which values are allowed.
 
-Dataclasses only, without defaults: every default lives in `conf/`. A field is annotated with what its value may be and,
-where its key is not on the page `conf/train.yaml`, with what it means; `train.py --help` prints both.
+Dataclasses only, without defaults: a key's default and what it means stand in `conf/`. A field is annotated with what
+its value may be.
 """
 
 import dataclasses
@@ -24,22 +24,13 @@ PATH_KEYS = ("outputs", "data", "init", "dataset.clips", "dataset.labels", "data
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value may be.
-
-    Attributes:
-        holds: whether a value is allowed.
-        words: the same for a person.
-    """
+    """What a value may be: as a function, and in words."""
 
     holds: Callable[[Any], bool]
     words: str
 
     def check(self, key: str, value: object) -> None:
-        """Refuse a value that is not allowed.
-
-        Raises:
-            UserError: names the key, the value and what is allowed.
-        """
+        """Refuse a value that is not allowed, with a `UserError`."""
         if not self.holds(value):
             raise UserError(f"{key}={value}: expected {self.words}")
 
@@ -66,6 +57,8 @@ FOLDER_NAME = Rule(
     "a folder name of letters, digits, '.', '_' and '-'",
 )
 FOLDER = Rule(bool, "a folder")
+SIZE = Rule(lambda text: units.parse_bytes(text) > 0, "a size such as 8GB or 7.5GiB")
+HASH = Rule(lambda text: re.fullmatch("[0-9a-fA-F]{40}([0-9a-fA-F]{24})?", text) is not None, "a SHA-256 or git SHA-1")
 
 
 class Checked:
@@ -77,13 +70,18 @@ class Checked:
         cls.group = f"{group}." if group else ""
 
     def __post_init__(self) -> None:
-        """Check every field."""
-        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+        optional = typing.get_type_hints(type(self))
+        for name, own in rules(type(self)).items():
             value = getattr(self, name)
-            optional = value is None and type(None) in typing.get_args(getattr(hint, "__origin__", hint))
-            for rule in getattr(hint, "__metadata__", ()):
-                if isinstance(rule, Rule) and not optional:
+            if value is not None or type(None) not in typing.get_args(optional[name]):
+                for rule in own:
                     rule.check(self.group + name, value)
+
+
+def rules(kind: type) -> dict[str, list[Rule]]:
+    """The rules of a schema class's fields, of those that have any."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {name: list(hint.__metadata__) for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
 
 DEVICES = ("cpu", "cuda", "directml", "mps")
@@ -94,24 +92,14 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true
 class Hardware(Checked, group="hardware"):
     """What the machine gives. `None` means: as the kind that `device: auto` picks says."""
 
-    device: Annotated[str, one_of("auto", *DEVICES), "auto: the best that is here"]
-    precision: Annotated[
-        str | None, one_of(*PRECISIONS), "auto: on CUDA bf16-mixed where the card has bf16, else 16-mixed; else 32-true"
-    ]
-    tf32: Annotated[bool | None, "matrix products in TensorFloat-32"]
-    four_bit: Annotated[bool | None, "whether NF4 runs here, and is not ruled out by how the run began"]
-    workers: Annotated[int | None, at_least(0), "processes that decode clips"]
-    frames_at_once: Annotated[int | None, at_least(1), "frames of clips that are ranked together"]
-    memory: Annotated[str | None, "what a run may use, such as 8GB; null: what is free when it starts"]
-    micro_batch: Annotated[
-        int | None, at_least(1), "clips of a training step that are computed together; null: as many as fit"
-    ]
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        super().__post_init__()
-        if self.memory is not None:
-            units.parse_bytes(self.memory)
+    device: Annotated[str, one_of("auto", *DEVICES)]
+    precision: Annotated[str | None, one_of(*PRECISIONS)]
+    tf32: bool | None
+    four_bit: bool | None
+    workers: Annotated[int | None, at_least(0)]
+    frames_at_once: Annotated[int | None, at_least(1)]
+    memory: Annotated[str | None, SIZE]
+    micro_batch: Annotated[int | None, at_least(1)]
 
 
 @dataclass
@@ -119,30 +107,17 @@ class Wlasl(Checked, group="dataset"):
     """`dataset=wlasl`: WLASL, from a folder of `<video_id>.mp4` or from the network."""
 
     name: Annotated[str, one_of("wlasl")]
-    index: Annotated[Path_ | None, "a file or an address; null: where WLASL's authors publish it"]
-    index_hash: Annotated[
-        str | None,
-        Rule(
-            lambda value: re.fullmatch("[0-9a-fA-F]{40}([0-9a-fA-F]{24})?", value) is not None,
-            "a SHA-256 or a git blob SHA-1",
-        ),
-        "null: an index from the network must be v0.3 as published",
-    ]
-    clips: Annotated[Path_ | None, "folder of <video_id>.mp4"]
-    subset: Annotated[
-        str, one_of("100", "300", "1000", "2000", "core"), "its first so many glosses, or those of the core glossary"
-    ]
-    local: Annotated[
-        str, one_of("cut", "source"), "cut: files of dataset.clips hold one sign each; source: they are to be cut"
-    ]
-    crop: Annotated[
-        float | None, between(0, 2), "keep the signer's box, with this margin on each side as a share of the box"
-    ]
-    fetch: Annotated[bool | None, "fetch what dataset.clips lacks; null: only where there is no dataset.clips"]
-    per_host: Annotated[int, at_least(1), "requests to one host at a time"]
-    pause: Annotated[float, at_least(0), "seconds between two requests to one host"]
-    largest: Annotated[int, at_least(1), "MiB of one download"]
-    private_addresses: Annotated[bool, "fetch from inside one's own network too"]
+    index: Path_ | None
+    index_hash: Annotated[str | None, HASH]
+    clips: Path_ | None
+    subset: Annotated[str, one_of("100", "300", "1000", "2000", "core")]
+    local: Annotated[str, one_of("cut", "source")]
+    crop: Annotated[float | None, between(0, 2)]
+    fetch: bool | None
+    per_host: Annotated[int, at_least(1)]
+    pause: Annotated[float, at_least(0)]
+    largest: Annotated[int, at_least(1)]
+    private_addresses: bool
 
     @property
     def place(self) -> str:
@@ -158,12 +133,11 @@ class Folder(Checked, group="dataset"):
     """`dataset=folder`: any clips and a list of labels, or a published data set as it unpacks."""
 
     name: Annotated[str, one_of("folder")]
-    layout: Annotated[str, one_of(*LAYOUTS), "labels: a list of your own; else the data set's"]
-    clips: Annotated[Path_, "folder of videos"]
-    labels: Annotated[Path_ | None, "file of labels; of a published data set the folder of its lists"]
+    layout: Annotated[str, one_of(*LAYOUTS)]
+    clips: Path_
+    labels: Path_ | None
 
     def __post_init__(self) -> None:
-        """Check every field, and that there are labels where they are needed."""
         super().__post_init__()
         if self.layout == "labels" and not self.labels:
             raise UserError("dataset.labels is not given; add dataset.labels=FILE, or the dataset.layout of clips")
@@ -180,11 +154,11 @@ class Synthetic(Checked, group="dataset"):
     """`dataset=synthetic`: drawn signers."""
 
     name: Annotated[str, one_of("synthetic")]
-    signs: Annotated[int, at_least(2), "glosses; even, since signs come in pairs"]
-    signers: Annotated[int, at_least(1), "drawn people"]
-    takes: Annotated[int, at_least(1), "clips per signer and gloss"]
-    size: Annotated[int, between(64, 513), "pixels, square"]
-    seed: Annotated[int, at_least(0), "of the drawing"]
+    signs: Annotated[int, at_least(2)]
+    signers: Annotated[int, at_least(1)]
+    takes: Annotated[int, at_least(1)]
+    size: Annotated[int, between(64, 513)]
+    seed: Annotated[int, at_least(0)]
 
     @property
     def place(self) -> str:
@@ -205,7 +179,6 @@ class Split(Checked, group="split"):
     drop_leaks: bool
 
     def __post_init__(self) -> None:
-        """Check every field, and the sum of the shares."""
         super().__post_init__()
         if abs(self.train + self.val + self.test - 1) > 1e-6:
             raise UserError(f"split.train + split.val + split.test = {self.train + self.val + self.test:g}: expected 1")
@@ -216,12 +189,12 @@ class Model(Checked, group="model"):
     """Which vision-language model, and the question put to it."""
 
     name: Annotated[str, FOLDER_NAME]
-    checkpoint: Annotated[str, "tiny, a folder, or a name on the hub"]
-    revision: Annotated[str | None, "of a hub name: a branch, a tag or a commit"]
+    checkpoint: str
+    revision: str | None
     commit: str | None  # what the revision was when the run began, which writes it here; goes before the revision
     weights: Annotated[str, one_of("pretrained", "random")]
-    quantization: Annotated[str, one_of("auto", "nf4", "none"), "auto: NF4 where the hardware can"]
-    prompt: Annotated[str, Rule(lambda value: bool(value.strip()), "a question for the model"), "put with every clip"]
+    quantization: Annotated[str, one_of("auto", "nf4", "none")]
+    prompt: Annotated[str, Rule(lambda value: bool(value.strip()), "a question for the model")]
 
     @property
     def version(self) -> str | None:
@@ -234,7 +207,7 @@ class Lora(Checked, group="lora"):
     """Which layers the adapter touches, and how wide it is."""
 
     scope: Annotated[str, one_of("language", "full", "none")]
-    targets: Annotated[list[str], "linear layers that get an adapter, by name"]
+    targets: list[str]
     r: Annotated[int, at_least(1)]
     alpha: Annotated[int, at_least(1)]
     dropout: Annotated[float, between(0, 1)]
@@ -303,10 +276,9 @@ class Trainer(Checked, group="trainer"):
     """Processes."""
 
     name: Annotated[str, one_of("single", "ddp")]
-    devices: Annotated[int, at_least(1), "processes; each has a GPU of its own, or its part of the processors"]
+    devices: Annotated[int, at_least(1)]
 
     def __post_init__(self) -> None:
-        """Check every field, and that `single` is one."""
         super().__post_init__()
         if self.name == "single" and self.devices > 1:
             raise UserError(f"trainer.devices={self.devices}: expected 1 of trainer=single; use trainer=ddp")
@@ -341,7 +313,6 @@ class Config(Checked):
     trainer: Trainer
 
     def __post_init__(self) -> None:
-        """Check every field, and what depends on two of them."""
         super().__post_init__()
         if self.lora.scope == "full" and self.model.quantization == "nf4":
             raise UserError("model.quantization=nf4: 4-bit weights cannot learn; with lora=full use auto or none")
@@ -353,14 +324,10 @@ DATASETS: dict[str, type] = {"wlasl": Wlasl, "folder": Folder, "synthetic": Synt
 
 def fields(kind: type) -> dict[str, Any]:
     """Field names of a schema class and their types, without `| None`."""
-    hints = typing.get_type_hints(kind)
-    return {field.name: _required(hints[field.name]) for field in dataclasses.fields(kind)}
-
-
-def _required(hint: object) -> object:
-    if isinstance(hint, types.UnionType):
-        return next(part for part in typing.get_args(hint) if part is not type(None))
-    return hint
+    hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if name in kind.__dataclass_fields__}
+    return {
+        name: typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint for name, hint in hints.items()
+    }
 
 
 def key_types(kind: type = Config, prefix: str = "") -> dict[str, type]:
@@ -383,13 +350,18 @@ def to_plain(config: Config) -> dict[str, Any]:
 ASIDE = ("hardware", "trainer", "outputs", "data", "sweep", "checkpoint.every", "checkpoint.keep", "model.commit")
 
 
+def flat(plain: dict[str, Any], group: str = "") -> dict[str, Any]:
+    """Nested dictionaries as `key` or `group.key` -> value."""
+    rows: dict[str, Any] = {}
+    for key, value in plain.items():
+        rows |= flat(value, f"{group}{key}.") if isinstance(value, dict) else {f"{group}{key}": value}
+    return rows
+
+
 def identity(config: Config) -> dict[str, Any]:
     """What of a configuration decides a run's numbers: `key` or `group.key` -> value."""
-    rows: dict[str, Any] = {}
-    for key, value in to_plain(config).items():
-        inner = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
-        rows |= {name: part for name, part in inner.items() if key not in ASIDE and name not in ASIDE}
-    return rows
+    rows = flat(to_plain(config))
+    return {key: value for key, value in rows.items() if key not in ASIDE and key.partition(".")[0] not in ASIDE}
 
 
 def differences(one: Config, other: Config) -> list[str]:

@@ -43,7 +43,8 @@ def _axis(override: Override, composed: DictConfig) -> search_space.Axis:
         low, high = cast(float, value.start), cast(float, value.end)  # floats, whatever was typed
         if not low < high:
             raise UserError(f"{line}: expected the lower end first, found {low:g} and {high:g}")
-        if low.is_integer() and high.is_integer() and _is_whole(override.key_or_group, composed):
+        kind = schema.key_types().get(override.key_or_group) or type(OmegaConf.select(composed, override.key_or_group))
+        if low.is_integer() and high.is_integer() and kind is int:
             return search_space.Numbers(key, int(low), int(high), 1, "log" in tags)
         return search_space.Numbers(key, low, high, None, "log" in tags)
     if isinstance(value, RangeSweep):
@@ -67,12 +68,6 @@ def _grid(value: RangeSweep, line: str | None) -> tuple[int | float, int | float
     return kind(ends[0]), kind(ends[1]), kind(abs(step))
 
 
-def _is_whole(key: str, composed: DictConfig) -> bool:
-    """Whether a key takes whole numbers."""
-    kind = schema.key_types().get(key)
-    return kind is int or (kind is None and type(OmegaConf.select(composed, key)) is int)
-
-
 def named(arguments: Sequence[str]) -> list[str]:
     """The arguments of a sweep, with a name for it, if it has none: after what all its jobs share.
 
@@ -83,12 +78,11 @@ def named(arguments: Sequence[str]) -> list[str]:
         UserError: as `configurations`.
     """
     words = list(arguments)
-    if any(word.startswith("sweep=") for word in words):
+    if not overrides.sweeps(words) or any(word.startswith("sweep=") for word in words):
         return words
     own = [override for override in compose.parsed(words) if not override.key_or_group.startswith("hydra")]
     fixed = [override.input_line or "" for override in own if not override.is_sweep_override()]
-    with compose.conf():
-        composed = compose.composed(fixed)
+    composed = compose.composed(fixed)
     shared = OmegaConf.to_container(composed, resolve=False)
     swept: list[Any] = sorted(override.key_or_group for override in own if override.is_sweep_override())
     if overrides.SEARCH in words:  # over other values of the same keys, it is another search
@@ -106,14 +100,7 @@ def named(arguments: Sequence[str]) -> list[str]:
 def shared(composed: DictConfig, apart: Sequence[str]) -> dict[str, Any]:
     """What decides the numbers of all runs of a sweep, `key` or `group.key` -> value, without the keys `apart`."""
     plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
-    return _flat(_without(plain, ["hydra", *schema.ASIDE, *(key.lstrip("+") for key in apart)]))
-
-
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    rows: dict[str, Any] = {}
-    for key, value in plain.items():
-        rows |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return rows
+    return schema.flat(_without(plain, ["hydra", *schema.ASIDE, *(key.lstrip("+") for key in apart)]))
 
 
 def _without(plain: dict[str, Any], keys: Sequence[str], group: str = "") -> dict[str, Any]:

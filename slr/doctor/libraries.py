@@ -129,12 +129,13 @@ def look_at_requirements(asked: Asked) -> Iterator[Finding]:
 
     page = PROJECT / "pyproject.toml"
     if page.is_file():
-        wanted = tomllib.loads(page.read_text(encoding="utf-8"))["project"]["dependencies"]
+        project = tomllib.loads(page.read_text(encoding="utf-8"))["project"]
+        wanted = [*project["dependencies"], *project["optional-dependencies"]["train"]]
     else:
         wanted = importlib.metadata.requires("slr") or []
     wrong = []
     for one in map(Requirement, wanted):
-        if one.marker and not one.marker.evaluate({"extra": ""}):
+        if one.marker and not one.marker.evaluate({"extra": "train"}):
             continue
         try:
             version = importlib.metadata.version(one.name)

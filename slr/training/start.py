@@ -1,4 +1,4 @@
-"""What a run is, written down when it begins: split, vocabulary and model; and that a begun run is no other."""
+"""Settle what a run is when it begins: configuration, split, vocabulary, base model; a begun run keeps them."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from slr.config.provenance import refuse_other_base
 from slr.core import distributed
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
-from slr.core.run_folder import RunFolder, hashes_of
+from slr.core.run_folder import RunFolder
 from slr.data import coverage
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, make_split, read_split, write_split
@@ -23,51 +23,40 @@ if TYPE_CHECKING:
 
 
 def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dict[str, Any], bool]:
-    """What the folder's result says, and whether the run is now to train more epochs than before."""
-    longer = refuse_other(config, folder, goes_on) if folder.is_begun else False
-    found = read_json(folder.result) if folder.result.is_file() else {}
-    if longer or found.get("status") not in ("done", "pruned"):
-        _refuse_other_base(folder)
-    return found, longer
-
-
-def _refuse_other_base(folder: RunFolder) -> None:
-    """See that what a run has learned, or has written down of its base model, is of the one that is here."""
-    hashes = hashes_of(folder)
-    if hashes or any(folder.checkpoints.glob("*.ckpt")):
-        written = schema.from_plain(read_json(folder.config), folder.config)
-        refuse_other_base(written.model, hashes, factory.base_of(written), str(folder.root))
-
-
-def refuse_other(config: schema.Config, folder: RunFolder, goes_on: bool) -> bool:
-    """Refuse to go on with a run of other settings; returns whether it is now to train more epochs than before.
+    """What the folder's result says, and whether the run is now to train more epochs than before.
 
     Raises:
-        UserError: names the settings.
+        UserError: the folder holds a run of other settings, unless `goes_on`, or one on another base model.
     """
-    other = schema.from_plain(read_json(folder.config), folder.config)
-    if config.init == other.init is not None and not goes_on:
+    result = read_json(folder.result) if folder.result.is_file() else {}
+    if not folder.is_begun:
+        return result, False
+    begun = schema.from_plain(read_json(folder.config), folder.config)
+    if config.init == begun.init is not None and not goes_on:
         warm_start.the_same(config, folder)
-    differing = schema.differences(other, config)
+    differing = schema.differences(begun, config)
     if differing and not goes_on:
         raise UserError(
             f"{folder.root} holds a run of other settings ({'; '.join(differing[:4])}); give this one another folder, "
             "with sweep=NAME in a sweep"
         )
-    return config.epochs > other.epochs
+    longer = config.epochs > begun.epochs
+    hashes = result.get("hashes", {})
+    trains = longer or result.get("status") not in ("done", "pruned")
+    if trains and (hashes or any(folder.checkpoints.glob("*.ckpt"))):
+        refuse_other_base(begun.model, hashes, factory.base_of(begun), str(folder.root))
+    return result, longer
 
 
 def settle(config: schema.Config, folder: RunFolder, goes_on: bool) -> "tuple[schema.Config, Machine]":
-    """The configuration that a run is trained with, and its machine: here, once, whatever is left open is decided.
+    """The configuration that a run is trained with, and its machine; everything left open is decided here, once.
 
-    `hardware=auto` is decided for the machine that is here, and printed; the processes are counted. The commit of the
-    hub that the model's revision means, and whether its weights are in 4 bits, are decided when the run begins and
-    kept from then on.
+    That is `hardware=auto` (printed), the number of processes, and what `pinned` says.
 
     Args:
-        config: as it was typed, or the run's own with other hardware or epochs.
+        config: as it was typed, or with `goes_on` the run's own.
         folder: of the run.
-        goes_on: whether it is the run's own.
+        goes_on: whether the run's own settings are taken, apart from hardware and epochs.
     """
     from slr.core import hardware
 

@@ -241,7 +241,7 @@ def test_another_base_is_refused_and_an_unknown_one_told(config, hashes, changes
     else:
         refuse_other_base(model, hashes, "mine", "run=x")
     said = capsys.readouterr().err
-    assert said.count("\n") == ("nobody can tell" in said) == (outcome == "doubted")
+    assert said.count("\n") == ("it is not known whether" in said) == (outcome == "doubted")
 
 
 def test_the_packaged_model_is_still_that_of_the_runs_from_before(config):
