@@ -51,10 +51,10 @@ def check(config: schema.Config, here: bool) -> None:
 
     manifest = Path(config.data) / config.dataset.place / "manifest.jsonl"
     if config.dataset.name == "wlasl" and not manifest.is_file():
+        words = command("prepare", f"dataset=wlasl dataset.subset={config.dataset.subset}")
         raise UserError(
-            f"no prepared WLASL at {manifest.parent}; run: "
-            + command("prepare", f"dataset=wlasl dataset.subset={config.dataset.subset}")
-            + " (with dataset.clips=FOLDER if you have <video_id>.mp4)"
+            f"no prepared WLASL at {manifest.parent}; run: {words} "
+            "(with dataset.clips=FOLDER if you have <video_id>.mp4)"
         )
     if here and config.hardware.device not in ("auto", "cpu"):
         from slr.core import hardware  # torch

@@ -164,5 +164,6 @@ def _one_line(error: Exception, words: Sequence[str]) -> str:
 def fill_hardware(words: schema.Hardware, kind: str) -> schema.Hardware:
     """`hardware=auto` decided: what it leaves null is as `conf/hardware/<kind>.yaml` says."""
     known = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / "hardware" / f"{kind}.yaml")))
-    typed = {key: value for key, value in dataclasses.asdict(words).items() if value is not None}
-    return schema.Hardware(**known | typed | {"device": kind})
+    known |= {key: value for key, value in dataclasses.asdict(words).items() if value is not None}
+    known["device"] = kind
+    return schema.Hardware(**known)

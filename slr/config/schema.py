@@ -337,7 +337,7 @@ def key_types(kind: type = Config, prefix: str = "") -> dict[str, type]:
         found[prefix + name] = part
         for inner in DATASETS.values() if part is Any else [part]:
             if dataclasses.is_dataclass(inner):
-                found = key_types(inner, f"{prefix}{name}.") | found
+                found = key_types(typing.cast(type, inner), f"{prefix}{name}.") | found
     return found
 
 
@@ -367,8 +367,7 @@ def identity(config: Config) -> dict[str, Any]:
 def differences(one: Config, other: Config) -> list[str]:
     """Where two configurations would give different numbers, as `key: this -> that`."""
     before, after = identity(one), identity(other)
-    keys = [*before, *(key for key in after if key not in before)]
-    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in before | after if before.get(k) != after.get(k)]
 
 
 def from_plain(plain: dict[str, Any], source: Path) -> Config:

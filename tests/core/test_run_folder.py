@@ -41,7 +41,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 def test_a_run_opens_and_anything_else_is_refused(tmp_path, config):
     folder = RunFolder(tmp_path / "run, it's = ä")
-    with pytest.raises(UserError, match=r"expected the folder of a run, found no config.json"):
+    with pytest.raises(UserError, match=r"expected the folder of a run at .*, found no config.json"):
         open_run(folder.root)
     write_json(folder.config, schema.to_plain(config))
     write_json(folder.vocabulary, ["a", "b"])
