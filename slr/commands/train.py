@@ -111,11 +111,7 @@ def join(config: schema.Config) -> None:
 def run(config: schema.Config, folder: RunFolder, typed: Sequence[str], goes_on: bool = False) -> float:
     """Begin or continue a run in its folder; returns the validation top-1 that a sweep ranks by.
 
-    Args:
-        config: of the run.
-        folder: of the run.
-        typed: the overrides.
-        goes_on: whether `config` is the run's own, apart from hardware and epochs.
+    With `goes_on`, `config` is the run's own, apart from hardware and epochs; `typed` are the overrides.
 
     Raises:
         UserError: another process works in the folder, or it holds a run of other settings.

@@ -37,11 +37,7 @@ def check_apart(configs: Sequence[schema.Config], here: bool) -> None:
 
 
 def check(config: schema.Config, here: bool) -> None:
-    """Check what would stop a run, cheap questions first, and prepare its data.
-
-    Args:
-        config: of the run.
-        here: whether it will run on this machine.
+    """Check what would stop a run, on this machine if it runs `here`, cheap questions first, and prepare its data.
 
     Raises:
         UserError: hardware, clips or weights are not there, the clips cannot be divided, or a gloss cannot be spelled.

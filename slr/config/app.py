@@ -22,13 +22,7 @@ Job = Callable[[schema.Config, Path, list[str]], float]  # of a configuration, a
 def run_one(words: Sequence[str], check: Callable[[schema.Config], None], job: Job) -> float:
     """Compose once, check, and run a job in its folder; returns the job's score.
 
-    Hydra's own command line would compose three times, once more than that for the check, and make the folder of a job
-    that is then refused.
-
-    Args:
-        words: overrides, paths quoted.
-        check: refuses a configuration while there is no folder yet.
-        job: what is run.
+    Hydra's own command line would compose twice more, and make a folder before `check` could refuse the configuration.
     """
     compose.parsed(words)
     composed = compose.composed([*words, "hydra.mode=RUN"], whole=True)

@@ -15,9 +15,6 @@ from slr.core.errors import UserError
 def configurations(arguments: Sequence[str]) -> list[schema.Config]:
     """Compose and check every job that the arguments ask for: one, with `-m` each of the grid, or a search's corners.
 
-    Args:
-        arguments: the command line without the program's name, paths quoted.
-
     Raises:
         UserError: an unknown key or option, a wrong type, a value that is not allowed, a word that is no override.
     """

@@ -73,10 +73,10 @@ def _quote_path(argument: str) -> str:
 
 def typed(words: Sequence[str]) -> list[str]:
     """The words as a person types them: what `quote_paths` was given."""
-    paths = [word.partition("=")[0] in schema.PATH_KEYS and "=" in word for word in words]
+    keys = [word.partition("=")[0] for word in words]
     return [
-        f"{word.partition('=')[0]}={str(parse([word])[0].value()).replace(chr(92) + '${', '${')}" if is_path else word
-        for word, is_path in zip(words, paths, strict=True)
+        f"{key}={str(parse([word])[0].value()).replace(chr(92) + '${', '${')}" if key in schema.PATH_KEYS else word
+        for key, word in zip(keys, words, strict=True)
     ]
 
 

@@ -23,12 +23,7 @@ def provenance(
 ) -> dict[str, Any]:
     """What a number depends on: versions, and hashes of code, base model, configuration, data, split and vocabulary.
 
-    Args:
-        config: of the run.
-        base: the base model's hash; see `slr.models.hub.base_hash`.
-        manifest: the file that lists the prepared clips.
-        split: the split's own hash.
-        vocabulary: the ordered glosses.
+    `base` is the base model's hash (see `slr.models.hub.base_hash`), `split` the split's own.
     """
     versions: dict[str, str | None] = {"python": platform.python_version()} | dict.fromkeys(PACKAGES)
     for name in PACKAGES:
@@ -50,9 +45,7 @@ def provenance(
 def known_base(checkpoint: str | None, weights: str | None, hashes: Mapping[str, str]) -> str | None:
     """The hash of the base model of a run or an export; None where it is not known.
 
-    Args:
-        checkpoint, weights: as in `schema.Model`.
-        hashes: that it has recorded.
+    `checkpoint` and `weights` are as in `schema.Model`; `hashes` are those that it has recorded.
     """
     return hashes.get("base", schema.TINY_BASE if (checkpoint, weights) == ("tiny", "pretrained") else None)
 

@@ -371,18 +371,13 @@ def differences(one: Config, other: Config) -> list[str]:
 
 
 def from_plain(plain: dict[str, Any], source: Path) -> Config:
-    """The configuration that `to_plain` wrote.
-
-    Args:
-        plain: nested dictionaries, as read from `config.json`.
-        source: the file they came from, for the error.
+    """The configuration that `to_plain` wrote to the file `source`.
 
     Raises:
-        UserError: a key is missing or unknown, or a value cannot be.
+        UserError: a key is missing or unknown, or a value is not allowed.
     """
     try:
-        dataset = DATASETS[plain["dataset"]["name"]]
-        return _build(Config, plain, {"dataset": dataset})
+        return _build(Config, plain, {"dataset": DATASETS[plain["dataset"]["name"]]})
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{source} is not the configuration of a run of this version of slr: {error}") from error
 

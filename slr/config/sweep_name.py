@@ -18,9 +18,7 @@ from slr.core.errors import UserError
 def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[search_space.Axis], list[str]]:
     """What a search varies, and the words that stay; of a key that is typed twice, the last word counts.
 
-    Args:
-        words: `key=value`, some of them with several values.
-        composed: of the words that stay, which tell a key's type where the schema does not know it.
+    `composed`, of the words that stay, tells a key's type where the schema does not know it.
 
     Raises:
         UserError: values that cannot be searched.

@@ -51,12 +51,8 @@ def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[di
 def settle(config: schema.Config, folder: RunFolder, goes_on: bool) -> "tuple[schema.Config, Machine]":
     """The configuration that a run is trained with, and its machine; everything left open is decided here, once.
 
-    That is `hardware=auto` (printed), the number of processes, and what `pinned` says.
-
-    Args:
-        config: as it was typed, or with `goes_on` the run's own.
-        folder: of the run.
-        goes_on: whether the run's own settings are taken, apart from hardware and epochs.
+    That is `hardware=auto` (printed), the number of processes, and what `pinned` says. With `goes_on`, `config` is the
+    run's own.
     """
     from slr.core import hardware
 
