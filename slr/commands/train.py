@@ -120,7 +120,6 @@ def run(config: schema.Config, folder: RunFolder, typed: Sequence[str], goes_on:
         raise UserError("trainer=ddp: expected processes of this job's own; in a sweep, use hydra/launcher=processes")
     with distributed.together(), held(folder), listening() as stopping:
         result, longer = distributed.on_main(lambda: start.earlier(config, folder, goes_on))
-        place = shlex.quote(str(folder.root))
         if result.get("status") in ("done", "pruned") and not longer:
             print(f"{result['status']} already: {folder.root}")
         else:
@@ -129,10 +128,12 @@ def run(config: schema.Config, folder: RunFolder, typed: Sequence[str], goes_on:
                     train(config, folder, goes_on, record, stopping)
             except SystemExit as end:
                 if end.code in CODES.values() and folder.config.is_file():
-                    print(f"stopped; to continue: {env.command('train', f'resume={place}')}")
+                    again = env.command("train", shlex.quote(f"resume={folder.root}"))
+                    print(f"\nstopped; to continue: {again}")  # behind a progress bar
                 raise
             result = record.content
-            print(f"run: {folder.root}\nto write report.html: {env.command('evaluate', f'run={place}')}")
+            report = env.command("evaluate", shlex.quote(f"run={folder.root}"))
+            print(f"run: {folder.root}\nto write report.html: {report}")
         distributed.on_main(lambda: checkpoints.tidy(folder.checkpoints, config.checkpoint.keep))
         return float(result["val"]["top1"])
 
