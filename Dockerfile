@@ -12,7 +12,7 @@ COPY pyproject.toml ./
 # Dependencies alone: the layer stays when only slr changes.
 RUN pip install --no-cache-dir uv==0.13.9 \
     && uv venv --no-project /opt/venv \
-    && VIRTUAL_ENV=/opt/venv uv pip install --no-cache --compile-bytecode ${TORCH:+--torch-backend=${TORCH}} -r pyproject.toml
+    && VIRTUAL_ENV=/opt/venv uv pip install --no-cache --compile-bytecode ${TORCH:+--torch-backend=${TORCH}} -r pyproject.toml --extra train
 
 FROM python:${PYTHON}
 # `utility` brings nvidia-smi, which the doctor asks for the driver's version.

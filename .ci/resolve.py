@@ -29,12 +29,12 @@ SYSTEMS = {
 PROJECT = str(ROOT / "pyproject.toml")
 GROUPS = ["--group", f"{PROJECT}:dev", "--group", f"{PROJECT}:newest"]
 SETS = {
-    "uv": [PROJECT, *GROUPS],
-    "optuna": [PROJECT, "--extra", "optuna"],
-    "ray": [PROJECT, "--extra", "ray"],
-    "slurm": [PROJECT, "--extra", "slurm"],
+    "uv": [PROJECT, "--extra", "train", *GROUPS],
+    "optuna": [PROJECT, "--extra", "train", "--extra", "optuna"],
+    "ray": [PROJECT, "--extra", "train", "--extra", "ray"],
+    "slurm": [PROJECT, "--extra", "train", "--extra", "slurm"],
     "directml": [PROJECT, "--group", f"{PROJECT}:dev", "--extra", "directml"],
-    "cpu": [PROJECT, "--torch-backend", "cpu"],
+    "cpu": [PROJECT, "--extra", "train", "--torch-backend", "cpu"],
 }
 # The one dependency that comes as source: Hydra's parser, plain Python, which needs no compiler.
 SOURCE = "antlr4-python3-runtime"

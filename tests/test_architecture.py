@@ -106,7 +106,7 @@ def test_what_hands_over_to_a_command_does_nothing_else(module):
     }
 
 
-CONFIG = ["slr.config.compose", "slr.config.jobs", "slr.config.overrides", "slr.config.sweep_name"]
+CONFIG = ["slr.config.app", "slr.config.compose", "slr.config.jobs", "slr.config.overrides", "slr.config.sweep_name"]
 # A heavy library -> the only rooms that may name it.
 OWNERS = {
     "hydra": CONFIG,

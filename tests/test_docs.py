@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slr.config import compose, jobs, overrides
+from slr.config import compose, help, jobs, overrides
 
 ROOT = Path(__file__).resolve().parent.parent
 # log.md tells what was true on a day.
@@ -117,7 +117,7 @@ def defined(file: Path) -> set[str]:
     return names
 
 
-GROUPS = compose.groups()
+GROUPS = help.groups()
 
 
 @pytest.mark.parametrize("page", TEXTS)

@@ -15,7 +15,7 @@ from entry import ROOT, command, status
 from safetensors.torch import load_file
 
 import slr
-from slr.commands import compare, evaluate, validate
+from slr.commands import compare, evaluate, train, validate
 from slr.config import compose, sweep_name
 from slr.config import jobs as commandline
 from slr.config.saved_run import find_run
@@ -46,14 +46,6 @@ def copied(name: str, to: Path) -> Path:
     return to / name
 
 
-def entry_point(name: str):
-    """An entry point as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def run(tmp_path) -> Path:
     return copied("run", tmp_path)
@@ -80,7 +72,7 @@ def test_the_run_and_its_export_rank_as_then(tmp_path, name):
 
 
 def test_the_killed_run_goes_on_to_the_undisturbed_end(killed):
-    entry_point("train").resume([f"resume={killed}"])
+    train.resume([f"resume={killed}"])
     calm = MADE / "run"
     assert status(killed) == "done"
     best = [torch.load(one / "checkpoints/best.ckpt", weights_only=True)["global_step"] for one in (killed, calm)]
@@ -205,8 +197,8 @@ WAYS = {
     "evaluate": ("run", evaluated),
     "export": ("run", lambda run: export.export(run, "adapter", run.parent / "to", 4)),
     "load an export": ("export", slr.load),
-    "resume": ("killed", lambda run: entry_point("train").resume([f"resume={run}"])),
-    "more epochs": ("run", lambda run: entry_point("train").resume([f"resume={run}", "epochs=20"])),
+    "resume": ("killed", lambda run: train.resume([f"resume={run}"])),
+    "more epochs": ("run", lambda run: train.resume([f"resume={run}", "epochs=20"])),
     "init": ("run", begun_with),
 }
 

@@ -3,7 +3,6 @@
 Hydra imports this at every start, so Optuna is imported when a search begins.
 """
 
-import copy
 import csv
 import io
 import math
@@ -13,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
@@ -21,8 +20,7 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 from slr.config import compose, overrides, schema, search_space, sweep_name
 from slr.core.errors import UserError, explained
@@ -40,27 +38,17 @@ TABLE = "trials.csv"
 
 
 @dataclass
-class OptunaConf:
+class OptunaConf(schema.Checked, group="hydra.sweeper"):
     """What `hydra.sweeper.…` sets."""
 
     _target_: str = "hydra_plugins.slr_optuna.Optuna"
-    n_trials: int = 20  # of the whole study: what earlier calls have run counts
-    direction: str = "maximize"
-    seed: int = 0  # of the suggestions
-    at_once: int = 1  # trials that are asked for and launched together
-    pruner: str = "median"
-    startup_trials: int = 5  # that go to their end before one is pruned
-    warmup_epochs: int = 1  # of each trial, after which it is not pruned yet
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        schema.at_least("hydra.sweeper.n_trials", self.n_trials, 1)
-        schema.one_of("hydra.sweeper.direction", self.direction, ("maximize", "minimize"))
-        schema.at_least("hydra.sweeper.seed", self.seed, 0)
-        schema.at_least("hydra.sweeper.at_once", self.at_once, 1)
-        schema.one_of("hydra.sweeper.pruner", self.pruner, ("median", "none"))
-        schema.at_least("hydra.sweeper.startup_trials", self.startup_trials, 1)
-        schema.at_least("hydra.sweeper.warmup_epochs", self.warmup_epochs, 0)
+    n_trials: Annotated[int, schema.at_least(1)] = 20  # of the whole study: what earlier calls have run counts
+    direction: Annotated[str, schema.one_of("maximize", "minimize")] = "maximize"
+    seed: Annotated[int, schema.at_least(0)] = 0  # of the suggestions
+    at_once: Annotated[int, schema.at_least(1)] = 1  # trials that are asked for and launched together
+    pruner: Annotated[str, schema.one_of("median", "none")] = "median"
+    startup_trials: Annotated[int, schema.at_least(1)] = 5  # that go to their end before one is pruned
+    warmup_epochs: Annotated[int, schema.at_least(0)] = 1  # of each trial, after which it is not pruned yet
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaConf, provider="slr")
@@ -157,11 +145,8 @@ class Optuna(Sweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         try:
-            composed = copy.deepcopy(self.hydra_context.config_loader.load_sweep_config(self.config, words))
-            with read_write(composed), open_dict(composed):
-                del composed["hydra"]
-            compose.to_typed(composed)
-        except (UserError, HydraException, OmegaConfBaseException) as error:
+            compose.to_typed(self.hydra_context.config_loader.load_sweep_config(self.config, words))
+        except (UserError, HydraException) as error:
             return " ".join(str(error).split())
         return ""
 

@@ -1,6 +1,5 @@
 """`hydra/launcher=processes`: each job of a sweep as a process of its own, on this machine."""
 
-import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from slr.config import compose, schema
+from slr.core import env
 from slr.core.errors import explained
 from slr.core.files import read_json
 from slr.core.run_folder import RunFolder
@@ -24,7 +24,7 @@ from slr.models.memory_plan import adapter_numbers
 from slr.sweeps.progress_table import Board, announce
 from slr.sweeps.runner import ENDED, Sweep, SweepJob, lay_out
 
-PROGRAM = compose.PROJECT / "train.py"
+PROGRAM = env.TRAIN
 
 
 @dataclass
@@ -110,14 +110,11 @@ class Folders(Launcher):
         HydraConfig.instance().set_config(composed)
         folder = RunFolder(Path(composed.hydra.sweep.dir) / composed.hydra.sweep.subdir)
         HydraConfig.instance().cfg = before
-        own = copy.deepcopy(composed)  # a masked copy would lose the schema's types
-        with read_write(own), open_dict(own):
-            del own["hydra"]
-        config = compose.to_typed(own)
+        config = compose.to_typed(composed)
         self.sizes.append(disk(config))
         told = list(filter_overrides(words))
         lay_out(folder, config, told)
-        _keep(folder.root / ".hydra", own, told)
+        _keep(folder.root / ".hydra", compose.without_hydra(composed), told)
         aside = set(composed.hydra.job.config.override_dirname.exclude_keys)
         name = " ".join(word for word in told if word.partition("=")[0].lstrip("+") not in aside)
         return SweepJob(folder, name or folder.root.name)

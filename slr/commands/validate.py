@@ -1,6 +1,5 @@
-"""What would stop a run, found while it has no folder yet; its data are prepared on the way."""
+"""Check what would stop a run before it has a folder, and prepare its data."""
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -8,12 +7,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from slr import factory
-from slr.config import compose, schema
+from slr.config import schema
+from slr.core.env import command
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
 from slr.prepare.dataset import prepare
 from slr.training import warm_start
-from slr.training.start import divide, refuse_other_init, vocabulary_of
+from slr.training.start import decide_hardware, divide, refuse_other_init, vocabulary_of
 
 
 def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
@@ -31,17 +31,13 @@ def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
 
 
 def check_apart(configs: Sequence[schema.Config], here: bool) -> None:
-    """As `check_all`, in a process that ends: this one waits for jobs, and torch's memory and the card's are theirs."""
+    """As `check_all`, in a process that ends: memory that torch takes is left to the jobs."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(check_all, configs, here).result()
 
 
 def check(config: schema.Config, here: bool) -> None:
-    """Find what would stop the run while it has no folder yet, and prepare its data. Cheap questions come first.
-
-    Args:
-        config: of the run.
-        here: whether it will run on this machine.
+    """Check what would stop a run, on this machine if it runs `here`, cheap questions first, and prepare its data.
 
     Raises:
         UserError: hardware, clips or weights are not there, the clips cannot be divided, or a gloss cannot be spelled.
@@ -51,12 +47,15 @@ def check(config: schema.Config, here: bool) -> None:
 
     manifest = Path(config.data) / config.dataset.place / "manifest.jsonl"
     if config.dataset.name == "wlasl" and not manifest.is_file():
+        words = command("prepare", f"dataset=wlasl dataset.subset={config.dataset.subset}")
         raise UserError(
-            f"no prepared WLASL at {manifest.parent}; run: python prepare_data.py dataset=wlasl "
-            f"dataset.subset={config.dataset.subset} (with dataset.clips=FOLDER if you have <video_id>.mp4)"
+            f"no prepared WLASL at {manifest.parent}; run: {words} "
+            "(with dataset.clips=FOLDER if you have <video_id>.mp4)"
         )
     if here and config.hardware.device not in ("auto", "cpu"):
-        require(config.hardware.device)
+        from slr.core import hardware  # torch
+
+        hardware.require(config.hardware.device)
     if isinstance(config.dataset, schema.Folder):
         labels = Path(config.dataset.labels) if config.dataset.labels else None
         read_layout(config.dataset.layout, Path(config.dataset.clips), labels)  # before gigabytes are fetched
@@ -69,21 +68,6 @@ def check(config: schema.Config, here: bool) -> None:
     from slr.training import assemble  # seconds: torch, lightning, transformers, which the run needs anyway
 
     if here:
-        config = settle(config)
+        config = decide_hardware(config)
         assemble.preflight(config, factory.machine(config))
     factory.spell(config, clips, vocabulary_of(config, clips))
-
-
-def require(device: str) -> None:
-    """Refuse a kind of device that is not here."""
-    from slr.core import hardware  # torch
-
-    hardware.require(device)
-
-
-def settle(config: schema.Config) -> schema.Config:
-    """The configuration with `hardware=auto` decided."""
-    from slr.core.hardware import pick
-
-    kind = pick() if config.hardware.device == "auto" else config.hardware.device
-    return dataclasses.replace(config, hardware=compose.fill_hardware(config.hardware, kind))

@@ -1,68 +1,54 @@
-"""From the words of `train.py` and `prepare_data.py` to checked configurations, before Hydra starts a job.
-
-A mistake costs one line and leaves no folder. `overrides` reads the words, `compose` makes configurations of them,
-`sweep_name` knows what the runs of a sweep have in common. These four, the plugins and the entry points know Hydra.
-"""
+"""From the words of a command line to checked configurations, before anything is started."""
 
 import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from slr.config import compose, overrides, schema, search_space, sweep_name
+from slr.core.env import command
 from slr.core.errors import UserError
 
 
 def configurations(arguments: Sequence[str]) -> list[schema.Config]:
     """Compose and check every job that the arguments ask for: one, with `-m` each of the grid, or a search's corners.
 
-    Args:
-        arguments: the command line without the program's name, paths quoted.
-
     Raises:
-        UserError: an unknown key or option, a wrong type, an impossible value, a word that is no override.
+        UserError: an unknown key or option, a wrong type, a value that is not allowed, a word that is no override.
     """
     typed = compose.parsed(arguments)
-    if overrides.SEARCH in arguments:
-        return _corners(arguments)
     several = overrides.sweeps(arguments)
-    choices = [_choices(override) if several else [override.input_line or ""] for override in typed]
-    with compose.conf():
-        return [compose.configuration(list(job)) for job in itertools.product(*choices)]
+    if overrides.SEARCH in arguments:
+        return _corners([override.input_line or "" for override in typed])
+    choices = [
+        [
+            f"{override.get_key_element()}={value}" for value in overrides.values(override)
+        ]  # frames=4,8: frames=4, frames=8
+        if several and override.is_sweep_override()
+        else [override.input_line or ""]
+        for override in typed
+    ]
+    return [compose.configuration(list(job)) for job in itertools.product(*choices)]
 
 
-def _corners(arguments: Sequence[str]) -> list[schema.Config]:
+def _corners(words: Sequence[str]) -> list[schema.Config]:
     """A search's trials at the ends of what it varies, its own settings checked as well."""
-    if not overrides.sweeps(arguments):
-        raise UserError(
-            f"{overrides.SEARCH}: expected -m, since it makes many runs; python train.py -m {overrides.SEARCH} …"
-        )
     search_space.require_optuna()
-    words = [word for word in arguments if not word.startswith("-")]
-    with compose.conf():
-        fixed = [word for word in words if not overrides.parse([word])[0].is_sweep_override()]
-        composed = compose.composed(fixed, whole=True)
-        OmegaConf.to_object(composed.hydra.sweeper)
-        varied, fixed = sweep_name.axes(words, composed)
-        jobs = search_space.corners(varied)
-        return [compose.configuration([*fixed, *map(search_space.word, varied, values)]) for values in jobs]
+    fixed = [word for word in words if not overrides.parse([word])[0].is_sweep_override()]
+    composed = compose.composed(fixed, whole=True)
+    OmegaConf.to_object(composed.hydra.sweeper)
+    varied, fixed = sweep_name.axes(words, composed)
+    jobs = search_space.corners(varied)
+    return [compose.configuration([*fixed, *map(search_space.word, varied, values)]) for values in jobs]
 
 
-def _choices(override: Override) -> list[str]:
-    """What `-m` makes of one word: `frames=4,8` becomes `frames=4` and `frames=8`."""
-    if not override.is_sweep_override():
-        return [override.input_line or ""]
-    return [f"{override.get_key_element()}={value}" for value in overrides.values(override)]
-
-
-RESUME = "python train.py resume=FOLDER [hardware=KIND] [hardware.KEY=VALUE] [epochs=N]"
+RESUME = command("train", "resume=FOLDER [hardware=KIND] [hardware.KEY=VALUE] [epochs=N]")
 
 
 def resumption(words: Sequence[str]) -> tuple[Path, list[str]]:
-    """The folder of a run to go on with, and the words that change how.
+    """The folder of a run to continue, and the words that change how.
 
     Raises:
         UserError: a word for a setting that a run keeps.
@@ -92,25 +78,23 @@ def changed(config: schema.Config, words: Sequence[str]) -> tuple[schema.Config,
     """
     if not words:
         return config, []
-    fresh = configurations([word for word in words if word.startswith("hardware")])[0].hardware  # checks the words
-    other = any(word.startswith("hardware=") for word in words)
-    hardware = dataclasses.asdict(fresh if other else config.hardware)
-    if config.hardware.four_bit is False:  # what began without 4 bits goes on without, wherever
+    fresh = configurations(words)[0]
+    typed = {word.partition("=")[0] for word in words}
+    hardware = dataclasses.asdict(fresh.hardware if "hardware" in typed else config.hardware)
+    if config.hardware.four_bit is False:  # what began without 4 bits continues without
         hardware["four_bit"] = False
-    for word in words:
-        group, dot, key = word.partition("=")[0].partition(".")
-        if group == "hardware" and dot:
-            hardware[key] = getattr(fresh, key)
-    if any(word.startswith("hardware.memory=") for word in words):  # a step is cut to fit, unless that is said too
-        hardware["micro_batch"] = fresh.micro_batch
-    epochs = configurations([word for word in words if word.startswith("epochs=")] or [f"epochs={config.epochs}"])[
-        0
-    ].epochs
-    after = dataclasses.replace(config, hardware=schema.Hardware(**hardware), epochs=epochs)
-    before, now = (dataclasses.asdict(one.hardware) for one in (config, after))
+    for key in typed - {"epochs", "hardware"}:
+        name = key.partition(".")[2]
+        hardware[name] = getattr(fresh.hardware, name)
+    if "hardware.memory" in typed:  # a step is divided to fit, unless that is typed too
+        hardware["micro_batch"] = fresh.hardware.micro_batch
+    before = dataclasses.asdict(config.hardware)
     lines = [
-        f"hardware.{key}: {before[key]} -> {now[key]}; last digits may differ" for key in now if before[key] != now[key]
+        f"hardware.{key}: {before[key]} -> {value}; last digits may differ"
+        for key, value in hardware.items()
+        if before[key] != value
     ]
+    epochs = fresh.epochs if "epochs" in typed else config.epochs
     if epochs != config.epochs:
         lines.append(f"epochs: {config.epochs} -> {epochs}; the learning rate follows the new length from here on")
-    return after, lines
+    return dataclasses.replace(config, hardware=schema.Hardware(**hardware), epochs=epochs), lines

@@ -1,4 +1,4 @@
-"""The words that a person types, in Hydra's grammar: paths quoted for it, words read by it. Nothing is composed."""
+"""The words of a command line in Hydra's grammar: paths quoted for it, words parsed by it. Nothing is composed."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,13 @@ ASKING = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--i
 
 
 def sweeps(arguments: Sequence[str]) -> bool:
-    """Whether the arguments ask for a sweep."""
+    """Whether the arguments ask for a sweep.
+
+    Raises:
+        UserError: a search without `-m`.
+    """
+    if SEARCH in arguments and not any(word in SWEEP for word in arguments):
+        raise UserError(f"{SEARCH}: expected -m, since a search makes many runs; type -m {SEARCH} …")
     return any(word in SWEEP for word in arguments)
 
 
@@ -35,10 +41,14 @@ def asks_only(arguments: Sequence[str]) -> bool:
     dashed = [word for word in arguments if word.startswith("-")]
     if any(word.partition("=")[0] in ASKING for word in dashed):
         return True
-    strange = [word for word in dashed if word not in SWEEP]
-    if strange:
-        raise UserError(f"{strange[0]}: expected key=value, -m for a sweep, or one of {', '.join(ASKING)}")
-    return False
+    strange = next((word for word in dashed if word not in SWEEP), None)
+    if strange is None:
+        return False
+    key, _, value = strange.lstrip("-").partition("=")
+    if key in schema.key_types():
+        value = value or next(iter(arguments[list(arguments).index(strange) + 1 :]), "VALUE")
+        raise UserError(f"{strange}: expected key=value without dashes; type {key}={value}")
+    raise UserError(f"{strange}: expected key=value, -m for a sweep, or one of {', '.join(ASKING)}")
 
 
 def quote_paths(arguments: Sequence[str]) -> list[str]:
@@ -62,16 +72,16 @@ def _quote_path(argument: str) -> str:
 
 
 def typed(words: Sequence[str]) -> list[str]:
-    """The words as a person types them: the other way round than `quote_paths`."""
-    paths = [word.partition("=")[0] in schema.PATH_KEYS and "=" in word for word in words]
+    """The words as a person types them: what `quote_paths` was given."""
+    keys = [word.partition("=")[0] for word in words]
     return [
-        f"{word.partition('=')[0]}={str(parse([word])[0].value()).replace(chr(92) + '${', '${')}" if is_path else word
-        for word, is_path in zip(words, paths, strict=True)
+        f"{key}={str(parse([word])[0].value()).replace(chr(92) + '${', '${')}" if key in schema.PATH_KEYS else word
+        for key, word in zip(keys, words, strict=True)
     ]
 
 
 def quoted(value: str) -> str:
-    """A text in quotes, as Hydra's grammar reads any."""
+    """A text in quotes, which Hydra's grammar reads unchanged."""
     # Inside quotes the grammar reads \' as a quote, doubles backslashes only before one, and OmegaConf reads ${ }.
     value = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", value)
     value = re.sub(r"(\\+)$", lambda found: found[1] * 2, value)
@@ -85,22 +95,22 @@ def parse(words: Sequence[str]) -> list[Override]:
         UserError: one that it does not.
     """
     parser = OverridesParser.create()
-    overrides = []
+    parsed = []
     for word in words:
         try:
-            overrides.append(parser.parse_override(word))
+            parsed.append(parser.parse_override(word))
         except HydraException as error:
-            raise UserError(
-                f"{word}: expected key=value, found something Hydra cannot read; quote it: {error}"
-            ) from None
-    return overrides
+            spaced = re.search(r"([^\s=]+)(?: = | =|= )([^\s=]+)", " ".join(words))
+            hint = f"type {spaced[1]}={spaced[2]}, without spaces" if spaced else f"quote what is special: {error}"
+            raise UserError(f"{word}: expected key=value; {hint}") from None
+    return parsed
 
 
 def values(override: Override) -> list[object]:
-    """What a word gives its key: one value, or those to try one by one.
+    """The values that a word gives its key: one, or those of a sweep.
 
     Raises:
-        UserError: values that no list has all of.
+        UserError: values that cannot be listed, such as those of an interval.
     """
     if not override.is_sweep_override():
         return [override.value()]

@@ -1,5 +1,6 @@
 """What a number depends on: versions, and hashes of code, base model, configuration and data."""
 
+import contextlib
 import importlib.metadata
 import platform
 import sys
@@ -13,12 +14,7 @@ from slr.core.errors import UserError
 from slr.core.files import sha256
 from slr.core.run_folder import digest
 
-PACKAGES = (
-    *("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core"),
-    *("av", "decord2", "numpy"),
-)
-
-
+PACKAGES = ("slr", "torch", "transformers", "peft", "bitsandbytes", "lightning", "hydra-core", "av", "decord2", "numpy")
 ENTRY_POINTS = ("train.py", "evaluate.py", "prepare_data.py")
 
 
@@ -27,17 +23,14 @@ def provenance(
 ) -> dict[str, Any]:
     """What a number depends on: versions, and hashes of code, base model, configuration, data, split and vocabulary.
 
-    Args:
-        config: of the run.
-        base: the base model's hash; see `slr.models.hub.base_hash`.
-        manifest: the file that lists the prepared clips.
-        split: the split's own hash.
-        vocabulary: the ordered glosses.
+    `base` is the base model's hash (see `slr.models.hub.base_hash`), `split` the split's own.
     """
+    versions: dict[str, str | None] = {"python": platform.python_version()} | dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
-        "versions": {"python": platform.python_version()}
-        | {name: _version(name) for name in PACKAGES}
-        | ({"model": config.model.commit} if config.model.commit else {}),
+        "versions": versions | ({"model": config.model.commit} if config.model.commit else {}),
         "hashes": {
             "code": _code(),
             "base": base,
@@ -50,23 +43,21 @@ def provenance(
 
 
 def known_base(checkpoint: str | None, weights: str | None, hashes: Mapping[str, str]) -> str | None:
-    """The hash of the base model that a run or an export stands on; None where it has recorded none that could be told.
+    """The hash of the base model of a run or an export; None where it is not known.
 
-    Args:
-        checkpoint, weights: as in `schema.Model`.
-        hashes: that it has recorded.
+    `checkpoint` and `weights` are as in `schema.Model`; `hashes` are those that it has recorded.
     """
     return hashes.get("base", schema.TINY_BASE if (checkpoint, weights) == ("tiny", "pretrained") else None)
 
 
 def refuse_other_base(model: schema.Model, hashes: Mapping[str, str], found: str, whose: str) -> None:
-    """See that a base model is the one that a run or an export stands on; say so where nobody can tell.
+    """Refuse another base model than that of a run or an export; print a line where that is not known.
 
     Args:
         model: of the run or export.
         hashes: that it has recorded.
         found: the hash of the base model that is here.
-        whose: how the run or export was named.
+        whose: the run or export, for the message.
 
     Raises:
         UserError: it is another one; names both hashes.
@@ -74,7 +65,7 @@ def refuse_other_base(model: schema.Model, hashes: Mapping[str, str], found: str
     expected = known_base(model.checkpoint, model.weights, hashes)
     if expected is None and not model.commit:
         print(
-            f"{whose}: made before base models were recorded, so nobody can tell whether {model.checkpoint}, SHA-256 "
+            f"{whose}: made before base models were recorded, so it is not known whether {model.checkpoint}, SHA-256 "
             f"{found[:12]}, is what it was trained on",
             file=sys.stderr,
         )
@@ -83,13 +74,6 @@ def refuse_other_base(model: schema.Model, hashes: Mapping[str, str], found: str
             f"{whose}: expected the base model that it was trained on, {model.checkpoint} of SHA-256 {expected[:12]}, "
             f"found one of {found[:12]}; put that model back, or train a new run"
         )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _code() -> str:

@@ -1,4 +1,4 @@
-"""What a search varies: axes of words or of numbers, and where its trials lie. Knows neither hydra nor optuna.
+"""What a search varies: axes of words or of numbers, and where its trials lie. Imports neither hydra nor optuna.
 
 A trial is a run in `<sweep>/trial-<number>/`, beside the study's journal.
 """
@@ -30,7 +30,6 @@ class Choices:
     words: tuple[str, ...]
 
     def __str__(self) -> str:
-        """As somebody would say it."""
         return f"{self.key}={','.join(self.words)}"
 
     @property
@@ -70,7 +69,6 @@ class Numbers:
     log: bool
 
     def __post_init__(self) -> None:
-        """Check the ends."""
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             raise UserError(f"{self.key}: expected two finite ends, found {self.low} and {self.high}")
         if self.log and self.low <= 0:
@@ -79,7 +77,7 @@ class Numbers:
             raise UserError(f"{self.key}: expected no steps within tag(log,…); use interval({self.low},{self.high})")
 
     def __str__(self) -> str:
-        """As somebody would say it, all of it.
+        """As text.
 
         >>> print(Numbers("frames", 2, 16, 2, False), Numbers("optimizer.lr", 1e-5, 1e-3, None, True))
         frames=2…16 by 2 optimizer.lr=1e-05…0.001 (log)
@@ -150,11 +148,7 @@ def corners(axes: Sequence[Axis]) -> list[tuple[Value, ...]]:
 
 
 def require_optuna() -> None:
-    """Refuse a search, or its trial, where Optuna is not installed.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise a `UserError` where Optuna is not installed."""
     if importlib.util.find_spec("optuna") is None:
         raise UserError("a search needs Optuna, which is not installed; slr's extra has it: uv sync --extra optuna")
 

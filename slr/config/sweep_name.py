@@ -1,4 +1,4 @@
-"""What makes the runs of a sweep one sweep: what is varied, what all share, and the name after both."""
+"""What the runs of a sweep share, what is varied, and the name that follows from both."""
 
 import dataclasses
 import hashlib
@@ -17,14 +17,12 @@ from slr.core.run_folder import flat
 
 
 def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[search_space.Axis], list[str]]:
-    """What a search varies, and the words that stay as they are; of a key that comes twice, the last word counts.
+    """What a search varies, and the words that stay; of a key that is typed twice, the last word counts.
 
-    Args:
-        words: `key=value`, some of them with several values.
-        composed: of the words that stay, which tell a key's type where the schema does not know it.
+    `composed`, of the words that stay, tells a key's type where the schema does not know it.
 
     Raises:
-        UserError: a space that is none.
+        UserError: values that cannot be searched.
     """
     typed = {override.get_key_element(): override for override in overrides.parse(words)}.values()
     varied = [_axis(override, composed) for override in typed if override.is_sweep_override()]
@@ -44,7 +42,8 @@ def _axis(override: Override, composed: DictConfig) -> search_space.Axis:
         low, high = cast(float, value.start), cast(float, value.end)  # floats, whatever was typed
         if not low < high:
             raise UserError(f"{line}: expected the lower end first, found {low:g} and {high:g}")
-        if low.is_integer() and high.is_integer() and _is_whole(override.key_or_group, composed):
+        kind = schema.key_types().get(override.key_or_group) or type(OmegaConf.select(composed, override.key_or_group))
+        if low.is_integer() and high.is_integer() and kind is int:
             return search_space.Numbers(key, int(low), int(high), 1, "log" in tags)
         return search_space.Numbers(key, low, high, None, "log" in tags)
     if isinstance(value, RangeSweep):
@@ -68,14 +67,8 @@ def _grid(value: RangeSweep, line: str | None) -> tuple[int | float, int | float
     return kind(ends[0]), kind(ends[1]), kind(abs(step))
 
 
-def _is_whole(key: str, composed: DictConfig) -> bool:
-    """Whether a key takes whole numbers."""
-    kind = compose.kind_of(key)
-    return kind is int or (kind is None and type(OmegaConf.select(composed, key)) is int)
-
-
 def named(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with a name for the sweep that they ask for, if it has none: that of what all its jobs share.
+    """The arguments of a sweep, with a name for it, if it has none: after what all its jobs share.
 
     The same command, or one with another grid over the same keys, finds the sweep's folder again. Its jobs are then
     named after what differs between them.
@@ -88,15 +81,14 @@ def named(arguments: Sequence[str]) -> list[str]:
         return words
     own = [override for override in compose.parsed(words) if not override.key_or_group.startswith("hydra")]
     fixed = [override.input_line or "" for override in own if not override.is_sweep_override()]
-    with compose.conf():
-        composed = compose.composed(fixed)
+    composed = compose.composed(fixed)
     shared = OmegaConf.to_container(composed, resolve=False)
     swept: list[Any] = sorted(override.key_or_group for override in own if override.is_sweep_override())
     if overrides.SEARCH in words:  # over other values of the same keys, it is another search
         varied, _ = axes([override.input_line or "" for override in own], composed)
         swept = [dataclasses.asdict(axis) for axis in varied]
-    told = [word for word in fixed if word.partition("=")[0] not in (*schema.PATH_KEYS, "sweep")]
-    readable = compose.folder_name("_".join(sorted(told)).replace("=", "-"))[:80] if told else "all"
+    shown = sorted(word for word in fixed if word.partition("=")[0] not in (*schema.PATH_KEYS, "sweep"))
+    readable = compose.folder_name("_".join(shown).replace("=", "-"))[:80] if shown else "all"
     content = json.dumps([_without(cast(dict, shared), schema.ASIDE), swept], sort_keys=True, default=str)
     name = f"{readable}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     keys = [override.key_or_group for override in own if not override.is_sweep_override()]
@@ -105,17 +97,12 @@ def named(arguments: Sequence[str]) -> list[str]:
 
 
 def shared(composed: DictConfig, apart: Sequence[str]) -> dict[str, Any]:
-    """What decides the numbers of all runs of a sweep, `key` or `group.key` -> value, but for some keys."""
+    """What decides the numbers of all runs of a sweep, `key` or `group.key` -> value, without the keys `apart`."""
     plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
     return flat(_without(plain, ["hydra", *schema.ASIDE, *(key.lstrip("+") for key in apart)]))
 
 
-def _without(plain: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    inner = {
-        key: _without(value, _inside(keys, key)) if isinstance(value, dict) else value for key, value in plain.items()
-    }
-    return {key: value for key, value in inner.items() if key not in keys}
-
-
-def _inside(keys: Sequence[str], group: str) -> list[str]:
-    return [key.partition(".")[2] for key in keys if key.startswith(f"{group}.")]
+def _without(plain: dict[str, Any], keys: Sequence[str], group: str = "") -> dict[str, Any]:
+    """Nested dictionaries without some keys, `key` or `group.key`."""
+    kept = {key: value for key, value in plain.items() if group + key not in keys}
+    return {k: _without(value, keys, f"{group}{k}.") if isinstance(value, dict) else value for k, value in kept.items()}

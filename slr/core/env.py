@@ -12,7 +12,17 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1"
 }  # else the hub learns which libraries ask; Ray's is switched off where it starts
 NAMES = ("HF_TOKEN", "HF_HOME", "HF_HUB_OFFLINE")  # whatever else the file says is for others
-PROJECT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED = (PACKAGE / "conf").is_dir()  # from a wheel, which has conf/ inside; a clone has it beside the package
+CONF = PACKAGE / "conf" if INSTALLED else PACKAGE.parent / "conf"
+PROJECT = Path.cwd() if INSTALLED else PACKAGE.parent  # the folder that data/ and outputs/ lie in
+TRAIN = PACKAGE / "programs" / "train.py" if INSTALLED else PROJECT / "train.py"  # what a sweep starts for each job
+
+
+def command(name: str, words: str) -> str:
+    """What a person types for a command: `python train.py resume=FOLDER`, or `slr train …` where slr is installed."""
+    script = "prepare_data.py" if name == "prepare" else f"{name}.py"
+    return f"slr {name} {words}" if INSTALLED else f"python {script} {words}"
 
 
 def begin() -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from slr.core.env import PROJECT
+from slr.core.env import INSTALLED, PROJECT
 from slr.doctor.finding import WARNING, Check, DoctorArgs, Problem, describe_error
 
 INSTALL = "docs/install.md says how to install this machine's set"
@@ -105,12 +105,12 @@ def look_at_requirements(args: DoctorArgs) -> str:
     if len(readers) > 1:
         found = f"{' and '.join(readers)} are both installed and overwrite each other's files"
         raise Problem(found, f"pip uninstall {' '.join(readers)}, then install slr again")
-    page = PROJECT / "pyproject.toml"
-    if page.is_file():
-        lines = tomllib.loads(page.read_text(encoding="utf-8"))["project"]["dependencies"]
-    else:
+    if INSTALLED:
         lines = importlib.metadata.requires("slr") or []
-    needed = [one for one in map(Requirement, lines) if not one.marker or one.marker.evaluate({"extra": ""})]
+    else:  # what a clone asks for now, not when it was installed
+        project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        lines = [*project["dependencies"], *project["optional-dependencies"]["train"]]
+    needed = [one for one in map(Requirement, lines) if not one.marker or one.marker.evaluate({"extra": "train"})]
     versions = {one: _version(one.name) for one in needed}
     wrong = [
         f"{one.name}: expected {one.specifier or 'any version'}, found {version or 'none'}"

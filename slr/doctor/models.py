@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slr.core.env import PROJECT
+from slr.core.env import CONF
 from slr.core.errors import UserError
 from slr.models import memory_plan
 from slr.models.memory_plan import Shape, Work
@@ -43,7 +43,7 @@ NF4_BYTES = 4.127 / 8  # of a number, its scales quantised too (QLoRA, arXiv 230
 
 def of_option(model: str) -> tuple[str, str | None]:
     """Checkpoint and revision of an option of conf/model; any other word is a checkpoint itself."""
-    page = PROJECT / "conf" / "model" / f"{model}.yaml"
+    page = CONF / "model" / f"{model}.yaml"
     if "/" in model or not page.is_file():
         return model, None
     import yaml  # omegaconf brings it

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slr import factory
-from slr.config import compose, jobs, overrides, schema
+from slr.config import jobs, overrides, schema
 from slr.config.provenance import known_base
 from slr.config.saved_run import find_run, open_run
+from slr.core import env
 from slr.core.console import ABSENT, aligned
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
@@ -119,7 +120,7 @@ def trained(name: str, words: Sequence[str], place: Path, config: schema.Config)
     done = finished(place.parent.parent, wanted)
     if not done:
         print(f"\n{RUNGS[name].title}: train.py {' '.join(words)}", flush=True)
-        code = subprocess.run([sys.executable, str(compose.PROJECT / "train.py"), "-m", *words], check=False).returncode
+        code = subprocess.run([sys.executable, str(env.TRAIN), "-m", *words], check=False).returncode
         if code:
             raise UserError(f"rung {name}: train.py ended with {code}; correct what it says, then type the same again")
         done = finished(place.parent.parent, wanted)

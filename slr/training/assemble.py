@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slr import factory
 from slr.config import schema
 from slr.core import distributed, hardware, tensorboard
+from slr.core.files import read_json
 from slr.core.hardware import Machine
 from slr.core.run_folder import RunFolder
 from slr.core.signals import Stopping
@@ -161,7 +162,7 @@ def trainer(
     """
     from slr.training import loop
 
-    logger = _logger(config, folder, place) if distributed.is_main() else None
+    logger = _logger(folder, place) if distributed.is_main() else None
     keeper = loop.CheckpointCallback(
         folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell
     )
@@ -169,13 +170,13 @@ def trainer(
     return loop.build_trainer(machine, config.epochs, logger, keeper, patience, pruner)
 
 
-def _logger(config: schema.Config, folder: RunFolder, place: TrainingPosition) -> "TensorBoardLogger":
+def _logger(folder: RunFolder, place: TrainingPosition) -> "TensorBoardLogger":
     from slr.training import loop
 
     tensorboard.cut_back(folder.root, place.step, place.validated)
     logger = loop.TensorBoardLogger(folder.root, name="", version="", default_hp_metric=False)
     if place.step == 0:
-        settings = schema.to_plain(config)
+        settings = read_json(folder.config)
         for key in (*schema.PATH_KEYS, "sweep"):  # they say nothing of the run, and would come first
             group, _, name = key.rpartition(".")
             (settings[group] if group else settings).pop(name, None)

@@ -1,73 +1,93 @@
-"""What a run is, written down when it begins: split, vocabulary and model; and that a begun run is no other."""
+"""Settle what a run is when it begins: configuration, split, vocabulary, base model; a begun run keeps them."""
 
 import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slr import factory
-from slr.config import schema
+from slr.config import compose, schema
 from slr.config.provenance import refuse_other_base
+from slr.core import distributed
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
-from slr.core.run_folder import RunFolder, hashes_of
+from slr.core.run_folder import RunFolder
 from slr.data import coverage
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, make_split, read_split, write_split
 from slr.training import warm_start
 
+if TYPE_CHECKING:
+    from slr.core.hardware import Machine
+
 
 def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dict[str, Any], bool]:
-    """What the folder's result says, and whether the run is now to train more epochs than before."""
-    longer = refuse_other(config, folder, goes_on) if folder.is_begun else False
-    found = read_json(folder.result) if folder.result.is_file() else {}
-    if longer or found.get("status") not in ("done", "pruned"):
-        _refuse_other_base(folder)
-    return found, longer
-
-
-def _refuse_other_base(folder: RunFolder) -> None:
-    """See that what a run has learned, or has written down of its base model, is of the one that is here."""
-    hashes = hashes_of(folder)
-    if hashes or any(folder.checkpoints.glob("*.ckpt")):
-        written = schema.from_plain(read_json(folder.config), folder.config)
-        refuse_other_base(written.model, hashes, factory.base_of(written), str(folder.root))
-
-
-def refuse_other(config: schema.Config, folder: RunFolder, goes_on: bool) -> bool:
-    """Refuse to go on with a run of other settings; returns whether it is now to train more epochs than before.
+    """What the folder's result says, and whether the run is now to train more epochs than before.
 
     Raises:
-        UserError: names the settings.
+        UserError: the folder holds a run of other settings, unless `goes_on`, or one on another base model.
     """
-    other = schema.from_plain(read_json(folder.config), folder.config)
-    if config.init == other.init is not None and not goes_on:
+    result = read_json(folder.result) if folder.result.is_file() else {}
+    if not folder.is_begun:
+        return result, False
+    begun = schema.from_plain(read_json(folder.config), folder.config)
+    if config.init == begun.init is not None and not goes_on:
         warm_start.the_same(config, folder)
-    differing = schema.differences(other, config)
+    differing = schema.differences(begun, config)
     if differing and not goes_on:
         raise UserError(
             f"{folder.root} holds a run of other settings ({'; '.join(differing[:4])}); give this one another folder, "
             "with sweep=NAME in a sweep"
         )
-    return config.epochs > other.epochs
+    longer = config.epochs > begun.epochs
+    hashes = result.get("hashes", {})
+    trains = longer or result.get("status") not in ("done", "pruned")
+    if trains and (hashes or any(folder.checkpoints.glob("*.ckpt"))):
+        refuse_other_base(begun.model, hashes, factory.base_of(begun), str(folder.root))
+    return result, longer
 
 
-def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> tuple[Split, list[str]]:
-    """The run's split and vocabulary: made and written down, or what was written down when it began."""
-    if folder.is_begun:
-        return read_split(folder.split, clips), read_json(folder.vocabulary)
-    split = divide(clips, config)
-    vocabulary = vocabulary_of(config, clips)
-    record_beginning(folder, config, clips, split, vocabulary)
-    return split, vocabulary
+def settle(config: schema.Config, folder: RunFolder, goes_on: bool) -> "tuple[schema.Config, Machine]":
+    """The configuration that a run is trained with, and its machine; everything left open is decided here, once.
+
+    That is `hardware=auto` (printed), the number of processes, and what `pinned` says. With `goes_on`, `config` is the
+    run's own.
+    """
+    from slr.core import hardware
+
+    automatic = config.hardware.device == "auto"
+    config = decide_hardware(config if goes_on else distributed.on_main(lambda: as_begun(config, folder)))
+    machine = factory.machine(config)
+    print(machine.describe(hardware.why(machine.kind) if automatic else ""))
+    trainer = dataclasses.replace(config.trainer, devices=distributed.place().world)
+    config = dataclasses.replace(config, trainer=trainer)
+    return distributed.on_main(lambda: pinned(config, folder, machine.quantization)), machine
+
+
+def decide_hardware(config: schema.Config) -> schema.Config:
+    """The configuration with `hardware=auto` decided."""
+    from slr.core.hardware import pick
+
+    kind = pick() if config.hardware.device == "auto" else config.hardware.device
+    return dataclasses.replace(config, hardware=compose.fill_hardware(config.hardware, kind))
+
+
+def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
+    """The configuration with what a run that has begun keeps; see `pinned`."""
+    if not folder.is_begun:
+        return config
+    written = schema.from_plain(read_json(folder.config), folder.config)
+    if written.hardware.four_bit is False:
+        config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=False))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, commit=written.model.commit))
 
 
 def pinned(config: schema.Config, folder: RunFolder, quantization: str) -> schema.Config:
-    """The configuration of a run that begins, with what it leaves open and another day or machine would settle anew.
+    """The configuration of a run that begins, with what another day or machine would decide differently.
 
-    That is the commit of the hub which the model's name and revision mean, and whether its weights are in 4 bits. A run
-    that has begun keeps its own.
+    That is the commit of the hub which the model's revision means, and whether its weights are in 4 bits. A run that
+    has begun keeps its own.
     """
     from slr.models.hub import commit_of, locate
 
@@ -88,23 +108,32 @@ def _known_commit(config: schema.Config) -> str | None:
 
 
 def refuse_other_init(config: schema.Config) -> None:
-    """See that an adapter to begin with was trained on the base model that it is put on.
+    """Refuse an adapter to begin with that was trained on another base model than it is put on.
 
     Raises:
-        UserError: it was another one.
+        UserError: names both.
     """
     model = dataclasses.replace(config.model, commit=_known_commit(config))
     warm_start.refuse_other_base(config, factory.base_of(dataclasses.replace(config, model=model)))
 
 
-def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
-    """What was typed once more for a run that has begun, with what that run keeps; see `pinned`."""
-    if not folder.is_begun:
-        return config
-    written = schema.from_plain(read_json(folder.config), folder.config)
-    if written.hardware.four_bit is False:
-        config = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=False))
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, commit=written.model.commit))
+def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> tuple[Split, list[str]]:
+    """The run's split and vocabulary: made and written when it begins, read after that."""
+    if folder.is_begun:
+        return read_split(folder.split, clips), read_json(folder.vocabulary)
+    split = divide(clips, config)
+    vocabulary = vocabulary_of(config, clips)
+    record_beginning(folder, config, clips, split, vocabulary)
+    return split, vocabulary
+
+
+def write_config(config: schema.Config, folder: RunFolder, micro_batch: int | None) -> None:
+    """Write the run's configuration with the micro-batch that its memory plan gave.
+
+    A resumed run must not divide its steps in another way because other memory is free.
+    """
+    hardware = dataclasses.replace(config.hardware, micro_batch=micro_batch)
+    write_json(folder.config, schema.to_plain(dataclasses.replace(config, hardware=hardware)))
 
 
 def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:
@@ -133,6 +162,6 @@ def record_beginning(
     if config.init:
         refuse_other_init(config)
         warm_start.write_down(folder, warm_start.take(config, clips, split))
-    write_json(folder.config, schema.to_plain(config))
+    write_config(config, folder, config.hardware.micro_batch)
     write_json(folder.vocabulary, vocabulary)
     write_split(folder.split, split)

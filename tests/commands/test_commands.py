@@ -1,10 +1,16 @@
 """The commands as a person types them: mistakes cost one line, exit code 2, and leave nothing behind."""
 
+import dataclasses
 import json
+import re
+from typing import Any
 
 import pytest
 import torch
 from entry import ROOT, called, refused
+
+from slr.config import schema
+from slr.config.help import groups
 
 
 @pytest.fixture
@@ -32,6 +38,12 @@ def labels(tmp_path):
         (["-m", "frames=0,8"], "at least 1"),
         (["lora.r=-1"], "at least 1"),
         (["hardware=gpu"], "auto, cpu, cuda"),
+        (["lr=1e-3"], "did you mean optimizer.lr?"),
+        (["monitor=val/loss"], "did you mean checkpoint.monitor or early_stopping.monitor?"),
+        (["lora.r", "=", "8"], "type lora.r=8, without spaces"),
+        (["lora.r=", "8"], "type lora.r=8, without spaces"),
+        (["--epochs", "3"], "type epochs=3"),
+        (["--lora.r=8"], "type lora.r=8"),
     ],
 )
 def test_mistakes_in_settings(words, says, tmp_path):
@@ -110,8 +122,19 @@ def test_wlasl_that_is_not_prepared(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_names_every_group_and_key():
+def test_help_names_every_group_and_key_with_what_it_means_and_may_be():
     text = called("train.py", "--help")[1]
-    for word in ("hardware: auto, cpu, cuda", "experiment: demo, original", "frames: 8", "warmup_steps: 50", "  r: 16"):
-        assert word in text
+    lines = [" ".join(entry.split()) for entry in re.split(r"\n(?=  \w|\n)", text)]
+    for group, options in groups().items():
+        assert f"{group} {', '.join(options)}" in lines
+    listed = {line.partition("=")[0]: line for line in lines if "=" in line and " " not in line.partition("=")[0]}
+    leaves = {key for key, kind in schema.key_types().items() if not dataclasses.is_dataclass(kind) and kind is not Any}
+    assert leaves - set(listed) == {
+        *(f"{group}.name" for group in ("cache", "dataset", "model", "objective", "trainer")),
+        *("lora.scope", "split.rule", "model.commit"),
+    }
+    assert [key for key in leaves & set(listed) if listed[key].count(" ") < 3] == []
+    assert "[one of uniform, segment]" in listed["sampling"]
+    assert "[a whole number, at least 1]" in listed["lora.r"]
+    assert "[one of cut, source]" in listed["dataset.local"]
     assert "schema" not in text

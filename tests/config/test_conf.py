@@ -12,11 +12,13 @@ from omegaconf import OmegaConf
 from slr.config import compose as composing
 from slr.config import jobs as commandline
 from slr.config import overrides, schema
+from slr.config.help import groups
+from slr.core.env import CONF, PROJECT
 from slr.core.errors import UserError
 
 composing.register()
 NEEDS = {"dataset=folder": ["dataset.clips='/a'", "dataset.labels='/b'"]}
-OPTIONS = [f"{group}={option}" for group, options in composing.groups().items() for option in options]
+OPTIONS = [f"{group}={option}" for group, options in groups().items() for option in options]
 
 
 def compose(*words: str) -> schema.Config:
@@ -24,7 +26,7 @@ def compose(*words: str) -> schema.Config:
 
 
 def test_every_file_of_conf_is_among_the_options():
-    files = [path for path in composing.CONF.rglob("*.yaml") if path.parent != composing.CONF]
+    files = [path for path in CONF.rglob("*.yaml") if path.parent != CONF]
     assert len(files) == len(OPTIONS)
     assert len(OPTIONS) >= 15
 
@@ -46,13 +48,13 @@ def test_groups_combine(words):
 
 
 def test_hardware_files_bind_to_what_decides():
-    source = (composing.PROJECT / "slr" / "core" / "hardware.py").read_text()
+    source = (PROJECT / "slr" / "core" / "hardware.py").read_text()
     decide = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "decide")
     arguments = {argument.arg for argument in decide.args.args}
     fields = {field.name for field in dataclasses.fields(schema.Hardware)}
     assert fields | {"quantization"} == arguments
     for kind in schema.DEVICES:
-        assert set(OmegaConf.load(composing.CONF / "hardware" / f"{kind}.yaml")) == fields
+        assert set(OmegaConf.load(CONF / "hardware" / f"{kind}.yaml")) == fields
 
 
 def test_auto_hardware_is_filled_from_the_kind_and_what_was_typed_wins():
@@ -113,7 +115,7 @@ def test_a_sweep_is_checked_job_by_job():
         (["dataset=synthetic", "dataset.clips='/x'"], "Key 'clips' not in 'Synthetic'"),
         (["optimizer.lr=fast"], "optimizer.lr=fast: expected a number, found fast"),
         (["frames"], "frames: expected key=value"),
-        (["model.prompt=' '"], "model.prompt is empty"),
+        (["model.prompt=' '"], "model.prompt= : expected a question"),
         (["sweep='../x'"], "sweep=../x: expected a folder name"),
     ],
 )

@@ -157,7 +157,7 @@ def test_pictures_that_are_bombs_fragments_or_programs_are_refused(tmp_path):
     [
         (["vidoe=x"], "did you mean video?"),
         ([], "run is not given"),
-        (["run=/nowhere", "video=README.md"], "run=/nowhere: expected the folder of a run"),
+        (["run=/nowhere", "video=README.md"], "expected the folder of a run at /nowhere"),
         (["run=conf", "video=nowhere.mp4"], "video=nowhere.mp4: expected a video"),
         (["run=conf", "video=README.md", "mode=look"], "mode=look: expected one of rank, scan, generate"),
         (["run=conf", "video=README.md", "json=1"], "json=1: expected one of yes, no"),

@@ -4,12 +4,11 @@ import itertools
 import json
 
 from slr import factory
-from slr.commands import validate
 from slr.config import compose, jobs
 from slr.core.errors import UserError
 from slr.models import lora
 from slr.models.processor import load_inputs
-from slr.training import assemble
+from slr.training import assemble, start
 from slr.training.preflight import steps
 
 GROUPS = {
@@ -23,7 +22,7 @@ GROUPS = {
 def tried(words: list[str]) -> dict:
     """What a combination gives, read from the tensors after the step."""
     try:
-        config = validate.settle(jobs.configurations(["experiment=demo", *words])[0])
+        config = start.decide_hardware(jobs.configurations(["experiment=demo", *words])[0])
         machine = factory.machine(config)
         made = assemble.recognizer(config, assemble.TRIED, machine, load_inputs("tiny", None)).to(machine.device)
         found = steps(made, lora.adapter_state(made.network))

@@ -243,7 +243,7 @@ def test_a_sweep_is_named_after_what_its_jobs_share():
     }
     assert name not in others
     assert len(others) == 3
-    schema.folder_name("sweep", name)
+    schema.FOLDER_NAME.check("sweep", name)
     assert name_of("-m", "lora.r=2,4", "sweep=mine") == "mine"
     assert sweep_name.named(["frames=8"]) == ["frames=8"]
 
