@@ -3,8 +3,9 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from slr import factory
@@ -47,7 +48,7 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
         raise UserError("trainer=ddp: expected processes of this job's own; in a sweep, use hydra/launcher=processes")
     with distributed.together(), held(folder), listening() as stopping:
         found, longer = distributed.on_main(lambda: start.earlier(config, folder, goes_on))
-        config = config if goes_on else distributed.on_main(lambda: start.as_begun(config, folder))
+        config = config if goes_on else agreed(folder, lambda: start.as_begun(config, folder))
         if found.get("status") in ("done", "pruned") and not longer:
             print(f"{found['status']} already: {folder.root}")
         else:
@@ -57,6 +58,11 @@ def run(config: schema.Config, folder: RunFolder, overrides: Sequence[str], goes
             print(f"run: {folder.root}")
         distributed.on_main(lambda: checkpoints.tidy(folder.checkpoints, config.checkpoint.keep))
         return score(found)
+
+
+def agreed(folder: RunFolder, settle: Callable[[], schema.Config]) -> schema.Config:
+    """The configuration that the main process settles on."""
+    return schema.from_plain(distributed.on_main(lambda: schema.to_plain(settle())), folder.config)
 
 
 @contextmanager
@@ -77,9 +83,9 @@ def train(config: schema.Config, folder: RunFolder, record: RunRecord, stopping:
     automatic, config = config.hardware.device == "auto", validate.settle(config)
     machine = factory.machine(config)
     print(machine.describe(hardware.why(machine.kind) if automatic else ""))
-    config = distributed.on_main(lambda: start.pinned(config, folder, machine.quantization))
+    config = agreed(folder, lambda: start.pinned(config, folder, machine.quantization))
     clips = factory.clips(config)
-    split, vocabulary = distributed.on_main(lambda: start.divided(config, folder, clips))
+    split, vocabulary = distributed.main_first(lambda: start.divided(config, folder, clips))
     print(describe(clips, split))
     if config.init:
         began = warm_start.written_down(folder)
@@ -129,7 +135,8 @@ def fit(
     hardware = dataclasses.replace(config.hardware, micro_batch=plan.micro_batch)
     shared = dataclasses.replace(config.trainer, devices=distributed.place().world)
     config = dataclasses.replace(config, hardware=hardware, trainer=shared)
-    saved = distributed.on_main(lambda: checkpoints.newest(folder.checkpoints))
+    newest = distributed.on_main(lambda: str(checkpoints.newest(folder.checkpoints) or ""))
+    saved = Path(newest) if newest else None
     place = place_of(saved)
     behind = place.step // -(-len(data.parts["train"]) // config.batch)
     if behind > config.epochs:
@@ -138,7 +145,7 @@ def fit(
     assemble.fill_cache(config, machine, recognizer, data)
     data.steps_behind = place.step
     if saved:
-        print(f"going on behind step {place.step}")
+        print(f"continuing after step {place.step}")
     elif config.init:
         recognizer.begin_with(warm_start.the_same(config, folder))
     trainer = assemble.trainer(

@@ -192,7 +192,7 @@ def test_a_training_goes_on_exactly_where_it_was_cut(words, calm, tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}")
     code, out, err = spoken(*torchrun, "train.py", f"resume={run}")
     assert code == 0, err[-4000:]
-    assert "going on behind step" in out
+    assert "continuing after step" in out
     assert out.count("top-1 per class") == 1
     assert same_end(run, calm)
 
@@ -207,7 +207,7 @@ def test_nobody_goes_on_alone(words, calm, tmp_path):
 
     code, out, err = spoken(*resume, fault=f"{STEP}:2:kill:RANK=1")
     assert (code, status(run)) == (137, "failed"), err[-4000:]
-    assert "going on behind step 2" in out
+    assert "continuing after step 2" in out
     assert "process 1 of 2 was killed (SIGKILL)" in err
     assert "Traceback" not in err
 

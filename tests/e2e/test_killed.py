@@ -186,11 +186,11 @@ def test_a_run_that_is_stopped_saves_itself_and_goes_on(calm, workplace):
 
     code, out, err = go_on(f"{STEP}:3:group")
     assert code == 143, err
-    assert err.count("stopping as soon as") == 1
+    assert err.count("stopping when") == 1
     assert status(run) == "stopped"
     assert left(run) == (3, True)  # with the step in which it was asked
     code, out, err = go_on(f"{VALIDATION}:1:int")
-    assert "going on behind step 3" in out
+    assert "continuing after step 3" in out
     assert code == 130
     assert status(run) == "stopped"
     assert left(run) == (6, False)
@@ -265,7 +265,7 @@ def test_damage_is_noticed_and_the_state_before_is_used(calm, workplace):
     last.write_bytes(last.read_bytes()[:-1])
     out = command("train.py", f"resume={run}")
     assert f"{last} is damaged" in out
-    assert "going on behind step 7" in out
+    assert "continuing after step 7" in out
     same_run(run, calm)
 
     best = run / "checkpoints" / "best.ckpt"

@@ -209,7 +209,7 @@ def test_a_sweep_with_one_failing_and_one_preempted_job_goes_to_its_end(tmp_path
     assert code == 1
     assert "RuntimeError: on purpose" in out
     assert "Traceback" not in err
-    assert "going on behind step" in (runs[0] / "log.txt").read_text()
+    assert "continuing after step" in (runs[0] / "log.txt").read_text()
     assert (machines / "1000_0" / "restarts").read_text() == "1"
     assert adapter(runs[0]) == undisturbed
     assert settled(machines) == {"1000_0": "COMPLETED", "1000_1": "FAILED", "1000_2": "COMPLETED"}
@@ -245,8 +245,8 @@ def test_a_batch_script_that_is_requeued_goes_on_with_its_run(tmp_path, undistur
     assert run.name.startswith("slurm-1000_")
     assert status(run) == "done"
     said = log.read_text()
-    assert said.count("stopping as soon as this step is saved") == 1
-    assert "going on behind step 2" in said
+    assert said.count("stopping when this step is saved") == 1
+    assert "continuing after step 2" in said
     assert "Traceback" not in said
     assert "SLURM" not in said  # of what Lightning would warn and refuse
     assert adapter(run) == undisturbed

@@ -275,7 +275,7 @@ def test_a_resumed_run_does_not_begin_anew(later, tmp_path):
     write_json(copy / "config.json", config | {"init": str(tmp_path / "deleted since")})
     printed = output_of("train.py", f"resume={copy}", "epochs=2")
     steps = read_json(run / "result.json")["progress"]["step"]
-    assert f"going on behind step {steps}" in printed
+    assert f"continuing after step {steps}" in printed
     result = read_json(copy / "result.json")
     assert result["progress"]["step"] == 2 * steps
     assert result["init"] == read_json(run / "result.json")["init"]
