@@ -3,14 +3,12 @@
 Hydra imports this at every start, so Optuna is imported when a search begins.
 """
 
-import copy
 import csv
 import io
 import math
 import shlex
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,21 +19,23 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hydra_plugins.slr_sweeps import without_hydra
 from slr.config import compose, overrides, schema, search_space, sweep_name
 from slr.core.errors import UserError, explained
-from slr.core.files import read_json, write_whole
+from slr.core.files import write_whole
 from slr.core.run_folder import RunFolder, status_of
 from slr.core.signals import listening
+from slr.sweeps.runner import SweepJob
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from slr.sweeps.optuna_study import Search
 
-POLL = 1.0  # seconds between two looks at what other processes run
+POLL = 1.0  # seconds between two checks of what other processes run
 TABLE = "trials.csv"
 
 
@@ -47,20 +47,17 @@ class OptunaConf:
     n_trials: int = 20  # of the whole study: what earlier calls have run counts
     direction: str = "maximize"
     seed: int = 0  # of the suggestions
-    at_once: int = 1  # trials that are asked for and launched together
+    at_once: int = 1  # trials that are suggested and launched together
     pruner: str = "median"
-    startup_trials: int = 5  # that go to their end before one is pruned
+    startup_trials: int = 5  # that end normally before one is pruned
     warmup_epochs: int = 1  # of each trial, after which it is not pruned yet
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        schema.at_least("hydra.sweeper.n_trials", self.n_trials, 1)
+        for name, least in {"n_trials": 1, "seed": 0, "at_once": 1, "startup_trials": 1, "warmup_epochs": 0}.items():
+            schema.at_least(f"hydra.sweeper.{name}", getattr(self, name), least)
         schema.one_of("hydra.sweeper.direction", self.direction, ("maximize", "minimize"))
-        schema.at_least("hydra.sweeper.seed", self.seed, 0)
-        schema.at_least("hydra.sweeper.at_once", self.at_once, 1)
         schema.one_of("hydra.sweeper.pruner", self.pruner, ("median", "none"))
-        schema.at_least("hydra.sweeper.startup_trials", self.startup_trials, 1)
-        schema.at_least("hydra.sweeper.warmup_epochs", self.warmup_epochs, 0)
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaConf, provider="slr")
@@ -69,12 +66,13 @@ ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaCo
 class Optuna(Sweeper):
     """Asks for trials, launches them, and tells the study how they ended."""
 
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
+
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401  the fields of OptunaConf
         """See `OptunaConf`."""
         self.settings = explained(lambda: OptunaConf(**settings))
-        self.hydra_context: HydraContext | None = None
-        self.config: DictConfig | None = None
-        self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra calls this once."""
@@ -95,24 +93,24 @@ class Optuna(Sweeper):
             return explained(lambda: self._search(arguments))
 
     def _search(self, arguments: list[str]) -> float:
-        assert self.config is not None
         search_space.require_optuna()
         from slr.sweeps import optuna_study
 
         axes, fixed = sweep_name.axes(arguments, self.config)
-        given = self.settings
+        options = self.settings
         search = optuna_study.Search(
             folder=Path(self.config.hydra.sweep.dir).absolute(),
             axes=axes,
             settings=sweep_name.shared(self.config, [axis.key for axis in axes]),
-            direction=cast(Any, given.direction),
-            seed=given.seed,
-            pruning=optuna_study.Pruning(given.pruner, given.startup_trials, given.warmup_epochs),
+            direction=cast(Any, options.direction),
+            seed=options.seed,
+            pruning=optuna_study.Pruning(options.pruner, options.startup_trials, options.warmup_epochs),
         )
         with search.at_work():
-            print(f"search: {len(search.trials)} of {given.n_trials} trials are in {search.folder}", flush=True)
+            print(f"search: {len(search.trials)} of {options.n_trials} trials are in {search.folder}", flush=True)
             while True:
-                if batch := self._batch(search):
+                claimed = (search.claim(options.n_trials) for _ in range(options.at_once))
+                if batch := [number for number in claimed if number is not None]:
                     self._launch(search, fixed, batch)
                     write_whole(search.folder / TABLE, table(search))
                 elif search.waits:
@@ -120,19 +118,8 @@ class Optuna(Sweeper):
                 else:
                     return self._end(search, fixed)
 
-    def _batch(self, search: "Search") -> list[int]:
-        """Trials to run now, at most `at_once`."""
-        batch = []
-        while len(batch) < self.settings.at_once:
-            number = search.claim(self.settings.n_trials)
-            if number is None:
-                break
-            batch.append(number)
-        return batch
-
     def _launch(self, search: "Search", fixed: list[str], batch: list[int]) -> None:
         """Run some trials to their end, and tell how they ended."""
-        assert self.launcher is not None
         words = {number: self._words(search, fixed, number) for number in batch}
         for number in batch:
             if wrong := self._wrong(words[number]):
@@ -154,56 +141,51 @@ class Optuna(Sweeper):
 
     def _wrong(self, words: list[str]) -> str:
         """Why a trial cannot be: every end was checked before the start, but not every combination of them."""
-        assert self.config is not None
-        assert self.hydra_context is not None
         try:
-            composed = copy.deepcopy(self.hydra_context.config_loader.load_sweep_config(self.config, words))
-            with read_write(composed), open_dict(composed):
-                del composed["hydra"]
-            compose.to_typed(composed)
+            composed = self.hydra_context.config_loader.load_sweep_config(self.config, words)
+            compose.to_typed(without_hydra(composed))
         except (UserError, HydraException, OmegaConfBaseException) as error:
             return " ".join(str(error).split())
         return ""
 
     def _end(self, search: "Search", fixed: list[str]) -> float:
-        """Say what came of it; the best value."""
+        """Print the result; the best value."""
         from slr.sweeps.optuna_study import status
 
         write_whole(search.folder / TABLE, table(search))
         trials = search.trials
         if search.exhausted and len(trials) < self.settings.n_trials:
-            print(f"all of the space was tried, in {len(trials)} trials")
+            print(f"the whole space was tried, in {len(trials)} trials")
         states = Counter(status(trial) for trial in trials)
         for trial in trials:
             if status(trial) not in ("done", "pruned"):
                 print(line(search, trial.number))
-        told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        print(f"{len(trials)} trials: {told}; {search.folder / TABLE}")
+        summary = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        print(f"{len(trials)} trials: {summary}; {search.folder / TABLE}")
         if states["cut"]:
-            print("the same command again goes on with what was cut")
+            print("the same command again continues the trials that were cut")
         best = search.best
-        if best is None:
-            raise SystemExit(1)
-        self._praise(search, fixed, best)
-        if states["cut"] or states["running"]:
+        if best is not None:
+            self._show_best(search, fixed, best)
+        if best is None or states["cut"] or states["running"]:
             raise SystemExit(1)
         return cast(float, best.value)
 
-    def _praise(self, search: "Search", fixed: list[str], best: "FrozenTrial") -> None:
-        """Say which trial was best, and how to see whether it was luck."""
+    def _show_best(self, search: "Search", fixed: list[str], best: "FrozenTrial") -> None:
+        """Print which trial was best, and the command that shows whether it was luck."""
         settings = own_words(search, best.number)
         print(f"best: trial {best.number}, {best.value:.4g}: {' '.join(settings)}")
         print(f"  in {search_space.trial_folder(search.folder, best.number)}")
-        seed = OmegaConf.select(cast(DictConfig, self.config), "seed")
+        seed = OmegaConf.select(self.config, "seed")
         if isinstance(seed, int):
             kept = [word for word in fixed if word.partition("=")[0].lstrip("+") not in ("seed", "sweep")]
             others = ",".join(str(seed + more) for more in (1, 2, 3))
             command = ["python", "train.py", "-m", *overrides.typed([*kept, *settings]), f"seed={others}"]
-            print(f"  with other seeds, since the best of many is luck in part: {shlex.join(command)}")
+            print(f"  with other seeds, since the best of many is partly luck: {shlex.join(command)}")
 
 
 def own_words(search: "Search", number: int) -> list[str]:
-    """What a trial has for itself."""
+    """A trial's own settings, as they are typed."""
     return [search_space.word(axis, value) for axis, value in zip(search.axes, search.values(number), strict=True)]
 
 
@@ -222,10 +204,9 @@ def tell(search: "Search", number: int, job: JobReturn) -> None:
     elif status not in ("failed", "missing"):  # killed, stopped, or never begun
         search.cut(number)
     else:
-        facts = read_json(folder.result) if folder.result.is_file() else {}
         cause = cast(Any, job)._return_value  # `return_value` would raise it
         text = f"{type(cause).__name__}: {cause}" if isinstance(cause, BaseException) else "its process has failed"
-        search.failed(number, facts.get("error", " ".join(text.split())))
+        search.failed(number, SweepJob(folder, "").facts.get("error", " ".join(text.split())))
 
 
 def line(search: "Search", number: int) -> str:
@@ -244,14 +225,12 @@ def table(search: "Search") -> str:
     """All trials as CSV."""
     from slr.sweeps.optuna_study import REASON, status
 
-    def row(trial: "FrozenTrial") -> Sequence[object]:
-        seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
-        folder = search_space.trial_folder(search.folder, trial.number).name
-        told = [trial.number, status(trial), "" if trial.value is None else trial.value, seconds, folder]
-        return [*told, *search.values(trial.number), trial.user_attrs.get(REASON, "")]
-
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", "status", "value", "seconds", "folder", *(axis.key for axis in search.axes), "reason"])
-    writer.writerows(row(trial) for trial in search.trials)
+    for trial in search.trials:
+        seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
+        folder = search_space.trial_folder(search.folder, trial.number).name
+        row = [trial.number, status(trial), trial.value, seconds, folder, *search.values(trial.number)]
+        writer.writerow([*row, trial.user_attrs.get(REASON, "")])
     return text.getvalue()

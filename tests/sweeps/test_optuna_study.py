@@ -270,7 +270,7 @@ def test_a_pruned_run_is_a_pruned_trial_of_its_last_value(toy):
 def test_nothing_is_tried_twice_and_a_space_that_was_tried_is_the_end(toy):
     code, out, _ = search(toy, "n=range(1,4)", "c=a,b", trials=50)
     assert code == 0
-    assert "all of the space was tried, in 6 trials" in out
+    assert "the whole space was tried, in 6 trials" in out
     assert {settings(trial) for trial in trials(toy.parent / "sweep")} == set(itertools.product((1, 2, 3), "ab"))
     assert len(starts(toy.parent / "sweep")) == 6
 
@@ -443,7 +443,7 @@ def test_the_real_search_goes_on_where_a_job_was_killed(workplace, tmp_path):
     code, out, err = ended("train.py", "-m", *words, fault=killed)
     assert code == 1, err[-3000:]
     assert "trial 1: cut" in out
-    assert "the same command again goes on with what was cut" in out
+    assert "the same command again continues the trials that were cut" in out
     assert [trial.state.name for trial in trials(folder)] == ["COMPLETE", "RUNNING", "COMPLETE"]
 
     code, out, err = ended("train.py", "-m", *words)
