@@ -150,15 +150,13 @@ class Optuna(Sweeper):
 
     def _end(self, search: "Search", fixed: list[str]) -> float:
         """Print the result; the best value."""
-        from slr.sweeps.optuna_study import status
-
         write_whole(search.folder / TABLE, table(search))
         trials = search.trials
         if search.exhausted and len(trials) < self.settings.n_trials:
             print(f"the whole space was tried, in {len(trials)} trials")
-        states = Counter(status(trial) for trial in trials)
+        states = Counter(map(search.status, trials))
         for trial in trials:
-            if status(trial) not in ("done", "pruned"):
+            if search.status(trial) not in ("done", "pruned"):
                 print(line(search, trial.number))
         summary = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         print(f"{len(trials)} trials: {summary}; {search.folder / TABLE}")
@@ -205,25 +203,25 @@ def tell(search: "Search", number: int, job: JobReturn) -> None:
         search.cut(number)
     else:
         cause = cast(Any, job)._return_value  # `return_value` would raise it
-        text = f"{type(cause).__name__}: {cause}" if isinstance(cause, BaseException) else "its process has failed"
+        text = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else "its process has failed"
         search.failed(number, SweepJob(folder, "").facts.get("error", " ".join(text.split())))
 
 
 def line(search: "Search", number: int) -> str:
     """A trial in a line, and the best one so far."""
-    from slr.sweeps.optuna_study import REASON, status
+    from slr.sweeps.optuna_study import REASON
 
     trial = search.trials[number]
     value = "" if trial.value is None else f", {trial.value:.4g}"
     reason = f": {trial.user_attrs[REASON]}" if REASON in trial.user_attrs else ""
     best = search.best
     ahead = f"; best so far {best.value:.4g}, trial {best.number}" if best and best.number != number else ""
-    return f"trial {number}: {status(trial)}{value}{reason}{ahead}"
+    return f"trial {number}: {search.status(trial)}{value}{reason}{ahead}"
 
 
 def table(search: "Search") -> str:
     """All trials as CSV."""
-    from slr.sweeps.optuna_study import REASON, status
+    from slr.sweeps.optuna_study import REASON
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -231,6 +229,6 @@ def table(search: "Search") -> str:
     for trial in search.trials:
         seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
         folder = search_space.trial_folder(search.folder, trial.number).name
-        row = [trial.number, status(trial), trial.value, seconds, folder, *search.values(trial.number)]
+        row = [trial.number, search.status(trial), trial.value, seconds, folder, *search.values(trial.number)]
         writer.writerow([*row, trial.user_attrs.get(REASON, "")])
     return text.getvalue()

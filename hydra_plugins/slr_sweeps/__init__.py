@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -38,25 +37,6 @@ class ProcessesConf:
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="processes", node=ProcessesConf, provider="slr")
-
-
-class Ended(JobReturn):
-    """A job that has ended: its score, or an exit code without a message, since the table has the reason."""
-
-    @property
-    def return_value(self) -> Any:  # noqa: ANN401  Hydra's
-        """The score that a sweeper ranks by.
-
-        Raises:
-            SystemExit: the job is not done.
-        """
-        if self.status == JobStatus.COMPLETED:
-            return self._return_value
-        raise SystemExit(1)
-
-    @return_value.setter
-    def return_value(self, value: Any) -> None:  # noqa: ANN401
-        self._return_value = value
 
 
 class Folders(Launcher):
@@ -105,10 +85,7 @@ class Folders(Launcher):
         composed = self.hydra_context.config_loader.load_sweep_config(self.config, words)
         with open_dict(composed):
             composed.hydra.job.id, composed.hydra.job.num = str(number), number
-        before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(composed)
         folder = RunFolder(Path(composed.hydra.sweep.dir) / composed.hydra.sweep.subdir)
-        HydraConfig.instance().cfg = before
         own = without_hydra(composed)
         config = compose.to_typed(own)
         self.sizes.append(disk(config))
@@ -124,9 +101,10 @@ class Folders(Launcher):
 
 
 def _ended(job: SweepJob, words: list[str]) -> JobReturn:
-    status = JobStatus.COMPLETED if job.status in ENDED else JobStatus.FAILED
-    ended = Ended(overrides=words, working_dir=str(job.folder.root), status=status)
-    ended.return_value = job.facts.get("val", {}).get("top1")
+    """A job's score, or an exit code, which Hydra raises; the table has the reason."""
+    done = job.status in ENDED
+    ended = JobReturn(overrides=words, status=JobStatus.COMPLETED if done else JobStatus.FAILED)
+    ended.return_value = job.facts.get("val", {}).get("top1") if done else SystemExit(1)
     return ended
 
 

@@ -1,12 +1,10 @@
 """A search's trials in Optuna's journal: which one is next, whose it is, how it ended, and whether to end it early.
 
-A trial is written to the journal as one line with its settings and its owner, so that a process that dies leaves a
-whole trial or none. Whether a search is alive is told by a lock of the operating system. No settings are tried twice.
+A trial is written to the journal as one line with its settings, so that a process that dies leaves a whole trial or
+none. A search holds a lock of the operating system for each trial that it runs. No settings are tried twice.
 """
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -25,9 +23,9 @@ from slr.core.errors import UserError
 from slr.core.locks import exclusive, is_occupied, occupied
 
 NAME = "slr"
-SEARCHES = ".searches"  # a folder for each search at work, whose lock means that it is alive
-OWNER, REASON = "search", "reason"  # attributes of a trial
-SPACE, SETTINGS, PRUNING = "space", "settings", "pruning"  # and of the study
+CLAIMS = ".searches"  # in the sweep's folder: a folder for each trial, locked by the search that runs it
+REASON = "reason"  # attribute of a trial that failed
+SPACE, SETTINGS, PRUNING = "space", "settings", "pruning"  # attributes of the study
 PATIENCE = 10  # repeated suggestions, before the next untried settings are taken
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -103,7 +101,7 @@ class Search:
     pruning: Pruning
     tried: set[int] = field(default_factory=set)
     exhausted: bool = False
-    _name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _claims: dict[int, ExitStack] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._distributions = {axis.key.lstrip("+"): distribution(axis) for axis in self.axes}
@@ -115,24 +113,18 @@ class Search:
         Raises:
             UserError: the study has another space, other settings or the other direction.
         """
-        own = self.folder / SEARCHES / self._name
-        own.parent.mkdir(parents=True, exist_ok=True)
-        self._storage = storage(self.folder / search_space.JOURNAL)
-        with ExitStack() as stack:
-            with exclusive(self.folder, silent=True):
-                self._study = self._opened()
-                for other in own.parent.iterdir():
-                    if not is_occupied(other):
-                        shutil.rmtree(other)
-                stack.enter_context(occupied(own))
-            yield
+        self.folder.mkdir(parents=True, exist_ok=True)
         with exclusive(self.folder, silent=True):
-            shutil.rmtree(own)
+            self._study = self._opened()
+        try:
+            yield
+        finally:
+            for number in list(self._claims):
+                self.cut(number)
 
     def _opened(self) -> optuna.Study:
-        study = optuna.create_study(
-            storage=self._storage, study_name=NAME, direction=self.direction, load_if_exists=True
-        )
+        journal = storage(self.folder / search_space.JOURNAL)
+        study = optuna.create_study(storage=journal, study_name=NAME, direction=self.direction, load_if_exists=True)
         asked, before = {SPACE: [str(axis) for axis in self.axes], SETTINGS: dict(self.settings)}, study.user_attrs
         if SETTINGS not in before:  # the last to be written
             before = asked
@@ -176,28 +168,36 @@ class Search:
         with exclusive(self.folder, silent=True):
             trials = self.trials
             number = next((trial.number for trial in trials if self._is_left(trial)), None)
-            if number is not None:
-                self._note(number, OWNER, self._name)
-            elif len(trials) < limit and (values := self._untried(trials)) is not None:
+            if number is None and len(trials) < limit and (values := self._untried(trials)) is not None:
                 number = len(trials)
-                trial = optuna.trial.create_trial(
-                    state=TrialState.RUNNING,
-                    params=dict(zip(self._distributions, values, strict=True)),
-                    distributions=self._distributions,
-                    user_attrs={OWNER: self._name},
+                params = dict(zip(self._distributions, values, strict=True))
+                self._study.add_trial(
+                    optuna.trial.create_trial(
+                        state=TrialState.RUNNING, params=params, distributions=self._distributions
+                    )
                 )
-                self._study.add_trial(trial)
             if number is not None:
                 self.tried.add(number)
+                self._claims[number] = ExitStack()
+                self._claims[number].enter_context(occupied(self._claim(number)))
             return number
+
+    def _claim(self, number: int) -> Path:
+        return self.folder / CLAIMS / str(number)
 
     def _is_left(self, trial: FrozenTrial) -> bool:
         """Whether a trial was interrupted and nobody runs it; this process does not try one twice."""
         if trial.state != TrialState.RUNNING or trial.number in self.tried:
             return False
-        owner = trial.user_attrs[OWNER]
-        alive = bool(owner) and is_occupied(self.folder / SEARCHES / owner)
-        return not alive and not is_occupied(search_space.trial_folder(self.folder, trial.number))
+        run = search_space.trial_folder(self.folder, trial.number)
+        return not (is_occupied(self._claim(trial.number)) or is_occupied(run))
+
+    def status(self, trial: FrozenTrial) -> str:
+        """The status of a trial, in the words of runs: done, pruned, failed, running, or cut."""
+        if trial.state == TrialState.RUNNING:
+            claimed = trial.number in self._claims or is_occupied(self._claim(trial.number))
+            return "running" if claimed else "cut"
+        return {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
 
     @property
     def waits(self) -> bool:
@@ -211,23 +211,24 @@ class Search:
     def done(self, number: int, value: float) -> None:
         """A trial ended normally."""
         self._study.tell(number, value, skip_if_finished=True)
+        self.cut(number)
 
     def pruned(self, number: int) -> None:
         """A trial was given up; its value is the last that it has reported."""
         self._study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
+        self.cut(number)
 
     def failed(self, number: int, reason: str) -> None:
         """A trial failed."""
-        if not self.trials[number].state.is_finished():
-            self._note(number, REASON, reason)
-        self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        trial = self.trials[number]
+        if not trial.state.is_finished():
+            self._study._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
+            self._study.tell(number, state=TrialState.FAIL)
+        self.cut(number)
 
     def cut(self, number: int) -> None:
-        """A trial's process was killed or asked to end: another search, or the next one, continues it."""
-        self._note(number, OWNER, "")
-
-    def _note(self, number: int, key: str, value: str) -> None:
-        self._storage.set_trial_user_attr(self.trials[number]._trial_id, key, value)
+        """Let go of a trial: where it has not ended, another search, or the next one, continues it."""
+        self._claims.pop(number).close()
 
     def _untried(self, trials: list[FrozenTrial]) -> tuple[Value, ...] | None:
         """Settings that no trial has had: what the sampler suggests, or where it repeats itself, the next ones."""
@@ -254,13 +255,6 @@ class Search:
         return values
 
 
-def status(trial: FrozenTrial) -> str:
-    """The status of a trial, in the words of runs: done, pruned, failed, running, or cut."""
-    if trial.state == TrialState.RUNNING:
-        return "running" if trial.user_attrs[OWNER] else "cut"
-    return {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
-
-
 def distribution(axis: Axis) -> BaseDistribution:
     """An axis as Optuna's distribution."""
     if isinstance(axis, Choices):
@@ -271,16 +265,10 @@ def distribution(axis: Axis) -> BaseDistribution:
 
 
 class Report:
-    """Reports a run's validations to the search whose trial it is, from the run's own process.
-
-    Args:
-        folder: of the run.
-        number: of the trial.
-    """
+    """Reports a run's validations to the search whose trial `number` it is, from the run's own process."""
 
     def __init__(self, folder: Path, number: int) -> None:
-        self._storage = storage(folder.parent / search_space.JOURNAL)
-        self._study = optuna.load_study(study_name=NAME, storage=self._storage)
+        self._study = optuna.load_study(study_name=NAME, storage=storage(folder.parent / search_space.JOURNAL))
         self._number = number
 
     def __call__(self, epoch: int, value: float) -> bool:
@@ -294,7 +282,7 @@ class Report:
         """
         if self._trial.state != TrialState.RUNNING:
             return False
-        self._storage.set_trial_intermediate_value(self._trial._trial_id, epoch, value)
+        self._study._storage.set_trial_intermediate_value(self._trial._trial_id, epoch, value)
         return bool(Pruning(**self._study.user_attrs[PRUNING]).judge().prune(self._study, self._trial))
 
     @property

@@ -23,7 +23,6 @@ from hydra_plugins import slr_optuna
 from slr.config import compose, jobs, overrides, search_space
 from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder
-from slr.sweeps import optuna_study as slr_study
 from slr.sweeps.optuna_study import Pruning, Report, Search
 from slr.sweeps.runner import lay_out
 
@@ -245,7 +244,7 @@ def test_only_a_run_that_failed_is_a_failed_trial(tmp_path, written, told):
             write_json(tmp_path / "trial-0" / "result.json", {"status": written, "error": "ValueError: no"})
         slr_optuna.tell(study, number, JobReturn(status=JobStatus.FAILED))
         [trial] = study.trials
-    assert slr_study.status(trial) == told
+        assert study.status(trial) == told
     assert trial.user_attrs.get("reason") == (
         {"failed": "ValueError: no"}.get(written, "its process has failed") if told == "failed" else None
     )
@@ -316,7 +315,6 @@ def test_two_processes_share_a_study_and_one_finishes_what_the_other_leaves(toy,
     twice = [line for line in starts(folder) if starts(folder).count(line) == 2]
     assert len(twice) == (2 if deed else 0)
     assert set(starts(folder)) == {as_started(trial) for trial in found}
-    assert len(list((folder / ".searches").iterdir())) <= bool(deed)  # a killed one's sign, until the next start
 
 
 def test_a_trial_whose_run_is_alive_is_left_alone(tmp_path):
