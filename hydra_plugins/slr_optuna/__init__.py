@@ -28,7 +28,6 @@ from slr.core.errors import UserError, explained
 from slr.core.files import write_whole
 from slr.core.run_folder import RunFolder, status_of
 from slr.core.signals import listening
-from slr.sweeps.runner import SweepJob
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -204,7 +203,7 @@ def tell(search: "Search", number: int, job: JobReturn) -> None:
     else:
         cause = cast(Any, job)._return_value  # `return_value` would raise it
         text = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else "its process has failed"
-        search.failed(number, SweepJob(folder, "").facts.get("error", " ".join(text.split())))
+        search.failed(number, folder.facts.get("error", " ".join(text.split())))
 
 
 def line(search: "Search", number: int) -> str:

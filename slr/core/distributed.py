@@ -35,7 +35,6 @@ PATIENCE = timedelta(days=7)  # preparing data may take long; a process that die
 MEETING = timedelta(minutes=30)  # in which all must have been started
 POLL = 0.05  # seconds
 REASON = "reason"  # the store's key for why the first process failed
-LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -172,14 +171,15 @@ def join(device: str) -> None:
         return
     import torch.distributed as dist
 
-    _name_for_torch(rank, world)
+    host, port = _address(os.environ)
     try:
-        _store = _meet(rank, world)
+        _store = _meet(host, port, rank, world)
         dist.init_process_group("gloo", store=_store, rank=rank, world_size=world, timeout=PATIENCE)
     except (RuntimeError, OSError) as error:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         why = str(error).strip().splitlines()[0]
-        raise UserError(f"expected {world} processes to meet at {address}, found that they cannot: {why}") from error
+        raise UserError(
+            f"expected {world} processes to meet at {host}:{port}, found that they cannot: {why}"
+        ) from error
     _place = Rank(rank, world)
     names, moments = zip(*gather([socket.gethostname(), _moment.isoformat()]), strict=True)
     _place = Rank(rank, world, names.count(names[rank]), names[:rank].count(names[rank]))
@@ -188,37 +188,31 @@ def join(device: str) -> None:
         _cards = dist.new_group(backend="nccl")
 
 
-def _meet(rank: int, world: int) -> "Store":
-    """The store of all processes. On one machine it listens on loopback alone: torch's own listens everywhere."""
+def _address(environment: Mapping[str, str]) -> tuple[str, int]:
+    """Where the main process listens: as torchrun's variables say, else by Slurm's list of hosts and job number.
+
+    >>> slurm = {"SLURM_STEP_NODELIST": "gpu[07-09,12],login", "SLURM_JOB_ID": "20007", "SLURM_STEP_ID": "1"}
+    >>> _address(slurm | {"SLURM_STEP_NUM_NODES": "5"}), _address(slurm | {"SLURM_STEP_NUM_NODES": "1"})
+    (('gpu07', 15008), ('127.0.0.1', 15008))
+    """
+    hosts = re.sub(r"\[(\w+)[^\]]*\]", r"\1", environment.get("SLURM_STEP_NODELIST", ""))
+    first = "127.0.0.1" if environment.get("SLURM_STEP_NUM_NODES", "1") == "1" else hosts.partition(",")[0]
+    job = int(environment.get("SLURM_JOB_ID", "0")) + int(environment.get("SLURM_STEP_ID", "0"))
+    return environment.get("MASTER_ADDR", first), int(environment.get("MASTER_PORT", 15000 + job % 10000))
+
+
+def _meet(host: str, port: int, rank: int, world: int) -> "Store":
+    """The store of all processes. On one machine it listens on loopback only: torch's own listens everywhere."""
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
     from torch.distributed.rendezvous import rendezvous
 
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    if host in LOOPBACK and sys.platform == "linux":
+    loopback = host in ("127.0.0.1", "localhost")
+    if loopback and sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it listens on what the machine's name resolves to
-    if host not in LOOPBACK or "TORCHELASTIC_USE_AGENT_STORE" in os.environ:  # torchrun has a store already
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has a store already
         return next(rendezvous("env://", timeout=MEETING))[0]
-    listener = socket.create_server(("127.0.0.1", port)).detach() if rank == 0 else None
-    return TCPStore("127.0.0.1", port, world, rank == 0, MEETING, master_listen_fd=listener)
-
-
-def _name_for_torch(rank: int, world: int) -> None:
-    """Set torch's environment variables from Slurm's."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
-    if "MASTER_ADDR" not in os.environ:
-        here = os.environ.get("SLURM_STEP_NUM_NODES", "1") == "1"
-        os.environ["MASTER_ADDR"] = "127.0.0.1" if here else first_host(os.environ["SLURM_STEP_NODELIST"])
-    job = int(os.environ.get("SLURM_JOB_ID", "0")) + int(os.environ.get("SLURM_STEP_ID", "0"))
-    os.environ.setdefault("MASTER_PORT", str(15000 + job % 10000))
-
-
-def first_host(hosts: str) -> str:
-    """The first of Slurm's list of hosts.
-
-    >>> first_host("gpu[07-09,12],login"), first_host("a1,b"), first_host("n[3]-x")
-    ('gpu07', 'a1', 'n3-x')
-    """
-    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", hosts).partition(",")[0]
+    listener = socket.create_server((host, port)).detach() if loopback and rank == 0 else None
+    return TCPStore(host, port, world, rank == 0, MEETING, master_listen_fd=listener)
 
 
 def leave() -> None:
@@ -357,12 +351,9 @@ def on_main(do: Callable[[], Value]) -> Value:
 
 def main_first(do: Callable[[], Value]) -> Value:
     """What each process gets by `do`, the others after the main process: they read what it has written."""
-    if not is_main():
-        gather(None)
-        return do()
-    value = do()
+    value = do() if is_main() else None
     gather(None)
-    return value
+    return value if is_main() else do()  # pyright: ignore[reportReturnType]
 
 
 def all_reduce_sum(tensors: "Sequence[Tensor]") -> None:

@@ -34,7 +34,7 @@ class Machine:
     quantization: str  # nf4 or none
     tf32: bool
     workers: int
-    frames_at_once: int
+    frames_at_once: int  # of clips that are ranked together
     memory: int | None  # bytes that a run may use, where that was set
     micro_batch: int | None  # clips of a training step computed at once, where that was set
     reasons: tuple[str, ...]  # of what was chosen automatically
@@ -124,16 +124,14 @@ def decide(
     Args:
         device: one of `KINDS`; must be present.
         precision: as of `Machine`, or `auto`: on CUDA bf16-mixed where the card has bf16, else 16-mixed; else 32-true.
-        tf32: matrix products in TensorFloat-32.
+        tf32, frames_at_once, micro_batch: as of `Machine`.
         four_bit: whether NF4 runs on this kind of hardware.
         workers: processes that decode, at most; no more than processors.
-        frames_at_once: frames of clips that are ranked together.
         memory: what a run may use, such as 8GB; None is what is free when it starts.
-        micro_batch: clips of a training step computed together; None is as many as fit.
         quantization: `auto` is nf4 where `four_bit`, else none.
 
     Raises:
-        UserError: the device is absent, or nf4 is asked for where it cannot be had.
+        UserError: the device is absent, or cannot do what is asked.
     """
     require(device)
     place = distributed.place()

@@ -46,6 +46,11 @@ class RunFolder:
     evaluation = _Inside("evaluation")  # what `evaluate.py` writes
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """The content of `result`; nothing where there is none."""
+        return read_json(self.result) if self.result.is_file() else {}
+
+    @property
     def is_begun(self) -> bool:
         """Whether a run has written its settings here."""
         return all(file.is_file() for file in (self.config, self.vocabulary, self.split))
@@ -79,7 +84,7 @@ class RunRecord:
     def __init__(self, folder: RunFolder, overrides: Sequence[str]) -> None:
         self._path = folder.result
         self._started = time.monotonic()
-        before = read_json(folder.result) if folder.result.is_file() else {}
+        before = folder.facts
         self._seconds = float(before.get("seconds", 0.0))
         self.content: dict[str, Any] = {"status": "running", "overrides": list(overrides)}
         self.tell({key: before[key] for key in ("progress", "memory", "hashes") if key in before})
@@ -137,9 +142,7 @@ def _stop_code(error: BaseException, stopping: Stopping) -> int | None:
 
 def status_of(folder: RunFolder) -> str:
     """The status of a run: running, done, pruned, failed, stopped, killed, or missing where there is none."""
-    if not folder.result.is_file():
-        return "missing"
-    status = read_json(folder.result)["status"]
+    status = folder.facts.get("status", "missing")
     return "killed" if status == "running" and not is_occupied(folder.root) else status
 
 
@@ -150,4 +153,4 @@ def digest(value: object) -> str:
 
 def hashes_of(folder: RunFolder) -> dict[str, str]:
     """The hashes that a run has recorded; none where it has not got that far."""
-    return read_json(folder.result).get("hashes", {}) if folder.result.is_file() else {}
+    return folder.facts.get("hashes", {})

@@ -1,6 +1,5 @@
 """The LightningDataModule: clips on disk, a split and a vocabulary become batches."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from slr.core.files import generator
 from slr.core.signals import end_workers_at_exit, leave_to_parent
 from slr.data import video
 from slr.data.augment import ColorJitter
@@ -123,11 +123,6 @@ class ClipDataset(Dataset[Sample]):
 
     def _turn(self, epoch: int) -> tuple[int, int]:
         return (self.seed, epoch) if self.views is None else (0, epoch % self.views)
-
-
-def generator(seed: int, epoch: int, label: str) -> np.random.Generator:
-    """The random numbers of one thing (a clip id, or "order") in one epoch of one run."""
-    return np.random.default_rng([seed, epoch, int.from_bytes(hashlib.sha256(label.encode()).digest()[:8])])
 
 
 class EpochBatches(Sampler[list[Key]]):

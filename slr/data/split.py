@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from slr.core.errors import UserError
-from slr.core.files import write_whole
+from slr.core.files import generator, write_whole
 from slr.data.duplicates.groups import Link, identical_files, identical_segments, joined, sharing
 from slr.data.manifest import PARTS, Clip
 from slr.data.signer_split import divide_signers
@@ -91,7 +89,7 @@ def make_split(
             parts, uncoverable = _stratified(units, seed, shares), _in_one(units)
         case "signer":
             units = _units(ordered, [*links, *_signers(ordered)])
-            parts = divide_signers(units, shares, coverage, _generator(seed, "signer"))
+            parts = divide_signers(units, shares, coverage, generator(seed, "signer"))
             uncoverable = _in_one(units)
         case _:
             raise ValueError(f"expected rule official, stratified or signer, found {rule!r}")
@@ -111,7 +109,7 @@ def _beyond(clips: list[Clip], parts: Mapping[str, str], seed: int, limit: int) 
     return {
         names[place]
         for gloss, names in training.items()
-        for place in _generator(seed, f"limit {gloss}").permutation(len(names))[limit:]
+        for place in generator(seed, f"limit {gloss}").permutation(len(names))[limit:]
     }
 
 
@@ -169,7 +167,7 @@ def _stratified(units: Units, seed: int, shares: Shares) -> dict[str, str]:
         wanted = Counter(_quota(len(numbers), shares))
         wanted.subtract(chosen[number] for number in numbers if number in chosen)
         free = [number for number in numbers if number not in chosen]
-        for number in _generator(seed, gloss).permutation(free).tolist():
+        for number in generator(seed, gloss).permutation(free).tolist():
             part = max(("train", "test", "val"), key=lambda name: wanted[name])
             wanted[part] -= 1
             chosen[number] = part
@@ -193,10 +191,6 @@ def _signers(clips: list[Clip]) -> list[list[str]]:
             f"{nameless[0]} first; add `signer` to the labels or use split=stratified"
         )
     return sharing((clip.id, clip.signer) for clip in clips)
-
-
-def _generator(seed: int, label: str) -> np.random.Generator:
-    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(label.encode()).digest()[:8])])
 
 
 def _hash(rule: str, seed: int, clips: list[Clip], parts: dict[str, str]) -> str:

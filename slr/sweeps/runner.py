@@ -56,7 +56,7 @@ class SweepJob:
     @property
     def facts(self) -> dict:
         """The content of its result."""
-        return read_json(self.folder.result) if self.folder.result.is_file() else {}
+        return self.folder.facts
 
     @property
     def reason(self) -> str:
