@@ -119,7 +119,15 @@ class Optuna(Sweeper):
 
     def _launch(self, search: "Search", fixed: list[str], batch: list[int]) -> None:
         """Run some trials to their end, and tell how they ended."""
-        words = {number: self._words(search, fixed, number) for number in batch}
+        # The sweep's folder may be named after what is searched over, which differs from trial to trial.
+        words = {
+            number: [
+                *(*fixed, *own_words(search, number)),
+                f"hydra.sweep.dir={overrides.quoted(str(search.folder))}",
+                f"hydra.sweep.subdir={search_space.trial_folder(search.folder, number).name}",
+            ]
+            for number in batch
+        }
         for number in batch:
             if wrong := self._wrong(words[number]):
                 search.failed(number, wrong)
@@ -130,13 +138,6 @@ class Optuna(Sweeper):
                 tell(search, number, job)
         for number in batch:
             print(line(search, number), flush=True)
-
-    def _words(self, search: "Search", fixed: list[str], number: int) -> list[str]:
-        """What would be typed for a trial alone."""
-        place = search_space.trial_folder(search.folder, number)
-        # The sweep's folder may be named after what is searched over, which differs from trial to trial.
-        where = [f"hydra.sweep.dir={overrides.quoted(str(place.parent))}", f"hydra.sweep.subdir={place.name}"]
-        return [*fixed, *own_words(search, number), *where]
 
     def _wrong(self, words: list[str]) -> str:
         """Why a trial cannot be: every end was checked before the start, but not every combination of them."""

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from hydra_plugins.slr_sweeps import PROGRAM, Folders, package
-from slr.core.errors import UserError
+from slr.core.errors import UserError, explained
 from slr.core.signals import Stopping
 from slr.core.units import count
 from slr.sweeps.progress_table import Board
@@ -60,6 +60,7 @@ class Slurm(Folders):
     def __init__(self, max_num_timeout: int, array_parallelism: int, **words: Any) -> None:  # noqa: ANN401
         """See `SlurmConf`."""
         super().__init__(array_parallelism)
+        self.submitit = explained(lambda: package("submitit", "submitit_slurm", "slurm"))
         self.max_num_timeout = max_num_timeout
         self.tasks = words["nodes"] * words["tasks_per_node"]
         extra = {"requeue": True} | words.get("additional_parameters", {})  # else as the cluster has it
@@ -91,9 +92,8 @@ class Slurm(Folders):
         """
         if not jobs:
             return []
-        submitit = _submitit()
         try:
-            executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout)
+            executor = self.submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout)
             executor.update_parameters(**self.words)
             roots = [str(job.folder.root) for job in jobs]
             entries = executor.map_array(attend, [str(PROGRAM)] * len(jobs), roots)
@@ -110,7 +110,7 @@ class Slurm(Folders):
         note = job.folder.root / QUEUED
         if not note.is_file():
             return None
-        entry = _submitit().SlurmJob(folder, note.read_text(encoding="utf-8"), list(range(self.tasks)))
+        entry = self.submitit.SlurmJob(folder, note.read_text(encoding="utf-8"), list(range(self.tasks)))
         entry.watcher.update_if_long_enough("force")
         return entry if entry.state.partition(" ")[0] in ALIVE and not entry.done() else None
 
@@ -134,7 +134,3 @@ def _reason(task: Any) -> str:  # noqa: ANN401
         return f"Slurm: {task.state}"
     trace = str(task.exception()).split("-" * 20)  # what to do, the trace between two lines, where the logs are
     return trace[1].strip(" -\n").splitlines()[-1].partition(": ")[2] if len(trace) > 1 else ""
-
-
-def _submitit() -> Any:  # noqa: ANN401
-    return package("submitit", "submitit_slurm", "slurm")

@@ -99,16 +99,11 @@ class RunRecord:
 
 @contextmanager
 def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) -> Iterator[RunRecord]:
-    """Keep `result.json` true from a run's beginning to its end, however it ends.
+    """Keep the result of a run, whose `overrides` were typed, true from its beginning to its end, however it ends.
 
     Its `status` becomes done unless the block sets another one, failed (with the error's last line), or stopped, by
     Ctrl-C or by SIGTERM, with which schedulers end a job. Only a run that was killed, or lost its machine, stays at
     running: `status_of` tells it from one that is alive.
-
-    Args:
-        folder: of the run.
-        overrides: what was typed.
-        stopping: whether a signal has asked for the end.
 
     Raises:
         SystemExit: 130 after Ctrl-C, 143 after SIGTERM, as a shell knows them.

@@ -16,12 +16,7 @@ JUDGED_BY = ("val/top1", "val/top5", "val/loss", "val/mrr", "test/top1", "test/t
 
 
 def show_settings(writer: "SummaryWriter", settings: Mapping[str, Any]) -> None:
-    """Add a run to TensorBoard's HParams, with metrics that it is going to log.
-
-    Args:
-        writer: of the run.
-        settings: nested; lists and None are shown as text.
-    """
+    """Add a run's nested settings to TensorBoard's HParams, with metrics that it is going to log."""
     from torch.utils.tensorboard.summary import hparams
 
     for summary in hparams(flat(settings), dict.fromkeys(JUDGED_BY, 0.0)):
@@ -64,14 +59,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def add_images(folder: Path, title: str, images: Mapping[str, "NDArray[np.uint8]"], step: int) -> None:
-    """Log pictures, and remove those that were logged under this title before.
-
-    Args:
-        folder: of the run.
-        title: their tags are `<title>/<name>`.
-        images: name -> uint8 (H, W, 3).
-        step: optimiser steps that lie behind what they show.
-    """
+    """Log pictures, name -> uint8 (H, W, 3), as `<title>/<name>`, and remove earlier ones of this title."""
     from torch.utils.tensorboard import SummaryWriter
 
     suffix = "." + title.replace("/", "-")

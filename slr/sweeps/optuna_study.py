@@ -86,9 +86,6 @@ class Search:
         folder: of the sweep.
         axes: what is varied.
         settings: what all trials share, `key` -> value.
-        direction: maximize or minimize.
-        seed: of the sampler.
-        pruning: of the trials.
         tried: numbers of the trials that this process has run.
         exhausted: whether nothing untried is left.
     """
@@ -159,11 +156,7 @@ class Search:
     def claim(self, limit: int) -> int | None:
         """The number of a trial for this process to run: one that was interrupted, or a new one.
 
-        Args:
-            limit: trials of the study, whoever runs them.
-
-        Returns:
-            None where there is nothing to run now: there are enough, or others run the rest.
+        None where there is nothing to run now: there are `limit` trials already, or others run the rest.
         """
         with exclusive(self.folder, silent=True):
             trials = self.trials
@@ -272,13 +265,9 @@ class Report:
         self._number = number
 
     def __call__(self, epoch: int, value: float) -> bool:
-        """Report a validation; whether the trial is to be given up.
+        """Report a validation after an epoch, from 1 on; whether the trial is to be given up.
 
         Reported again after a cut, it replaces what was reported before. A trial that has ended is left alone.
-
-        Args:
-            epoch: that has ended, from 1 on.
-            value: of what the search ranks by.
         """
         if self._trial.state != TrialState.RUNNING:
             return False

@@ -65,13 +65,7 @@ class Board:
 
 
 def announce(place: Path, jobs: Sequence[SweepJob], each: int) -> str:
-    """What a sweep is going to do, before it starts: jobs, their status, and their disk.
-
-    Args:
-        place: the sweep's folder.
-        jobs: of the sweep.
-        each: bytes that a job leaves on the disk, at most.
-    """
+    """What a sweep is going to do: jobs, their status, and their disk, of which a job takes `each` bytes at most."""
     free = shutil.disk_usage(place).free
     needed = each * sum(job.status not in ENDED for job in jobs)
     room = f"about {format_bytes(needed)} of disk to write, {format_bytes(free)} free"

@@ -15,14 +15,10 @@ from slr.sweeps.runner import ENDED, GRACE, POLL, Sweep, SweepJob, start
 
 
 def attend(program: str, folder: str) -> None:
-    """Run a job of a sweep in a process of its own; the processes of Slurm and Ray call this.
+    """Run a job of a sweep by `program resume=FOLDER`; the processes of Slurm and Ray call this.
 
     Asked to end, the job saves itself first; then the scheduler's own handler is called, by which submitit puts the job
     into the queue again. Where a Slurm step has several tasks, each starts one process of the run.
-
-    Args:
-        program: what to call with `resume=FOLDER`.
-        folder: of the run.
 
     Raises:
         RuntimeError: the job is not done, with the reason for the scheduler's records.
