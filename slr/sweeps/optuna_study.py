@@ -242,7 +242,7 @@ class Search:
             if values not in tried:
                 return values
             copy.tell(asked, state=TrialState.FAIL)
-        points = (search_space.point(self.axes, (seed + n) % size) for n in range(size or 0))
+        points = (search_space.point(self.axes, (seed + n) % (size or 1)) for n in range(size or 0))
         values = next((values for values in points if values not in tried), None)
         self.exhausted = values is None
         return values

@@ -62,8 +62,8 @@ def _asked_to_end() -> Iterator[Stopping]:
         stopping.code = stopping.code or CODES.get(signal.Signals(number), CODES[signal.SIGTERM])
 
     # The signal by which submitit requeues a job, and its handler; nothing where submitit is not in charge.
-    number = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", None)
-    requeue: Any = None if number in (None, *CODES) else signal.getsignal(number)
+    number: Any = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", None)
+    requeue = None if number in (None, *CODES) else signal.getsignal(number)
     with handled(hear, [*CODES, number] if callable(requeue) else CODES):
         try:
             yield stopping
