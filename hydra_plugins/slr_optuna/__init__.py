@@ -130,7 +130,7 @@ class Optuna(Sweeper):
         }
         for number in batch:
             if wrong := self._wrong(words[number]):
-                search.failed(number, wrong)
+                search.tell(number, "failed", reason=wrong)
                 del words[number]
         if words:
             ended = self.launcher.launch(list(words.values()), initial_job_idx=batch[0])
@@ -191,20 +191,17 @@ def tell(search: "Search", number: int, job: JobReturn) -> None:
     """Tell the study how a trial's job ended."""
     folder = RunFolder(search_space.trial_folder(search.folder, number))
     status = status_of(folder)
-    if job.status == JobStatus.COMPLETED:
-        value = job.return_value
-        if status == "pruned":
-            search.pruned(number)
-        elif isinstance(value, int | float) and math.isfinite(value):
-            search.done(number, float(value))
-        else:
-            search.failed(number, f"expected a finite number from the run, found {value}")
-    elif status not in ("failed", "missing"):  # killed, stopped, or never begun
-        search.cut(number)
+    value = cast(Any, job)._return_value  # `return_value` would raise an exception
+    if job.status != JobStatus.COMPLETED:
+        text = f"{type(value).__name__}: {value}" if isinstance(value, Exception) else "its process has failed"
+        ended = status in ("failed", "missing")  # else killed, stopped, or never begun
+        search.tell(number, "failed" if ended else "cut", reason=folder.facts.get("error", " ".join(text.split())))
+    elif status == "pruned":
+        search.tell(number, "pruned")
+    elif isinstance(value, int | float) and math.isfinite(value):
+        search.tell(number, "done", float(value))
     else:
-        cause = cast(Any, job)._return_value  # `return_value` would raise it
-        text = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else "its process has failed"
-        search.failed(number, folder.facts.get("error", " ".join(text.split())))
+        search.tell(number, "failed", reason=f"expected a finite number from the run, found {value}")
 
 
 def line(search: "Search", number: int) -> str:

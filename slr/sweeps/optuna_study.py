@@ -26,6 +26,7 @@ NAME = "slr"
 CLAIMS = ".searches"  # in the sweep's folder: a folder for each trial, locked by the search that runs it
 REASON = "reason"  # attribute of a trial that failed
 SPACE, SETTINGS, PRUNING = "space", "settings", "pruning"  # attributes of the study
+ENDS = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 PATIENCE = 10  # repeated suggestions, before the next untried settings are taken
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -117,7 +118,7 @@ class Search:
             yield
         finally:
             for number in list(self._claims):
-                self.cut(number)
+                self.tell(number, "cut")
 
     def _opened(self) -> optuna.Study:
         journal = storage(self.folder / search_space.JOURNAL)
@@ -190,7 +191,7 @@ class Search:
         if trial.state == TrialState.RUNNING:
             claimed = trial.number in self._claims or is_occupied(self._claim(trial.number))
             return "running" if claimed else "cut"
-        return {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
+        return next(status for status, state in ENDS.items() if trial.state == state)
 
     @property
     def waits(self) -> bool:
@@ -201,26 +202,16 @@ class Search:
         """A trial's settings, in the order of the axes."""
         return [self.trials[number].params[name] for name in self._distributions]
 
-    def done(self, number: int, value: float) -> None:
-        """A trial ended normally."""
-        self._study.tell(number, value, skip_if_finished=True)
-        self.cut(number)
+    def tell(self, number: int, status: str, value: float | None = None, reason: str = "") -> None:
+        """Note how a trial ended: done, with its value; pruned, with the last one reported; failed, for a reason.
 
-    def pruned(self, number: int) -> None:
-        """A trial was given up; its value is the last that it has reported."""
-        self._study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
-        self.cut(number)
-
-    def failed(self, number: int, reason: str) -> None:
-        """A trial failed."""
+        One that is cut, because its process was killed or asked to end, is continued by another search, or the next.
+        """
         trial = self.trials[number]
-        if not trial.state.is_finished():
-            self._study._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
-            self._study.tell(number, state=TrialState.FAIL)
-        self.cut(number)
-
-    def cut(self, number: int) -> None:
-        """Let go of a trial: where it has not ended, another search, or the next one, continues it."""
+        if status in ENDS and not trial.state.is_finished():
+            if reason:
+                self._study._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
+            self._study.tell(number, value, ENDS[status])
         self._claims.pop(number).close()
 
     def _untried(self, trials: list[FrozenTrial]) -> tuple[Value, ...] | None:

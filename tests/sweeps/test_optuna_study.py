@@ -336,7 +336,7 @@ def test_a_trial_whose_run_is_alive_is_left_alone(tmp_path):
             assert other.waits
             alive.communicate()
             assert other.claim(1) == 0
-            other.cut(0)
+            other.tell(0, "cut")
             assert other.claim(1) is None
             assert not other.waits
     third = Search(tmp_path, other.axes, {}, "maximize", 0, NEVER)
@@ -376,11 +376,11 @@ def test_median_pruning_is_as_by_hand(tmp_path, pruning):
             for epoch in range(1, epochs + 1):
                 found[number] = epoch
                 if report(epoch, curve(number, epoch)):
-                    study.pruned(number)
+                    study.tell(number, "pruned")
                     break
                 report(epoch, curve(number, epoch))  # again, as behind a cut
             else:
-                study.done(number, curve(number, epochs))
+                study.tell(number, "done", curve(number, epochs))
             assert report(epochs, 5.0) is False  # of a trial that has ended, nobody asks
     assert found == expected
     for trial in trials(tmp_path):
@@ -405,7 +405,7 @@ def test_a_run_that_the_search_gives_up_stays_so_when_it_is_killed_before_it_can
         assert [study.claim(2), study.claim(2)] == [0, 1]
         for epoch in (1, 2, 3):
             Report(tmp_path / "trial-0", 0)(epoch, 2.0)
-        study.done(0, 2.0)
+        study.tell(0, "done", 2.0)
     run = tmp_path / "trial-1"
     words = overrides.quote_paths([*SMALL, "frames=1", "epochs=3", "hardware=cpu", f"data={workplace / 'data'}"])
     [config] = jobs.configurations(words)
