@@ -177,9 +177,7 @@ def join(device: str) -> None:
         dist.init_process_group("gloo", store=_store, rank=rank, world_size=world, timeout=PATIENCE)
     except (RuntimeError, OSError) as error:
         why = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"expected {world} processes to meet at {host}:{port}, found that they cannot: {why}"
-        ) from error
+        raise UserError(f"expected {world} processes to meet at {host}:{port}, but they cannot: {why}") from error
     _place = Rank(rank, world)
     names, moments = zip(*gather([socket.gethostname(), _moment.isoformat()]), strict=True)
     _place = Rank(rank, world, names.count(names[rank]), names[:rank].count(names[rank]))
@@ -191,12 +189,14 @@ def join(device: str) -> None:
 def _address(environment: Mapping[str, str]) -> tuple[str, int]:
     """Where the main process listens: as torchrun's variables say, else by Slurm's list of hosts and job number.
 
-    >>> slurm = {"SLURM_STEP_NODELIST": "gpu[07-09,12],login", "SLURM_JOB_ID": "20007", "SLURM_STEP_ID": "1"}
-    >>> _address(slurm | {"SLURM_STEP_NUM_NODES": "5"}), _address(slurm | {"SLURM_STEP_NUM_NODES": "1"})
-    (('gpu07', 15008), ('127.0.0.1', 15008))
+    >>> _address({"SLURM_STEP_NODELIST": "gpu[07-09,12],login", "SLURM_JOB_ID": "20007", "SLURM_STEP_ID": "1"})
+    ('gpu07', 15008)
+    >>> _address({"SLURM_STEP_NODELIST": "gpu07"})  # one machine
+    ('127.0.0.1', 15000)
     """
-    hosts = re.sub(r"\[(\w+)[^\]]*\]", r"\1", environment.get("SLURM_STEP_NODELIST", ""))
-    first = "127.0.0.1" if environment.get("SLURM_STEP_NUM_NODES", "1") == "1" else hosts.partition(",")[0]
+    nodes = environment.get("SLURM_STEP_NODELIST", "")
+    several = re.search(r"[\[,]", nodes)
+    first = re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes).partition(",")[0] if several else "127.0.0.1"
     job = int(environment.get("SLURM_JOB_ID", "0")) + int(environment.get("SLURM_STEP_ID", "0"))
     return environment.get("MASTER_ADDR", first), int(environment.get("MASTER_PORT", 15000 + job % 10000))
 
