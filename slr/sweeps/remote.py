@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from slr.core import distributed
 from slr.core.run_folder import RunFolder
@@ -62,9 +62,9 @@ def _asked_to_end() -> Iterator[Stopping]:
         stopping.code = stopping.code or CODES.get(signal.Signals(number), CODES[signal.SIGTERM])
 
     # The signal by which submitit requeues a job, and its handler; nothing where submitit is not in charge.
-    number: Any = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", None)
+    number = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", None)
     requeue = None if number in (None, *CODES) else signal.getsignal(number)
-    with handled(hear, [*CODES, number] if callable(requeue) else CODES):
+    with handled(hear, [*CODES, cast(int, number)] if callable(requeue) else CODES):
         try:
             yield stopping
         except SystemExit:
