@@ -137,7 +137,9 @@ def begin(name: str, facts: dict) -> dict:
     environment |= {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
     (folder / "tasks").unlink(missing_ok=True)
     write(folder / "state", "RUNNING")
-    with Path(expanded(options.get("output", str(folder / "out")), name)).open("a") as out:
+    log = Path(expanded(options.get("output", str(folder / "out")), name))
+    log.parent.mkdir(parents=True, exist_ok=True)  # submitit makes it too, as soon as sbatch has returned
+    with log.open("a") as out:
         batch = subprocess.Popen(
             ["bash", facts["script"]],
             env=environment,

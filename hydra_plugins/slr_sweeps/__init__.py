@@ -1,13 +1,13 @@
 """`hydra/launcher=processes`: each job of a sweep as a process of its own, on this machine."""
 
+import importlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from slr.config import compose, schema
 from slr.core import env
-from slr.core.errors import explained
+from slr.core.errors import UserError, explained
 from slr.core.files import read_json
 from slr.core.run_folder import RunFolder
 from slr.core.signals import Stopping, listening
@@ -39,34 +39,16 @@ class ProcessesConf:
 ConfigStore.instance().store(group="hydra/launcher", name="processes", node=ProcessesConf, provider="slr")
 
 
-class Ended(JobReturn):
-    """A job that is over: its score, or an exit code in silence, since the table has said why."""
-
-    @property
-    def return_value(self) -> Any:  # noqa: ANN401  Hydra's
-        """The score that a sweeper ranks by.
-
-        Raises:
-            SystemExit: the job is not done.
-        """
-        if self.status == JobStatus.COMPLETED:
-            return self._return_value
-        raise SystemExit(1)
-
-    @return_value.setter
-    def return_value(self, value: Any) -> None:  # noqa: ANN401
-        self._return_value = value
-
-
 class Folders(Launcher):
-    """Lays jobs out in their folders, has them done, shows how they stand, and returns their scores."""
+    """Lays out the folders of jobs, has the jobs run, shows their status, and returns their scores."""
+
+    config: DictConfig
+    hydra_context: HydraContext
 
     def __init__(self, at_once: int) -> None:
-        """Of which `at_once` are worked at at the same time."""
+        """Of which `at_once` run at the same time."""
         self.at_once = at_once
         self.sizes: list[int] = []  # bytes that each job leaves on the disk
-        self.config: DictConfig | None = None
-        self.hydra_context: HydraContext | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra calls this once."""
@@ -88,47 +70,45 @@ class Folders(Launcher):
                 explained(lambda: self.work(jobs, board, stopping))
             finally:
                 board.close(jobs)
-        return [self._ended(job, list(words)) for job, words in zip(jobs, job_overrides, strict=True)]
+        return [_ended(job, list(words)) for job, words in zip(jobs, job_overrides, strict=True)]
 
     @abstractmethod
     def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
-        """Have jobs done that are not, telling the board whenever something may have changed.
+        """Run the jobs that are not done, calling the board whenever something may have changed.
 
         Raises:
             SystemExit: 130 or 143 where a signal asked for the end.
         """
 
     def _job(self, words: list[str], number: int) -> SweepJob:
-        """Lay a job's folder out."""
-        assert self.hydra_context is not None
-        assert self.config is not None
+        """Lay out a job's folder."""
         composed = self.hydra_context.config_loader.load_sweep_config(self.config, words)
         with open_dict(composed):
-            composed.hydra.job.id = str(number)
-            composed.hydra.job.num = number
-        before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(composed)
+            composed.hydra.job.id, composed.hydra.job.num = str(number), number
         folder = RunFolder(Path(composed.hydra.sweep.dir) / composed.hydra.sweep.subdir)
-        HydraConfig.instance().cfg = before
         config = compose.to_typed(composed)
         self.sizes.append(disk(config))
-        told = list(filter_overrides(words))
-        lay_out(folder, config, told)
-        _keep(folder.root / ".hydra", compose.without_hydra(composed), told)
+        typed = list(filter_overrides(words))
+        lay_out(folder, config, typed)
+        hydras = folder.root / ".hydra"  # what Hydra itself leaves: what was composed, and what was typed
+        hydras.mkdir(exist_ok=True)
+        OmegaConf.save(compose.without_hydra(composed), hydras / "config.yaml")
+        OmegaConf.save(OmegaConf.create(typed), hydras / "overrides.yaml")
         aside = set(composed.hydra.job.config.override_dirname.exclude_keys)
-        name = " ".join(word for word in told if word.partition("=")[0].lstrip("+") not in aside)
+        name = " ".join(word for word in typed if word.partition("=")[0].lstrip("+") not in aside)
         return SweepJob(folder, name or folder.root.name)
 
-    def _ended(self, job: SweepJob, words: list[str]) -> JobReturn:
-        val = cast(dict, job.facts.get("val", {}))
-        status = JobStatus.COMPLETED if job.status in ENDED else JobStatus.FAILED
-        ended = Ended(overrides=words, working_dir=str(job.folder.root), status=status)
-        ended.return_value = val.get("top1")
-        return ended
+
+def _ended(job: SweepJob, words: list[str]) -> JobReturn:
+    """A job's score, or an exit code, which Hydra raises; the table has the reason."""
+    done = job.status in ENDED
+    ended = JobReturn(overrides=words, status=JobStatus.COMPLETED if done else JobStatus.FAILED)
+    ended.return_value = job.facts.get("val", {}).get("top1") if done else SystemExit(1)
+    return ended
 
 
 class Processes(Folders):
-    """Has jobs done on this machine."""
+    """Runs jobs on this machine."""
 
     def __init__(self, at_once: int, keep_going: bool) -> None:
         """See `ProcessesConf`."""
@@ -148,8 +128,14 @@ def disk(config: schema.Config) -> int:
     return 4 * numbers * (3 * states + 1)
 
 
-def _keep(folder: Path, config: DictConfig, words: list[str]) -> None:
-    """What Hydra itself leaves in a run's folder: what was composed, and what was typed."""
-    folder.mkdir(exist_ok=True)
-    OmegaConf.save(config, folder / "config.yaml")
-    OmegaConf.save(OmegaConf.create(words), folder / "overrides.yaml")
+def package(name: str, launcher: str, extra: str) -> Any:  # noqa: ANN401
+    """An optional package that a launcher needs.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        message = f"hydra/launcher={launcher}: expected {name}, which is not installed; add --extra {extra}"
+        raise UserError(message) from None

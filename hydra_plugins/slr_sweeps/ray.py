@@ -1,4 +1,4 @@
-"""`hydra/launcher=ray`: the jobs of a sweep as tasks of Ray's, on this machine or on a cluster."""
+"""`hydra/launcher=ray`: the jobs of a sweep as tasks of Ray, on this machine or on a cluster."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from hydra_plugins.slr_sweeps import PROGRAM, Folders
+from hydra_plugins.slr_sweeps import PROGRAM, Folders, package
 from slr.core.errors import UserError
 from slr.core.signals import CODES, Stopping
 from slr.sweeps.progress_table import Board
@@ -27,7 +27,7 @@ class RayConf:
     _convert_: str = "all"
     # of ray.init; null starts a Ray on this machine, auto finds the one that `ray start` started
     init: dict[str, Any] = field(default_factory=lambda: {"address": None, "num_cpus": None})
-    # of a job, as ray.remote has it; Ray starts as many at the same time as it has CPUs and GPUs for
+    # of a job, as ray.remote takes it; Ray starts as many at the same time as it has CPUs and GPUs for
     remote: dict[str, Any] = field(default_factory=lambda: {"num_cpus": 1, "num_gpus": 0})
 
 
@@ -35,7 +35,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayConf, p
 
 
 class Ray(Folders):
-    """Has jobs done by Ray, and looks how they stand until the last has ended."""
+    """Has jobs run by Ray, and waits until the last has ended."""
 
     def __init__(self, init: dict[str, Any], remote: dict[str, Any]) -> None:
         """See `RayConf`."""
@@ -48,7 +48,7 @@ class Ray(Folders):
         if not missing:
             return board(jobs)
         ray = _started(self.init)
-        stopping.listen()  # Ray has put its own handlers in between
+        stopping.listen()  # Ray has installed its own handlers
         board.at_once = _at_once(ray.cluster_resources(), self.remote)
         task = ray.remote(**self.remote)(_attend)
         tasks = {task.remote(str(PROGRAM), str(job.folder.root)): job for job in missing}
@@ -56,8 +56,8 @@ class Ray(Folders):
             _look(ray, tasks)
             board(jobs)
         if stopping.code is not None:
-            for one in tasks:
-                ray.cancel(one)
+            for running in tasks:
+                ray.cancel(running)
             deadline = time.monotonic() + GRACE
             while tasks and time.monotonic() < deadline:
                 _look(ray, tasks)
@@ -65,36 +65,36 @@ class Ray(Folders):
 
 
 def _attend(program: str, folder: str) -> None:
-    """As `attend`, on whatever machine; cancelled, a task must not exit, which Ray takes for a crash of its worker."""
+    """As `attend`; a cancelled task must not exit, which Ray takes for a crash of its worker."""
     try:
         attend(program, folder)
     except SystemExit as ended:
         if ended.code == CODES[signal.SIGINT]:
             raise KeyboardInterrupt from None
-        raise  # the machine is to go: Ray starts the job on another one
+        raise  # the machine goes away: Ray starts the job on another one
 
 
-def _at_once(there: dict[str, float], needed: dict[str, Any]) -> int:
-    """How many jobs there is room for.
+def _at_once(available: dict[str, float], needed: dict[str, Any]) -> int:
+    """How many jobs run at the same time.
 
     >>> _at_once({"CPU": 8.0, "GPU": 2.0}, {"num_cpus": 2, "num_gpus": 1})
     2
     """
     needs = {"CPU": needed.get("num_cpus"), "GPU": needed.get("num_gpus")}
-    return max(1, int(min((there.get(name, 0) / need for name, need in needs.items() if need), default=1)))
+    return max(1, int(min((available.get(name, 0) / need for name, need in needs.items() if need), default=1)))
 
 
 def _look(ray: Any, tasks: dict[Any, SweepJob]) -> None:  # noqa: ANN401
-    """Wait a moment, take notice of how jobs stand, and drop those that have ended."""
+    """Wait a moment, read the jobs' statuses, and drop those that have ended."""
     ended, _ = ray.wait(list(tasks), timeout=POLL)
     for job in tasks.values():
         job.look()
-    for one in ended:
-        job = tasks.pop(one)
+    for task in ended:
+        job = tasks.pop(task)
         try:
-            ray.get(one)
+            ray.get(task)
         except ray.exceptions.TaskCancelledError:
-            pass  # as it was asked to be
+            pass
         except (ray.exceptions.RayError, RuntimeError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             job.told = lines[-1].strip().removeprefix("RuntimeError: ")
@@ -109,17 +109,13 @@ def _started(init: dict[str, Any]) -> Any:  # noqa: ANN401
         UserError: it is not installed, or finds no cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Under `uv run`, Ray would send the whole project, data and runs included, to its workers, and install it anew.
+    # Under `uv run`, Ray would send the whole project, data and runs included, to its workers, and install it there.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    try:
-        import ray
-    except ImportError:
-        raise UserError("hydra/launcher=ray: expected ray, which is not installed; add --extra ray") from None
-    if ray.is_initialized():
-        return ray
-    try:
+    ray = package("ray", "ray", "ray")
+    if not ray.is_initialized():
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-        ray.init(**({} if init.get("address") else quiet), **init)
-    except (ConnectionError, ValueError) as error:
-        raise UserError(f"hydra/launcher=ray: expected a Ray to work with: {error}") from error
+        try:
+            ray.init(**({} if init.get("address") else quiet), **init)
+        except (ConnectionError, ValueError) as error:
+            raise UserError(f"hydra/launcher=ray: expected a Ray to work with: {error}") from error
     return ray

@@ -1,7 +1,7 @@
-"""`hydra/launcher=submitit_slurm`: the jobs of a sweep as an array of Slurm's.
+"""`hydra/launcher=submitit_slurm`: the jobs of a sweep as an array of Slurm.
 
-Options are called as those of hydra-submitit-launcher, which pickles whole functions with what they refer to, gives no
-result where one job is killed, and takes no notice of what is done or in the queue already.
+Options are named as those of hydra-submitit-launcher, which pickles whole functions with what they refer to, gives no
+result where one job is killed, and does not know what is done or in the queue already.
 """
 
 import time
@@ -12,9 +12,10 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from hydra_plugins.slr_sweeps import PROGRAM, Folders
-from slr.core.errors import UserError
+from hydra_plugins.slr_sweeps import PROGRAM, Folders, package
+from slr.core.errors import UserError, explained
 from slr.core.signals import Stopping
+from slr.core.units import counted
 from slr.sweeps.progress_table import Board
 from slr.sweeps.remote import attend
 from slr.sweeps.runner import ENDED, SweepJob
@@ -26,7 +27,7 @@ ALIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "PREEMPTED", "SUSPENDED
 
 @dataclass
 class SlurmConf:
-    """What `hydra.launcher.…` sets: sbatch's words, and some of submitit's. null: as Slurm has it."""
+    """What `hydra.launcher.…` sets: sbatch's options, and some of submitit's. null: Slurm's default."""
 
     _target_: str = "hydra_plugins.slr_sweeps.slurm.Slurm"
     _convert_: str = "all"
@@ -45,7 +46,7 @@ class SlurmConf:
     cpus_per_task: int | None = None
     mem_gb: int | None = None
     setup: list[str] | None = None  # lines of shell that the job begins with, such as module load cuda
-    additional_parameters: dict[str, Any] = field(default_factory=dict)  # any other word of sbatch's
+    additional_parameters: dict[str, Any] = field(default_factory=dict)  # any other option of sbatch
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=SlurmConf, provider="slr")
@@ -54,34 +55,33 @@ GENERAL = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_
 
 
 class Slurm(Folders):
-    """Has jobs done by Slurm, and looks how they stand until the last has ended."""
+    """Has jobs run by Slurm, and waits until the last has ended."""
 
     def __init__(self, max_num_timeout: int, array_parallelism: int, **words: Any) -> None:  # noqa: ANN401
         """See `SlurmConf`."""
         super().__init__(array_parallelism)
+        self.submitit = explained(lambda: package("submitit", "submitit_slurm", "slurm"))
         self.max_num_timeout = max_num_timeout
         self.tasks = words["nodes"] * words["tasks_per_node"]
-        words |= {"array_parallelism": array_parallelism, "name": "slr"}
-        words["additional_parameters"] = {"requeue": True} | words.get(
-            "additional_parameters", {}
-        )  # else by the cluster
+        extra = {"requeue": True} | words.get("additional_parameters", {})  # else as the cluster has it
+        words |= {"array_parallelism": array_parallelism, "name": "slr", "additional_parameters": extra}
         self.words = {name if name in GENERAL else f"slurm_{name}": word for name, word in words.items() if word}
 
     def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
-        """See `Folders`. Jobs that are in the queue already, by a command before this one, stay there."""
+        """See `Folders`. Jobs that an earlier command has put into the queue stay there."""
         folder = jobs[0].folder.root.parent / ".submitit" / "%j"
         missing = [job for job in jobs if job.status not in ENDED]
-        queued = [(job, found) for job in missing if (found := self._queued(job, folder))]
-        told = [job for job, _ in queued]
-        queued += self._submit([job for job in missing if job not in told], folder)
+        queued = [(job, entry) for job in missing if (entry := self._queued(job, folder))]
+        known = [job for job, _ in queued]
+        queued += self._submit([job for job in missing if job not in known], folder)
         board(jobs)
         while queued and stopping.code is None:
             time.sleep(POLL)
-            queued = [(job, number) for job, number in queued if not _over(job, number)]
+            queued = [(job, entry) for job, entry in queued if not _over(job, entry)]
             board(jobs)
         if stopping.code is not None:
-            numbers = " ".join(sorted({number.job_id.partition("_")[0] for _, number in queued}))
-            print(f"Slurm goes on with these; the same command finds them again, scancel {numbers} ends them")
+            numbers = " ".join(sorted({entry.job_id.partition("_")[0] for _, entry in queued}))
+            print(f"Slurm continues these jobs; the same command finds them again, scancel {numbers} ends them")
             raise SystemExit(stopping.code)
 
     def _submit(self, jobs: Sequence[SweepJob], folder: Path) -> list[tuple[SweepJob, Any]]:
@@ -92,62 +92,45 @@ class Slurm(Folders):
         """
         if not jobs:
             return []
-        submitit = _submitit()
         try:
-            executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout)
+            executor = self.submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=self.max_num_timeout)
             executor.update_parameters(**self.words)
             roots = [str(job.folder.root) for job in jobs]
-            numbers = executor.map_array(attend, [str(PROGRAM)] * len(jobs), roots)
+            entries = executor.map_array(attend, [str(PROGRAM)] * len(jobs), roots)
         except (RuntimeError, OSError) as error:  # FailedSubmissionError is one of the former
             raise UserError(f"hydra/launcher=submitit_slurm: expected sbatch to take the jobs: {error}") from error
-        for job, number in zip(jobs, numbers, strict=True):
-            (job.folder.root / QUEUED).write_text(number.job_id, encoding="utf-8")
-        print(f"{len(jobs)} jobs are Slurm's, {numbers[0].job_id.partition('_')[0]}; its logs: {folder.parent}")
-        return list(zip(jobs, numbers, strict=True))
+        for job, entry in zip(jobs, entries, strict=True):
+            (job.folder.root / QUEUED).write_text(entry.job_id, encoding="utf-8")
+        number = entries[0].job_id.partition("_")[0]
+        print(f"{counted(len(jobs), 'job')} submitted to Slurm as {number}; logs are in {folder.parent}")
+        return list(zip(jobs, entries, strict=True))
 
     def _queued(self, job: SweepJob, folder: Path) -> Any:  # noqa: ANN401
-        """A job's place in the queue, where it has one."""
+        """A job's entry in the queue, where it has one."""
         note = job.folder.root / QUEUED
         if not note.is_file():
             return None
-        number = _submitit().SlurmJob(folder, note.read_text(encoding="utf-8"), list(range(self.tasks)))
-        number.watcher.update_if_long_enough("force")
-        return number if number.state.partition(" ")[0] in ALIVE and not number.done() else None
+        entry = self.submitit.SlurmJob(folder, note.read_text(encoding="utf-8"), list(range(self.tasks)))
+        entry.watcher.update_if_long_enough("force")
+        return entry if entry.state.partition(" ")[0] in ALIVE and not entry.done() else None
 
 
-def _over(job: SweepJob, number: Any) -> bool:  # noqa: ANN401
-    """Whether a job has left the queue for good; takes notice of how it stands."""
-    job.look()
-    if not number.done():
-        if job.status not in (*ENDED, "running"):
-            job.status = "waiting"  # in the queue, for the first time or again
-        return False
-    job.look()  # it may have ended since
-    if job.status not in ENDED:
-        job.told = _said(number.task(0))
+def _over(job: SweepJob, entry: Any) -> bool:  # noqa: ANN401
+    """Whether a job has left the queue for good; updates its status."""
+    over = entry.done()
+    job.look()  # afterwards: it may have ended meanwhile
+    if not over and job.status not in (*ENDED, "running"):
+        job.status = "waiting"  # in the queue, for the first time or again
+    if over and job.status not in ENDED:
+        job.told = _reason(entry.task(0))
         if job.status in ("waiting", "running"):
             job.status = "failed"
-    return True
+    return over
 
 
-def _said(number: Any) -> str:  # noqa: ANN401
+def _reason(task: Any) -> str:  # noqa: ANN401
     """Why a job has left the queue, in a line."""
-    if not number.paths.result_pickle.exists():
-        return f"Slurm: {number.state}"
-    trace = str(number.exception()).split("-" * 20)  # what to do, the trace between two lines, where the logs are
+    if not task.paths.result_pickle.exists():
+        return f"Slurm: {task.state}"
+    trace = str(task.exception()).split("-" * 20)  # what to do, the trace between two lines, where the logs are
     return trace[1].strip(" -\n").splitlines()[-1].partition(": ")[2] if len(trace) > 1 else ""
-
-
-def _submitit() -> Any:  # noqa: ANN401
-    """The package.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import submitit
-    except ImportError:
-        raise UserError(
-            "hydra/launcher=submitit_slurm: expected submitit, which is not installed; add --extra slurm"
-        ) from None
-    return submitit

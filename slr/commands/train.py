@@ -22,7 +22,7 @@ from slr.core.errors import UserError
 from slr.core.files import read_json
 from slr.core.locks import Busy, occupied
 from slr.core.run_folder import RunFolder, RunRecord, recorded
-from slr.core.signals import CODES, Stopping, listening
+from slr.core.signals import Stopping, listening
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, describe
 from slr.sweeps.runner import BUSY, TIED, end_with_sweep
@@ -123,14 +123,8 @@ def run(config: schema.Config, folder: RunFolder, typed: Sequence[str], goes_on:
         if result.get("status") in ("done", "pruned") and not longer:
             print(f"{result['status']} already: {folder.root}")
         else:
-            try:
-                with recorded(folder, typed, stopping) as record:
-                    train(config, folder, goes_on, record, stopping)
-            except SystemExit as end:
-                if end.code in CODES.values() and folder.config.is_file():
-                    again = env.command("train", shlex.quote(f"resume={folder.root}"))
-                    print(f"\nstopped; to continue: {again}")  # behind a progress bar
-                raise
+            with recorded(folder, typed, stopping) as record:
+                train(config, folder, goes_on, record, stopping)
             result = record.content
             report = env.command("evaluate", shlex.quote(f"run={folder.root}"))
             print(f"run: {folder.root}\nto write report.html: {report}")
@@ -154,7 +148,7 @@ def train(config: schema.Config, folder: RunFolder, goes_on: bool, record: RunRe
 
     config, machine = start.settle(config, folder, goes_on)
     clips = factory.clips(config)
-    split, vocabulary = distributed.on_main(lambda: start.divided(config, folder, clips))
+    split, vocabulary = distributed.main_first(lambda: start.divided(config, folder, clips))
     print(describe(clips, split))
     if config.init:
         initial = warm_start.written_down(folder)
@@ -199,7 +193,8 @@ def fit(
     plan = assemble.plan(config, machine, module, data.parts["train"])
     module.micro_batch = plan.micro_batch
     print(plan.describe())
-    saved = distributed.on_main(lambda: checkpoints.newest(folder.checkpoints))
+    newest = distributed.on_main(lambda: str(checkpoints.newest(folder.checkpoints) or ""))
+    saved = Path(newest) if newest else None
     place = place_of(saved)
     behind = place.step // -(-len(data.parts["train"]) // config.batch)
     if behind > config.epochs:

@@ -1,8 +1,8 @@
-"""The files of a training's state: written beside, known by their hash, the one before kept until the new one is whole.
+"""The files of a training's state: written whole, known by their hash, the one before kept until the new one is whole.
 
 `last.ckpt` is the newest state and `previous.ckpt` the one before; `best.ckpt` is the state of the best validation.
-`checksums.json` names the SHA-256 of each whole file that may lie there; it is written before a file takes its place,
-so that whatever moment a process dies in, some file answers to a known hash.
+`checksums.json` has the SHA-256 of each whole file that may be there. It is written before a file takes its place, so
+that whenever a process is killed, some file has a known hash.
 """
 
 import json
@@ -16,7 +16,7 @@ from slr.core.files import sha256, write_whole
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 PART = "saving.part"
 HASHES = "checksums.json"
-REMEMBERED = 16  # hashes of each kind: those of files that are there, and of some that a process died before placing
+REMEMBERED = 16  # hashes of each kind: of files that are there, and of some that a killed process did not place
 
 
 def install(folder: Path, best: bool) -> None:
@@ -26,7 +26,8 @@ def install(folder: Path, best: bool) -> None:
         OSError: the disk is full or gone; the files that were there still are.
     """
     part = folder / PART
-    _reach_disk(part)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
     known, digest = _known(folder), sha256(part)
     for kind in ["last", "best"] if best else ["last"]:
         known[kind] = list(dict.fromkeys([digest, *known[kind]]))[:REMEMBERED]
@@ -39,23 +40,21 @@ def install(folder: Path, best: bool) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole state in `folder`, or None where no state was saved yet. Says so where one is damaged.
+    """The newest whole state in `folder`, or None where no state was saved yet. Prints which ones are damaged.
 
-    A training goes on exactly from any of its states, so the best one, which is never newer than the last, will do too.
+    A training continues exactly from any of its states, so the best one, which is never newer than the last, will do.
 
     Raises:
         UserError: there are files, but none is whole.
     """
-    _sweep_up(folder)
-    there = [folder / name for name in (LAST, PREVIOUS, BEST) if (folder / name).is_file()]
-    for path in there:
+    _remove_parts(folder)
+    states = [folder / name for name in (LAST, PREVIOUS, BEST) if (folder / name).is_file()]
+    for path in states:
         if is_whole(path):
             return path
-        print(f"{path} is damaged: its SHA-256 is none that was written; going back to the checkpoint before")
-    if there:
-        raise UserError(
-            f"expected a whole checkpoint in {folder}, found only damaged ones; delete {folder} to begin anew"
-        )
+        print(f"{path} is damaged: its SHA-256 is not in {HASHES}; using the checkpoint before it")
+    if states:
+        raise UserError(f"expected a whole checkpoint in {folder}, found only damaged ones; delete {folder} to restart")
     return None
 
 
@@ -69,10 +68,10 @@ def tidy(folder: Path, keep: str) -> None:
     """Leave what a finished run needs: `both` best and last, or `best` alone."""
     for name in [PREVIOUS] + [LAST] * (keep == "best"):
         (folder / name).unlink(missing_ok=True)
-    _sweep_up(folder)
+    _remove_parts(folder)
 
 
-def _sweep_up(folder: Path) -> None:
+def _remove_parts(folder: Path) -> None:
     """Remove what a killed process was writing."""
     for part in folder.glob("*.part"):
         part.unlink(missing_ok=True)
@@ -86,16 +85,11 @@ def _known(folder: Path) -> dict[str, list[str]]:
         return {"last": [], "best": []}
 
 
-def _reach_disk(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
 def _replace_with_copy(source: Path, target: Path) -> None:
-    beside = target.with_suffix(".part")
-    beside.unlink(missing_ok=True)
+    part = target.with_suffix(".part")
+    part.unlink(missing_ok=True)
     try:
-        os.link(source, beside)  # the same bytes once: the other name goes on to be `last`, then `previous`
+        os.link(source, part)  # the same bytes once: the other name becomes `last`, then `previous`
     except OSError:  # a file system without links
-        shutil.copyfile(source, beside)
-    os.replace(beside, target)
+        shutil.copyfile(source, part)
+    os.replace(part, target)

@@ -1,12 +1,13 @@
-"""Several processes that work on one run: who they are, how they are started, and what they tell one another.
+"""The processes of one run: their ranks, starting them, and exchanging values.
 
-They share the numbers of a step and little else: each has the whole network and a share of the clips. One of them, the
-main process, writes, prints and decides; the others are silent. A process that fails leaves its reason where the others
-find it, so that one of them speaks and none waits for ever. Knows torch only once processes are several.
+Each process has the whole network and a share of the clips. Only the main process (rank 0) writes, prints and decides.
+A process that fails leaves its reason in the store, so that it is reported once and no process waits for ever.
+torch is imported only where there are several processes.
 """
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from slr.core.errors import UserError
-from slr.core.signals import CODES
+from slr.core.signals import CODES, handled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 LOST = 69  # exit code of a process that ends because another did: EX_UNAVAILABLE of sysexits.h
-GRACE = 10.0  # seconds in which the others notice that a process is gone, before they are told, and then made, to end
-PATIENCE = timedelta(days=7)  # preparing data may take long; that a process died is noticed by its connection
+GRACE = 10.0  # seconds from a process's failure to SIGTERM for the others, and from there to SIGKILL
+PATIENCE = timedelta(days=7)  # preparing data may take long; a process that died is noticed by its closed connection
 MEETING = timedelta(minutes=30)  # in which all must have been started
 POLL = 0.05  # seconds
-REASON = "reason"  # the key under which the first process that fails leaves why
+REASON = "reason"  # the store's key for why the first process failed
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,9 @@ class Rank:
     index: int = 0
 
 
-ALONE = Rank()
-_place = ALONE
+_place = Rank()
 _store: "Store | None" = None
-_cards: Any = None  # by which GPUs add up
+_cards: Any = None  # the group whose GPUs sum gradients
 _moment = datetime.now()
 
 
@@ -93,22 +93,21 @@ def given(environment: Mapping[str, str]) -> tuple[int, int] | None:
 def start(count: int, tie: str) -> int:
     """Start this very command `count` times, as processes of one run on this machine, and wait for them.
 
-    Signals are handed on. Where one process fails, the others notice and end; where they cannot, they are ended.
+    Signals are passed on. Where one process fails, the others notice and end; those that do not are killed. torchrun
+    would send SIGTERM at once, which hides the reason, and needs torch in this process, which takes seconds.
 
     Args:
         count: of processes.
-        tie: the environment's variable by which a process knows to end with the one that holds its standard input.
+        tie: the environment variable that makes a process end with the one that holds its standard input.
 
     Returns:
         The exit code: of the process that failed first, 128 and more where it was killed, as a shell has it; or 0.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), tie: "1"}
-    if sys.platform == "linux":
-        shared.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it asks what the machine's name resolves to
-    with _heard() as heard:
+    asked: list[int] = []
+    with handled(lambda number, _: asked.append(number)):
         children = [
             subprocess.Popen(
                 [sys.executable, *sys.orig_argv[1:]],
@@ -118,62 +117,43 @@ def start(count: int, tie: str) -> int:
             )
             for rank in range(count)
         ]
-        return _wait(children, heard)
+        return _exit_code(_wait(children, asked))
 
 
-@contextlib.contextmanager
-def _heard() -> Iterator[list[int]]:
-    """Within it, signals that ask for the end are gathered instead of heeded."""
-    heard: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in CODES}
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _wait(children: Sequence[subprocess.Popen], heard: list[int]) -> int:
-    ended: dict[int, int] = {}  # rank -> exit code, in the order of their ends
-    failed_at: float | None = None
+def _wait(children: Sequence[subprocess.Popen], asked: list[int]) -> dict[int, int]:
+    """Pass on the signals in `asked` until all have ended: rank -> exit code, in the order in which they ended."""
+    ended: dict[int, int] = {}
+    failed_at = math.inf
     while len(ended) < len(children):
         time.sleep(POLL)
-        running = {rank: child for rank, child in enumerate(children) if rank not in ended}
-        for number in heard[:]:
-            heard.remove(number)
-            for child in running.values():
-                child.send_signal(number)
-        late = 0.0 if failed_at is None else time.monotonic() - failed_at
-        for rank, child in running.items():
-            if (code := child.poll()) is not None:
-                ended[rank] = code
-                failed_at = failed_at or (time.monotonic() if code else None)
-            elif late > 2 * GRACE:
+        numbers = [asked.pop(0) for _ in range(len(asked))]
+        late = time.monotonic() - failed_at
+        for rank, child in enumerate(children):
+            for number in numbers + [signal.SIGTERM] * (late > GRACE):
+                child.send_signal(number)  # does nothing where it has ended
+            if late > 2 * GRACE:
                 child.kill()
-            elif late > GRACE:
-                child.terminate()
-    return _verdict(ended)
+            if rank not in ended and (code := child.poll()) is not None:
+                ended[rank] = code
+                failed_at = min(failed_at, time.monotonic()) if code else failed_at
+    return ended
 
 
-def _verdict(ended: Mapping[int, int]) -> int:
-    """One exit code for all; says which process was killed, since that one cannot.
+def _exit_code(ended: Mapping[int, int]) -> int:
+    """One exit code for all; reports a process that was killed, since it cannot do so itself.
 
-    >>> _verdict({0: 0, 1: 0}), _verdict({1: 69, 0: 2}), _verdict({0: 143, 1: 143})
+    >>> _exit_code({0: 0, 1: 0}), _exit_code({1: 69, 0: 2}), _exit_code({0: 143, 1: 143})
     (0, 2, 143)
     """
     bad = {rank: code for rank, code in ended.items() if code}
-    causes = {rank: code for rank, code in bad.items() if code != LOST} or bad
-    if not causes:
-        return 0
-    rank, code = next(iter(causes.items()))
+    rank, code = next(((rank, code) for rank, code in bad.items() if code != LOST), (0, LOST if bad else 0))
     if code < 0 and -code not in CODES:
-        name = signal.Signals(-code).name
         print(
-            f"error: process {rank} of {len(ended)} was killed ({name}), perhaps for want of memory; the others have "
-            "ended too; resume=FOLDER goes on with the run",
+            f"error: process {rank} of {len(ended)} was killed ({signal.Signals(-code).name}), perhaps because memory "
+            "ran out; the other processes have ended too; to continue: train.py resume=FOLDER",
             file=sys.stderr,
         )
-    return code if code > 0 else 128 - code
+    return code if code >= 0 else 128 - code
 
 
 def join(device: str) -> None:
@@ -190,60 +170,69 @@ def join(device: str) -> None:
     if world == 1:
         return
     import torch.distributed as dist
-    from torch.distributed.rendezvous import rendezvous
 
-    _name_for_torch(rank, world)
+    host, port = _address(os.environ)
     try:
-        _store, rank, world = next(rendezvous("env://", timeout=MEETING))
+        _store = _meet(host, port, rank, world)
         dist.init_process_group("gloo", store=_store, rank=rank, world_size=world, timeout=PATIENCE)
-    except RuntimeError as error:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    except (RuntimeError, OSError) as error:
         why = str(error).strip().splitlines()[0]
-        raise UserError(f"expected {world} processes to meet at {address}, found that they cannot: {why}") from error
+        raise UserError(f"expected {world} processes to meet at {host}:{port}, but they cannot: {why}") from error
     _place = Rank(rank, world)
-    names = gather(socket.gethostname())
+    names, moments = zip(*gather([socket.gethostname(), _moment.isoformat()]), strict=True)
     _place = Rank(rank, world, names.count(names[rank]), names[:rank].count(names[rank]))
+    _moment = datetime.fromisoformat(moments[0])
     if device == "cuda":
         _cards = dist.new_group(backend="nccl")
-    _moment = gather(_moment)[0]
 
 
-def _name_for_torch(rank: int, world: int) -> None:
-    """Say in torch's words what Slurm says in its own."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
-    if "MASTER_ADDR" not in os.environ:
-        os.environ["MASTER_ADDR"] = first_host(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
-    job = int(os.environ.get("SLURM_JOB_ID", "0")) + int(os.environ.get("SLURM_STEP_ID", "0"))
-    os.environ.setdefault("MASTER_PORT", str(15000 + job % 10000))
+def _address(environment: Mapping[str, str]) -> tuple[str, int]:
+    """Where the main process listens: as torchrun's variables say, else by Slurm's list of hosts and job number.
 
-
-def first_host(hosts: str) -> str:
-    """The first of Slurm's list of hosts.
-
-    >>> first_host("gpu[07-09,12],login"), first_host("a1,b"), first_host("n[3]-x")
-    ('gpu07', 'a1', 'n3-x')
+    >>> _address({"SLURM_STEP_NODELIST": "gpu[07-09,12],login", "SLURM_JOB_ID": "20007", "SLURM_STEP_ID": "1"})
+    ('gpu07', 15008)
+    >>> _address({"SLURM_STEP_NODELIST": "gpu07"})  # one machine
+    ('127.0.0.1', 15000)
     """
-    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", hosts).partition(",")[0]
+    nodes = environment.get("SLURM_STEP_NODELIST", "")
+    several = re.search(r"[\[,]", nodes)
+    first = re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes).partition(",")[0] if several else "127.0.0.1"
+    job = int(environment.get("SLURM_JOB_ID", "0")) + int(environment.get("SLURM_STEP_ID", "0"))
+    return environment.get("MASTER_ADDR", first), int(environment.get("MASTER_PORT", 15000 + job % 10000))
+
+
+def _meet(host: str, port: int, rank: int, world: int) -> "Store":
+    """The store of all processes. On one machine it listens on loopback only: torch's own listens everywhere."""
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+    from torch.distributed.rendezvous import rendezvous
+
+    loopback = host in ("127.0.0.1", "localhost")
+    if loopback and sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it listens on what the machine's name resolves to
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has a store already
+        return next(rendezvous("env://", timeout=MEETING))[0]
+    listener = socket.create_server((host, port)).detach() if loopback and rank == 0 else None
+    return TCPStore(host, port, world, rank == 0, MEETING, master_listen_fd=listener)
 
 
 def leave() -> None:
-    """Part in peace, once everybody has come to the end."""
+    """Wait for all processes, then destroy the process group."""
     if _place.world > 1:
         import torch.distributed as dist
 
-        barrier()
+        gather(None)
         dist.destroy_process_group()
 
 
 class Lost(SystemExit):
-    """This process ends because another one of the run did, which has said why; it adds nothing.
+    """This process ends because another process of the run did, which has reported why.
 
     Attributes:
         stopped: the exit code where the other was asked to end.
         reason: the other's error, in a line; None where it was killed.
     """
 
-    def __init__(self, stopped: int | None, reason: str | None) -> None:
+    def __init__(self, stopped: int | None = None, reason: str | None = None) -> None:
         super().__init__(stopped or LOST)
         self.stopped = stopped
         self.reason = reason
@@ -256,9 +245,6 @@ def together() -> Iterator[None]:
     Raises:
         Lost: the others' error.
     """
-    if _place.world == 1:
-        yield
-        return
     with contextlib.ExitStack() as stack:
         if not is_main():
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
@@ -269,40 +255,34 @@ def together() -> Iterator[None]:
         except Lost:
             raise
         except BaseException as error:
-            if not _is_first(error):
+            if _store is not None and not _is_first(error, _store):
                 raise _lost() from error
             raise
 
 
-def _is_first(error: BaseException) -> bool:
-    """Leave an error's reason for the others; whether none was there before."""
+def _is_first(error: BaseException, store: "Store") -> bool:
+    """Leave an error's reason for the others; whether no process had left one."""
     stopped = error.code if isinstance(error, SystemExit) and error.code in CODES.values() else None
     lines = str(error).strip().splitlines() or [""]
     reason = f"{type(error).__name__}: {lines[-1]} (process {_place.rank})"
-    said = json.dumps({"stopped": stopped, "reason": None if stopped else reason})
+    own = json.dumps({"stopped": stopped, "reason": None if stopped else reason})
     try:
-        assert _store is not None
-        return _store.compare_set(REASON, "", said).decode() == said
+        return store.compare_set(REASON, "", own).decode() == own
     except RuntimeError:  # the store has ended with the main process
         return True
 
 
-def _lost() -> "Lost":
+def _lost() -> Lost:
     """What this process ends with because another one has ended."""
     with contextlib.suppress(RuntimeError):
         if _store is not None and _store.check([REASON]):
-            found = json.loads(_store.get(REASON))
-            return Lost(found["stopped"], found["reason"])
-    return Lost(None, None)
+            return Lost(**json.loads(_store.get(REASON)))
+    return Lost()
 
 
 @contextlib.contextmanager
 def _connected() -> Iterator[None]:
-    """Within it, whatever torch's connections raise means that another process is gone.
-
-    Raises:
-        Lost: in place of that.
-    """
+    """Within it, an error of torch's connections means that another process is gone: `Lost` is raised."""
     try:
         yield
     except RuntimeError as error:
@@ -310,37 +290,70 @@ def _connected() -> Iterator[None]:
 
 
 def gather(value: Value) -> list[Value]:
-    """What every process has to say, in the order of their ranks. All must ask."""
+    """The values of all processes, in the order of their ranks. All must call it.
+
+    Args:
+        value: what JSON can hold, and NumPy arrays anywhere in it; of several processes, tuples come as lists.
+    """
     if _place.world == 1:
         return [value]
+    import torch
     import torch.distributed as dist
 
-    values: list[Any] = [None] * _place.world
+    own = torch.frombuffer(bytearray(_packed(value)), dtype=torch.uint8)
     with _connected():
-        dist.all_gather_object(values, value)
-    return values
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(_place.world)]
+        dist.all_gather(lengths, torch.tensor([len(own)]))
+        longest = int(max(lengths))
+        contents = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
+        dist.all_gather(contents, torch.nn.functional.pad(own, (0, longest - len(own))))
+    return [_unpacked(content[:length].numpy().tobytes()) for content, length in zip(contents, lengths, strict=True)]
+
+
+def _packed(value: object) -> bytes:
+    """A value as safetensors, its JSON being one of the arrays: unlike a pickle, it can run no code.
+
+    >>> _unpacked(_packed({"a": [1, None], "b": (0.1, "ä")}))
+    {'a': [1, None], 'b': [0.1, 'ä']}
+    """
+    import numpy as np
+    from safetensors.numpy import save
+
+    arrays: dict[str, np.ndarray] = {}
+
+    def name_of(array: object) -> dict[str, str]:
+        arrays[name := str(len(arrays))] = np.asarray(array, order="C")
+        return {"array": name}
+
+    text = json.dumps(value, default=name_of)
+    return save(arrays | {"json": np.frombuffer(text.encode(), np.uint8)})
+
+
+def _unpacked(content: bytes) -> Any:  # noqa: ANN401
+    from safetensors.numpy import load
+
+    arrays = load(content)
+    text = arrays.pop("json").tobytes()
+    return json.loads(text, object_hook=lambda part: arrays[part["array"]] if part.keys() == {"array"} else part)
 
 
 def gather_tensors(tensor: "Tensor", group: object = None) -> "list[Tensor]":
-    """Everybody's tensor, of whatever length, on this process's device; as torchmetrics asks for it."""
-    return [other.to(tensor.device) for other in gather(tensor.cpu())]
+    """Every process's tensor, of whatever length, on this process's device; the signature is torchmetrics'."""
+    import torch
+
+    return [torch.tensor(array, device=tensor.device) for array in gather(tensor.cpu().numpy())]
 
 
 def on_main(do: Callable[[], Value]) -> Value:
-    """What the main process gets by doing something that the others wait for, and get too. All must ask."""
-    if _place.world == 1:
-        return do()
-    import torch.distributed as dist
-
-    answer: list[Any] = [do() if is_main() else None]
-    with _connected():
-        dist.broadcast_object_list(answer)
-    return answer[0]
+    """What the main process gets by `do`, which the others wait for, and get too. All must call it; as `gather`."""
+    return gather(do() if is_main() else None)[0]  # pyright: ignore[reportReturnType]
 
 
-def barrier() -> None:
-    """Wait until all are here."""
+def main_first(do: Callable[[], Value]) -> Value:
+    """What each process gets by `do`, the others after the main process: they read what it has written."""
+    value = do() if is_main() else None
     gather(None)
+    return value if is_main() else do()  # pyright: ignore[reportReturnType]
 
 
 def all_reduce_sum(tensors: "Sequence[Tensor]") -> None:
@@ -358,14 +371,14 @@ def all_reduce_sum(tensors: "Sequence[Tensor]") -> None:
 
 
 def assert_same_on_all_ranks(what: str, value: object) -> None:
-    """See that all processes have the same.
+    """Check that all processes have the same value.
 
     Raises:
         UserError: they differ.
     """
-    found = gather(value)
-    if other := next((rank for rank, one in enumerate(found) if one != found[0]), None):
+    values = gather(value)
+    if other := next((rank for rank, value in enumerate(values) if value != values[0]), None):
         raise UserError(
-            f"expected the same {what} in all processes, found another one in process {other} than in process 0; see "
+            f"expected the same {what} in all processes, found another one in process {other} than in process 0; check "
             "that all machines have the same packages and the same files"
         )

@@ -1,17 +1,12 @@
-"""The settings of the hub in a file `.env` of the project's folder: read when a command starts, never written.
-
-Ten lines instead of python-dotenv, whose expansion of variables and multi-line values nobody needs for three names.
-"""
+"""The settings of the hub in a file `.env` of the project's folder: read when a command starts, never written."""
 
 import os
 from pathlib import Path
 
 from slr.core.errors import UserError
 
-QUIET = {
-    "HF_HUB_DISABLE_TELEMETRY": "1"
-}  # else the hub learns which libraries ask; Ray's is switched off where it starts
-NAMES = ("HF_TOKEN", "HF_HOME", "HF_HUB_OFFLINE")  # whatever else the file says is for others
+QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1"}  # Ray's telemetry is switched off where Ray starts
+NAMES = ("HF_TOKEN", "HF_HOME", "HF_HUB_OFFLINE")  # other names in the file are not ours
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = (PACKAGE / "conf").is_dir()  # from a wheel, which has conf/ inside; a clone has it beside the package
 CONF = PACKAGE / "conf" if INSTALLED else PACKAGE.parent / "conf"
@@ -26,7 +21,7 @@ def command(name: str, words: str) -> str:
 
 
 def begin() -> None:
-    """What a command does first: `.env`, and no telemetry unless somebody has asked for it.
+    """What a command does first: `.env`, and no telemetry unless it was asked for.
 
     Raises:
         UserError: as `read_env`.
@@ -39,11 +34,11 @@ def begin() -> None:
 def read_env(folder: Path) -> None:
     """Take `NAMES` from `folder`/.env into this process's environment, and so its children's; what is there wins.
 
-    Call it before huggingface_hub is imported, which looks once. Lines are NAME=VALUE, perhaps with `export`, perhaps
-    quoted; `#` begins a line that is none.
+    Call it before huggingface_hub is imported, which reads them once. Lines are NAME=VALUE, perhaps with `export`,
+    perhaps quoted; `#` begins a comment. (python-dotenv would expand variables too, which no token needs.)
 
     Raises:
-        UserError: the file cannot be read, or one of `NAMES` has no value. The value of none is ever part of it.
+        UserError: the file cannot be read, or one of `NAMES` has no value. No message contains a value.
     """
     file = folder / ".env"
     if not file.is_file():
@@ -51,14 +46,11 @@ def read_env(folder: Path) -> None:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: expected lines of NAME=VALUE, found a file that cannot be read; mend it") from error
+        raise UserError(f"{file}: expected lines of NAME=VALUE, found a file that cannot be read; repair it") from error
     for number, line in enumerate(lines, 1):
-        name, equals, value = line.strip().removeprefix("export ").partition("=")
-        if name.strip() not in NAMES:
-            continue
-        value = value.strip().strip("'\"")
-        if not equals or not value:
-            raise UserError(
-                f"{file}, line {number}: expected {name.strip()}=VALUE, found no value; add it, or take it out"
-            )
-        os.environ.setdefault(name.strip(), value)
+        name, _, value = line.strip().removeprefix("export ").partition("=")
+        name, value = name.strip(), value.strip().strip("'\"")
+        if name in NAMES and not value:
+            raise UserError(f"{file}, line {number}: expected {name}=VALUE, found no value; add it, or remove the line")
+        if name in NAMES:
+            os.environ.setdefault(name, value)

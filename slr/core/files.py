@@ -1,32 +1,42 @@
-"""Files that matter are whole or not there."""
+"""Writing files so that each is whole or not there, and reading JSON."""
 
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slr.core.errors import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def write_whole(path: Path, text: str, durable: bool = False) -> None:
-    """Write UTF-8 text beside `path` and rename it there, so that no reader ever meets half of it.
+
+@contextmanager
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
+    """Give a path to write to, in the same folder, and rename it to `path` at the end: no reader meets half a file.
 
     Args:
-        path: of the file.
-        text: all of it.
-        durable: have it on the disk before the renaming, so that a loss of power too leaves one or the other.
+        path: of the file. Where the block raises, what was there stays.
+        durable: flush to the disk before the renaming, so that a loss of power too leaves one file or the other.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            if durable:
-                file.flush()
+        yield part
+        if durable:
+            with part.open("rb+") as file:
                 os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(part, path)
     finally:
-        beside.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str, durable: bool = False) -> None:
+    """Write UTF-8 text, as `replacing` does."""
+    with replacing(path, durable) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def sha256(path: Path) -> str:
@@ -35,8 +45,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def generator(*key: int | str) -> "np.random.Generator":
+    """The random numbers that belong to a key, such as a seed, an epoch and the id of a clip."""
+    import numpy as np
+
+    words = [int.from_bytes(hashlib.sha256(k.encode()).digest()[:8]) if isinstance(k, str) else k for k in key]
+    return np.random.default_rng(words)
+
+
 def read_json(path: Path) -> Any:  # noqa: ANN401
-    """What the file holds.
+    """The content of a JSON file.
 
     Raises:
         UserError: it is not JSON.
@@ -48,7 +66,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
 
 
 def write_json(path: Path, value: object, indent: int | None = 1) -> None:
-    """Write JSON so that the file is whole or not there; its folder is made. `indent=None` is for what nobody reads."""
+    """Write JSON, as `replacing` does; its folder is made. `indent=None` makes it short."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)

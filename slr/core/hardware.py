@@ -1,4 +1,4 @@
-"""What this machine can do, decided once and said in one line."""
+"""What this machine can do, decided once and printed in one line."""
 
 import os
 import sys
@@ -11,16 +11,15 @@ import torch
 
 from slr.core import directml, distributed
 from slr.core.errors import UserError
-from slr.core.units import parse_bytes
+from slr.core.units import counted, parse_bytes
 
 KINDS = ("cuda", "mps", "directml", "cpu")  # best first
 BITS_16 = {"bf16": torch.bfloat16, "16": torch.float16}
 MIXED = {"cuda": ("bf16-mixed", "16-mixed"), "cpu": ("bf16-mixed",)}
-# Why 32 bits, where nobody has asked for others.
-WHOLE = {
+WHY_32 = {
     "cpu": "most processors emulate 16 bits",
     "directml": "DirectML has no autocast",
-    "mps": "16 bits have not been tried there",
+    "mps": "16 bits are untried",
 }
 
 
@@ -35,24 +34,23 @@ class Machine:
     quantization: str  # nf4 or none
     tf32: bool
     workers: int
-    frames_at_once: int
-    memory: int | None  # bytes that a run may use, where that was said
-    micro_batch: int | None  # clips of a training step computed at once, where that was said
-    reasons: tuple[str, ...]  # why, where something was chosen here
+    frames_at_once: int  # of clips that are ranked together
+    memory: int | None  # bytes that a run may use, where that was set
+    micro_batch: int | None  # clips of a training step computed at once, where that was set
+    reasons: tuple[str, ...]  # of what was chosen automatically
 
     def describe(self, chosen: str = "") -> str:
         """One line: device, numbers, quantisation, workers, and the reasons.
 
         Args:
-            chosen: why it is this kind, where nobody has said which.
+            chosen: why it is this kind, where `hardware=auto` chose it.
         """
         names = {"cuda": torch.cuda.get_device_name, "directml": directml.name, "mps": lambda: "Apple's GPU"}
-        name = names[self.kind]() if self.kind in names else f"{torch.get_num_threads()} threads"
+        name = names[self.kind]() if self.kind in names else counted(torch.get_num_threads(), "thread")
         words = [f"{self.kind} ({name})", self.precision, f"quantisation {self.quantization}"]
-        words += [f"TF32 {'on' if self.tf32 else 'off'}", f"{self.workers} workers"]
-        words += [f"ranking {self.frames_at_once} frames at once"]
-        reasons = [reason for reason in (chosen, *self.reasons) if reason]
-        return "hardware: " + ", ".join(words) + "".join(f"; {reason}" for reason in reasons)
+        words += [f"TF32 {'on' if self.tf32 else 'off'}", counted(self.workers, "worker")]
+        words += [f"ranking {counted(self.frames_at_once, 'frame')} at once"]
+        return "; ".join(filter(None, [f"hardware: {', '.join(words)}", chosen, *self.reasons]))
 
     @property
     def mixed(self) -> bool:
@@ -60,11 +58,11 @@ class Machine:
         return self.precision.endswith("-mixed")
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The precision of the run's arithmetic, as Lightning has it in training."""
+        """The precision of the run's arithmetic, the same as Lightning's in training."""
         return torch.autocast(self.device, self.dtype) if self.mixed else nullcontext()
 
     def ranking_batch(self, batch: int, frames: int) -> int:
-        """Clips ranked at once, at least one, at most the batch; a setting, so that every ranking has equal digits."""
+        """Clips ranked at once, at least one, at most the batch; not by free memory, so that all digits are equal."""
         return max(1, min(batch, self.frames_at_once // frames))
 
 
@@ -84,9 +82,13 @@ def pick() -> str:
 
 
 def why(kind: str) -> str:
-    """Why `hardware=auto` is this kind: what the better ones lack."""
-    lacking = [f"{better}: {absent(better)}" for better in KINDS[: KINDS.index(kind)]]
-    return f"auto is {kind}" + (f", since there is no better ({'; '.join(lacking)})" if lacking else ", the best kind")
+    """Why `hardware=auto` is this kind.
+
+    >>> why("mps")
+    'auto chose mps: found no cuda (python -m slr.doctor tells why)'
+    """
+    better = ", ".join(KINDS[: KINDS.index(kind)])
+    return f"auto chose {kind}" + (f": found no {better} (python -m slr.doctor tells why)" if better else "")
 
 
 def require(device: str) -> None:
@@ -122,16 +124,14 @@ def decide(
     Args:
         device: one of `KINDS`; must be present.
         precision: as of `Machine`, or `auto`: on CUDA bf16-mixed where the card has bf16, else 16-mixed; else 32-true.
-        tf32: matrix products in TensorFloat-32.
+        tf32, frames_at_once, micro_batch: as of `Machine`.
         four_bit: whether NF4 runs on this kind of hardware.
         workers: processes that decode, at most; no more than processors.
-        frames_at_once: frames of clips that are ranked together.
         memory: what a run may use, such as 8GB; None is what is free when it starts.
-        micro_batch: clips of a training step computed together; None is as many as fit.
         quantization: `auto` is nf4 where `four_bit`, else none.
 
     Raises:
-        UserError: the device is absent, or nf4 is asked for where it cannot be had.
+        UserError: the device is absent, or cannot do what is asked.
     """
     require(device)
     place = distributed.place()
@@ -142,11 +142,17 @@ def decide(
     reasons = []
     if precision == "auto":
         precision, reason = _precision(device)
-        reasons.append(reason)
-    _refuse(device, precision, quantization, four_bit)
+        reasons.append(f"{precision} because {reason}")
+    elif precision.endswith("-mixed") and precision not in MIXED.get(device, ()):
+        others = ", ".join(["32-true", "bf16-true", "16-true", *MIXED.get(device, ())])
+        raise UserError(f"hardware.precision={precision}: {device} has no such autocast to train with; use {others}")
+    if quantization == "nf4" and not four_bit:
+        raise UserError(f"model.quantization=nf4: {device} cannot do 4-bit; use model.quantization=auto or none")
     if quantization == "auto":
-        quantization, reason = _quantization(device, four_bit)
-        reasons.append(reason)
+        quantization = "nf4" if four_bit else "none"
+        # bitsandbytes runs on those in MIXED; a run that began elsewhere stays as it began.
+        lacking = "hardware.four_bit is false" if device in MIXED else f"{device} cannot do it"
+        reasons.append(f"quantisation auto is {quantization} because {f'{device} can do it' if four_bit else lacking}")
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
     return Machine(
@@ -165,7 +171,7 @@ def decide(
 
 
 def _share_cores(device: str, workers: int, beside: int) -> int:
-    """How many of the workers have a core, where so many processes share the machine; torch's threads take the rest."""
+    """How many workers get a core, where so many processes share the machine; torch's threads take the rest."""
     cores = max(1, (os.cpu_count() or 1) // beside)
     workers = min(workers, cores)
     if device == "cpu":  # threads that share a core with a worker wait for one another spinning: several times slower
@@ -173,35 +179,16 @@ def _share_cores(device: str, workers: int, beside: int) -> int:
     return workers
 
 
-def _refuse(device: str, precision: str, quantization: str, four_bit: bool) -> None:
-    """Refuse arithmetic that a kind of device does not have."""
-    if precision.endswith("-mixed") and precision not in MIXED.get(device, ()):
-        others = ", ".join(["32-true", "bf16-true", "16-true", *MIXED.get(device, ())])
-        raise UserError(f"hardware.precision={precision}: {device} has no such autocast to train with; use {others}")
-    if quantization == "nf4" and not four_bit:
-        raise UserError(f"model.quantization=nf4: {device} cannot do 4-bit; use model.quantization=auto or none")
-
-
-def _quantization(device: str, four_bit: bool) -> tuple[str, str]:
-    """What `auto` is on a kind of device, and why."""
-    if four_bit:
-        return "nf4", f"quantisation auto is nf4 because {device} can do it"
-    # bitsandbytes runs on the former; a run that began elsewhere stays as it began.
-    why = "hardware.four_bit is false" if device in MIXED else f"{device} cannot do it"
-    return "none", f"quantisation auto is none because {why}"
-
-
 def _precision(device: str) -> tuple[str, str]:
     """What `auto` is on a kind of device, and why."""
     if device != "cuda":
-        return "32-true", f"32-true because {WHOLE[device]}"
+        return "32-true", WHY_32[device]
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = "bf16-mixed" if has_bf16 else "16-mixed"
-    return precision, f"{precision} because the card has {'bf16' if has_bf16 else 'no bf16'}"
+    return ("bf16-mixed", "the card has bf16") if has_bf16 else ("16-mixed", "the card has no bf16")
 
 
 def _take_card(beside: int, index: int) -> None:
-    """Let "cuda" mean this process's own card. Slurm may show each process its own alone."""
+    """Let "cuda" mean this process's own card. Slurm may show each process only its own."""
     cards = torch.cuda.device_count()
     bound = cards == 1 and "SLURM_STEP_ID" in os.environ
     if beside > cards and not bound:
@@ -212,25 +199,25 @@ def _take_card(beside: int, index: int) -> None:
     torch.cuda.set_device(0 if bound else index)
 
 
-# DirectML does not tell of its memory, some of which is the machine's anyway: what is said is of the machine's.
+# DirectML does not tell how much memory it has: for it, these give the machine's.
 
 
 def memory_taken(device: str) -> int:
-    """Bytes that this process holds now: of the card's memory, or on the CPU resident."""
+    """Bytes that this process holds now: of the card's memory, or on the CPU resident ones."""
     if device == "mps":
         return torch.mps.driver_allocated_memory()
     return torch.cuda.memory_allocated() if device == "cuda" else psutil.Process().memory_info().rss
 
 
 def memory_free(device: str) -> int:
-    """Bytes that could still be had."""
+    """Bytes that are still free."""
     if device == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
 def memory_peak(device: str) -> int | None:
-    """The most bytes that this process has held at once, as far as the system tells."""
+    """The most bytes that this process has held at once; None where the system does not tell."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     if device != "cpu" or sys.platform != "linux":
@@ -242,7 +229,7 @@ def memory_peak(device: str) -> int | None:
 
 @contextmanager
 def memory_told(device: str, knobs: str) -> Iterator[None]:
-    """Say what to turn where the block runs out of memory.
+    """Name the settings to change where the block runs out of memory.
 
     Raises:
         UserError: in place of torch's own error.

@@ -1,7 +1,9 @@
-"""The folder of a run: what lies in it, how it is written, how it is found again. Knows no torch and no hydra."""
+"""The folder of a run: what is in it, `result.json`, and the run's status. Uses neither torch nor hydra."""
 
 import hashlib
 import json
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,66 +13,47 @@ from typing import Any
 
 from slr.core import checkpoints
 from slr.core.distributed import Lost, is_main
+from slr.core.env import command
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
 from slr.core.locks import is_occupied
 from slr.core.signals import Stopping
 
 
+class _Inside:
+    """A path in a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: "RunFolder", owner: type) -> Path:
+        return folder.root / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """The places in a run's folder."""
+    """The paths in a run's folder."""
 
     root: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved configuration: what evaluate, resume and `slr.load` read."""
-        return self.root / "config.json"
+    config = _Inside("config.json")  # the resolved configuration: what evaluate, resume and `slr.load` read
+    split = _Inside("split.json")  # clip -> part
+    vocabulary = _Inside("vocabulary.json")  # the ordered glosses
+    result = _Inside("result.json")  # status, metrics, versions, hashes; see `RunRecord`
+    transcript = _Inside("log.txt")  # what the run has printed
+    checkpoints = _Inside("checkpoints")  # best.ckpt, last.ckpt and the one before it; see `slr.core.checkpoints`
+    adapter = _Inside("adapter")  # the best adapter in PEFT's format
+    calibration = _Inside("calibration.safetensors")  # see `slr.predict.calibration`
+    evaluation = _Inside("evaluation")  # what `evaluate.py` writes
 
     @property
-    def split(self) -> Path:
-        """Clip -> part."""
-        return self.root / "split.json"
-
-    @property
-    def vocabulary(self) -> Path:
-        """The ordered glosses."""
-        return self.root / "vocabulary.json"
-
-    @property
-    def result(self) -> Path:
-        """Metrics, versions, hashes."""
-        return self.root / "result.json"
-
-    @property
-    def transcript(self) -> Path:
-        """What the run has said."""
-        return self.root / "log.txt"
-
-    @property
-    def checkpoints(self) -> Path:
-        """`best.ckpt`, `last.ckpt` and the one before it; see `slr.core.checkpoints`."""
-        return self.root / "checkpoints"
-
-    @property
-    def adapter(self) -> Path:
-        """The best adapter in PEFT's format."""
-        return self.root / "adapter"
-
-    @property
-    def calibration(self) -> Path:
-        """What validation and training clips have taught of its answers; see `slr.predict.calibration`."""
-        return self.root / "calibration.safetensors"
-
-    @property
-    def evaluation(self) -> Path:
-        """What `evaluate.py` writes."""
-        return self.root / "evaluation"
+    def facts(self) -> dict[str, Any]:
+        """The content of `result`; nothing where there is none."""
+        return read_json(self.result) if self.result.is_file() else {}
 
     @property
     def is_begun(self) -> bool:
-        """Whether a run has written down here what it is."""
+        """Whether a run has written its settings here."""
         return all(file.is_file() for file in (self.config, self.vocabulary, self.split))
 
     def checkpoint(self, choice: str) -> Path:
@@ -79,30 +62,30 @@ class RunFolder:
         Raises:
             UserError: it is not there, or damaged.
         """
-        path = self.checkpoints / f"{choice}.ckpt" if choice in ("best", "last") else Path(choice)
+        named = choice in ("best", "last")
+        path = self.checkpoints / f"{choice}.ckpt" if named else Path(choice)
         if not path.is_file():
             raise UserError(f"checkpoint={choice}: expected a file at {path}, found none; use best, last or a path")
-        hashed = choice in ("best", "last") and (path.parent / checkpoints.HASHES).is_file()
-        if hashed and not checkpoints.is_whole(path):
+        if named and (self.checkpoints / checkpoints.HASHES).is_file() and not checkpoints.is_whole(path):
             raise UserError(
-                f"checkpoint={choice}: expected a whole file at {path}, found one whose SHA-256 is none that was "
-                "written; evaluate another one, or train anew"
+                f"checkpoint={choice}: expected a whole file at {path}, found one whose SHA-256 is not in "
+                f"{checkpoints.HASHES}; evaluate another one, or train again"
             )
         return path
 
 
 class RunRecord:
-    """`result.json` of a run, true while it goes on; written by the main process alone where processes are several.
+    """`result.json` of a run while it goes on; of several processes the main process writes it.
 
     Attributes:
         content: what the file holds: `status` (running, done, pruned, failed or stopped), `seconds` of all processes
-            that have worked on the run, `overrides`, and what has been told.
+            that have worked on the run, `overrides`, and what was added by `tell`.
     """
 
     def __init__(self, folder: RunFolder, overrides: Sequence[str]) -> None:
         self._path = folder.result
         self._started = time.monotonic()
-        before = read_json(folder.result) if folder.result.is_file() else {}
+        before = folder.facts
         self._seconds = float(before.get("seconds", 0.0))
         self.content: dict[str, Any] = {"status": "running", "overrides": list(overrides)}
         self.tell({key: before[key] for key in ("progress", "memory", "hashes") if key in before})
@@ -117,16 +100,11 @@ class RunRecord:
 
 @contextmanager
 def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) -> Iterator[RunRecord]:
-    """Keep `result.json` true from a run's beginning to its end, however it ends.
+    """Keep the result of a run, whose `overrides` were typed, true from its beginning to its end, however it ends.
 
-    Its `status` becomes done unless the block says otherwise, failed (with the error's last line), or stopped, by
-    Ctrl-C or by SIGTERM, with which schedulers end a job. Only a run that was killed outright, or lost its machine,
-    stays at running: `status_of` tells it from one that is alive.
-
-    Args:
-        folder: of the run.
-        overrides: what was typed.
-        stopping: whether a signal has asked for the end.
+    Its `status` becomes done unless the block sets another one, failed (with the error's last line), or stopped, by
+    Ctrl-C or by SIGTERM, with which schedulers end a job. Only a run that was killed, or lost its machine, stays at
+    running: `status_of` tells it from one that is alive.
 
     Raises:
         SystemExit: 130 after Ctrl-C, 143 after SIGTERM, as a shell knows them.
@@ -137,35 +115,36 @@ def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) ->
         if record.content["status"] == "running":
             record.tell({"status": "done"})
     except BaseException as error:
-        code = _asked(error, stopping)
+        code = _stop_code(error, stopping)
         if code is not None:
             record.tell({"status": "stopped"})
+            if folder.is_begun:
+                print(f"\nstopped; to continue: {again(folder)}", file=sys.stderr)  # behind a progress bar
             raise SystemExit(code) from None
-        record.tell({"status": "failed", "error": _told(error)})
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[-1]}"
+        if isinstance(error, Lost):
+            reason = error.reason or "another process of this run was killed, or its machine was lost"
+        record.tell({"status": "failed", "error": reason})
         raise
 
 
-def _asked(error: BaseException, stopping: Stopping) -> int | None:
+def again(folder: RunFolder) -> str:
+    """What a person types to continue a run."""
+    return command("train", shlex.quote(f"resume={folder.root}"))
+
+
+def _stop_code(error: BaseException, stopping: Stopping) -> int | None:
     """The exit code by which a run was asked to end, if that is what has ended it."""
     if isinstance(error, UserError) or (isinstance(error, Lost) and error.reason is not None):
-        return None  # a reason of its own, whoever asked besides
+        return None  # a reason of its own, whatever else was asked
     code = error.stopped if isinstance(error, Lost) else 130 if isinstance(error, KeyboardInterrupt) else None
     return stopping.code or code
 
 
-def _told(error: BaseException) -> str:
-    """An error, of this process or of another one of the run, in a line."""
-    if isinstance(error, Lost):
-        return error.reason or "another process of this run was killed, or its machine was lost"
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[-1]}"
-
-
 def status_of(folder: RunFolder) -> str:
-    """How it stands with a run: running, done, pruned, failed, stopped, killed, or missing where there is none."""
-    if not folder.result.is_file():
-        return "missing"
-    status = read_json(folder.result)["status"]
+    """The status of a run: running, done, pruned, failed, stopped, killed, or missing where there is none."""
+    status = folder.facts.get("status", "missing")
     return "killed" if status == "running" and not is_occupied(folder.root) else status
 
 
@@ -188,5 +167,5 @@ def flat(nested: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
 
 
 def hashes_of(folder: RunFolder) -> dict[str, str]:
-    """The hashes that a run has recorded; none where it has not come that far."""
-    return read_json(folder.result).get("hashes", {}) if folder.result.is_file() else {}
+    """The hashes that a run has recorded; none where it has not got that far."""
+    return folder.facts.get("hashes", {})

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at once where nothing is lost by it, at the next step where a training can save itself first."""
+"""Ctrl-C and SIGTERM: at once where nothing is lost by it, else at the next step, when a training has saved itself."""
 
 import atexit
 import functools
@@ -8,35 +8,53 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}  # exit codes by which a shell and schedulers know them
-GLANCE = 0.5  # seconds after which whoever waits looks whether a signal has come
-ECHO = 2.0  # seconds in which a signal is the first one again: `uv run`, for one, passes on what all processes got
+GLANCE = 0.5  # seconds after which a wait is interrupted to handle signals
+ECHO = 2.0  # seconds in which a repeated signal is the same request: `uv run`, for one, passes on what all got
 
 Item = TypeVar("Item")
 
 
 def next_of(items: "queue.SimpleQueue[Item]") -> Item:
-    """Wait for a queue's next item, and hear Ctrl-C and SIGTERM while waiting.
+    """Wait for a queue's next item, and handle Ctrl-C and SIGTERM while waiting.
 
-    The system may hand a signal to any thread, such as one that is just being started. Python then notes it, but the
-    main thread, which alone handles it, waits on: it has to look from time to time.
+    The system may hand a signal to any thread. Python handles it in the main thread only, which must wake up for it.
     """
     while True:
         with suppress(queue.Empty):
             return items.get(timeout=GLANCE)
 
 
+@contextmanager
+def handled(handler: Callable[[int, object], object], numbers: Iterable[int] = tuple(CODES)) -> Iterator[None]:
+    """Within it, signals call `handler`; afterwards what they called before. Outside the main thread, nothing changes.
+
+    >>> with handled(lambda number, frame: print(signal.Signals(number).name)):
+    ...     signal.raise_signal(signal.SIGINT)
+    SIGINT
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
 class Stopping:
-    """Whether somebody asked this process to end.
+    """Whether this process was asked to end.
 
     Attributes:
         code: the exit code to end with, or None while nobody asked.
-        deferred: whether what runs looks at `code` itself and ends when it has saved; a second request is never
-            deferred.
+        deferred: whether the running code checks `code` itself and ends when it has saved; a second request ends the
+            process at once.
     """
 
     def __init__(self) -> None:
@@ -45,12 +63,17 @@ class Stopping:
         self._heard = 0.0
 
     def listen(self) -> None:
-        """Handle the signals from now on; again, where a library has put itself in between."""
+        """Handle the signals again, where a library has replaced the handlers that `listening` installed."""
         if threading.current_thread() is threading.main_thread():
             for number in CODES:
-                signal.signal(number, self._hear)
+                signal.signal(number, self.hear)
 
-    def _hear(self, number: int, frame: object) -> None:
+    def hear(self, number: int, frame: object) -> None:
+        """Handle a signal.
+
+        Raises:
+            SystemExit: unless deferred.
+        """
         asked_before = self.code is not None
         if asked_before and self.deferred and time.monotonic() - self._heard < ECHO:
             return
@@ -58,26 +81,35 @@ class Stopping:
         if asked_before or not self.deferred:
             raise SystemExit(self.code)
         with suppress(RuntimeError):  # where it came in the middle of writing to the same stream
-            print("\nstopping as soon as this step is saved; once more stops at once", file=sys.stderr, flush=True)
+            text = "\nstopping when this step is saved; press Ctrl-C again to stop immediately"
+            print(text, file=sys.stderr, flush=True)
 
     def told(self, code: int) -> None:
-        """Know from another process of the run that the end was asked for; one's own signal may be on its way."""
+        """Note that another process of the run was asked to end; this one's own signal may be on its way."""
         if self.code is None:
             self.code, self._heard = code, time.monotonic()
 
     def heed(self) -> None:
-        """Defer no longer, and end now where that was asked meanwhile.
+        """Defer no longer.
 
         Raises:
-            SystemExit: it was.
+            SystemExit: the end was asked for meanwhile.
         """
         self.deferred = False
         if self.code is not None:
             raise SystemExit(self.code)
 
 
+@contextmanager
+def listening() -> Iterator[Stopping]:
+    """Within it, signals are handled by the `Stopping` that it gives."""
+    stopping = Stopping()
+    with handled(stopping.hear):
+        yield stopping
+
+
 def leave_to_parent(worker: int) -> None:
-    """Have a loader's worker survive what its group of processes is asked; one that dies takes its parent along.
+    """Have a loader's worker ignore the signals that its whole process group gets; its death would end its parent.
 
     The parent must have called `end_workers_at_exit`.
     """
@@ -87,7 +119,7 @@ def leave_to_parent(worker: int) -> None:
 
 @functools.cache
 def end_workers_at_exit() -> None:
-    """Have this process kill what workers are left when it exits: Python would send SIGTERM and wait for them."""
+    """Have this process kill its remaining workers when it exits: Python would send SIGTERM and wait for them."""
     atexit.register(_end_workers)  # after multiprocessing's own, so it is called before
 
 
@@ -97,17 +129,3 @@ def _end_workers() -> None:
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
-
-
-@contextmanager
-def listening() -> Iterator[Stopping]:
-    """Within it, signals are heard; behind it, handled as they were before."""
-    before = {number: signal.getsignal(number) for number in CODES}
-    stopping = Stopping()
-    stopping.listen()
-    try:
-        yield stopping
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""TensorBoard's files of a run: settings, curves, and their cutting back to where a resumed training begins."""
+"""TensorBoard's files of a run: settings, curves, pictures, and truncating them where a resumed training begins."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,7 @@ JUDGED_BY = ("val/top1", "val/top5", "val/loss", "val/mrr", "test/top1", "test/t
 
 
 def show_settings(writer: "SummaryWriter", settings: Mapping[str, Any]) -> None:
-    """Put a run among TensorBoard's HParams, judged by metrics that it is going to log.
-
-    Args:
-        writer: of the run.
-        settings: nested; lists and None are shown as text.
-    """
+    """Add a run's nested settings to TensorBoard's HParams, with metrics that it is going to log."""
     from torch.utils.tensorboard.summary import hparams
 
     values = {
@@ -45,87 +40,67 @@ def add_results(folder: Path, part: str, metrics: Mapping[str, float], step: int
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What a run has logged: tag -> (step, value) by step; none where there are no events."""
-    found: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, float]] = {}
     for file in sorted(folder.glob(PATTERN)):
         for event in _events(file):
             for value in event.summary.value:
                 if value.HasField("simple_value"):
-                    found.setdefault(value.tag, {})[event.step] = value.simple_value
-    return {tag: sorted(points.items()) for tag, points in found.items()}
+                    curves.setdefault(value.tag, {})[event.step] = value.simple_value
+    return {tag: sorted(points.items()) for tag, points in curves.items()}
 
 
 def add_images(folder: Path, title: str, images: Mapping[str, "NDArray[np.uint8]"], step: int) -> None:
-    """Log pictures, in the place of those that were logged under this title before.
-
-    Args:
-        folder: of the run.
-        title: their tags are `<title>/<name>`.
-        images: name -> uint8 (H, W, 3).
-        step: optimiser steps that lie behind what they show.
-    """
+    """Log pictures, name -> uint8 (H, W, 3), as `<title>/<name>`, and remove earlier ones of this title."""
     from torch.utils.tensorboard import SummaryWriter
 
     suffix = "." + title.replace("/", "-")
-    before = [file for file in folder.glob(PATTERN) if file.name.endswith(suffix)]
+    old = [file for file in folder.glob(PATTERN) if file.name.endswith(suffix)]
     with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
         for name, image in images.items():
             writer.add_image(f"{title}/{name}", image, step, dataformats="HWC")
-    for file in before:
+    for file in old:
         file.unlink()
 
 
 def cut_back(folder: Path, step: int, validated: bool) -> None:
-    """Take out of a run's curves what a training that goes on at `step` is going to log again.
+    """Remove from a run's curves what a training that continues at `step` is going to log again.
 
-    Whatever was logged behind the checkpoint would else be there twice, and a file that a killed process left half
-    written would hide what follows.
+    SummaryWriter's `purge_step` only marks such events, in whole steps, while a validation belongs to the step before.
 
     Args:
         folder: of the run.
-        step: optimiser steps that the checkpoint has behind it; 0 leaves nothing.
-        validated: whether it has the validation behind it that follows its last step.
+        step: optimiser steps before the checkpoint; 0 leaves nothing.
+        validated: whether the checkpoint comes after the validation that follows its last step.
     """
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
     files = sorted(folder.glob(PATTERN))
-    if not files:
-        return
-    kept = [event for file in files for event in _events(file) if step > 0 and _stays(event, step, validated)]
-    kept.sort(key=lambda event: event.step)
-    beside = folder / ".curves.part"  # TensorBoard reads whatever is called tfevents
-    _write(beside, kept)
-    os.replace(beside, files[0])
-    for file in files[1:]:
+    events = [event for file in files for event in _events(file) if step > 0 and _stays(event, step, validated)]
+    events.sort(key=lambda event: event.step)
+    if events:
+        # A process that was killed here has left its file beside those that it replaces: each event counts once.
+        key = lambda event: (event.step, event.summary.SerializeToString())  # noqa: E731
+        part = folder / ".curves.part"  # TensorBoard reads every file with tfevents in its name
+        with part.open("wb") as file:
+            writer = RecordWriter(file)
+            for event in {key(event): event for event in events}.values():
+                writer.write(event.SerializeToString())
+        os.replace(part, files[0])
+    for file in files[bool(events) :]:
         file.unlink()
-    if not kept:
-        files[0].unlink()
 
 
 def _stays(event: "Event", step: int, validated: bool) -> bool:
     if not event.HasField("summary"):
         return event.HasField("file_version")
-    if event.step >= step:
-        return False
     ranked = any(value.tag.startswith(("val/", "test/")) for value in event.summary.value)
-    return validated or not (ranked and event.step == step - 1)
+    return event.step < step - (ranked and not validated)
 
 
 def _events(file: Path) -> Iterator["Event"]:
-    """What is whole in a file: a killed process may have left half a record at its end."""
+    """The whole events of a file: a killed process may have left half a record at its end."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     for record in RawEventFileLoader(str(file)).Load():
         yield Event.FromString(record)
-
-
-def _write(path: Path, events: list["Event"]) -> None:
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    seen: set[bytes] = set()
-    with path.open("wb") as file:
-        writer = RecordWriter(file)
-        for event in events:
-            what = event.summary.SerializeToString() if event.HasField("summary") else b"version"
-            key = str(event.step).encode() + what
-            if key not in seen:  # a cut that was killed half way leaves its file beside those it replaces
-                seen.add(key)
-                writer.write(event.SerializeToString())

@@ -1,4 +1,4 @@
-"""Numbers of bytes and seconds, as a person writes and reads them."""
+"""Numbers as a person writes and reads them: bytes, seconds, counts."""
 
 import re
 
@@ -11,24 +11,21 @@ def parse_bytes(text: str) -> int:
     """Bytes of a size as a person writes it.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not a size.
 
     >>> parse_bytes("8GB"), parse_bytes("1.5 GiB"), parse_bytes("600 MB")
     (8000000000, 1610612736, 600000000)
     """
-    found = re.fullmatch(r"\s*([0-9.]+)\s*(GiB|GB|MiB|MB)\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+|\d*\.\d+)\s*(GiB|GB|MiB|MB)\s*", text, re.IGNORECASE)
     units = {"gb": GB, "gib": 2**30, "mb": 10**6, "mib": 2**20}
-    try:
-        size = int(float(found[1]) * units[found[2].lower()]) if found else 0
-    except ValueError:
-        size = 0
+    size = int(float(match[1]) * units[match[2].lower()]) if match else 0
     if size <= 0:
         raise UserError(f"hardware.memory={text}: expected a size such as 8GB or 7.5GiB")
     return size
 
 
 def format_bytes(size: float) -> str:
-    """A number of bytes for a person.
+    """A number of bytes.
 
     >>> format_bytes(2_615_000_000), format_bytes(31_000_000)
     ('2.6 GB', '31 MB')
@@ -37,7 +34,7 @@ def format_bytes(size: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds for a person.
+    """A duration.
 
     >>> format_duration(59.6), format_duration(3599), format_duration(7260)
     ('1 min', '1 h 0 min', '2 h 1 min')
@@ -54,4 +51,4 @@ def counted(number: int, noun: str) -> str:
     >>> counted(1, "file"), counted(2, "file")
     ('1 file', '2 files')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

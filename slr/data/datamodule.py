@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from slr.core.files import generator
 from slr.core.signals import end_workers_at_exit, leave_to_parent
 from slr.data import video
 from slr.data.augment import ColorJitter
 from slr.data.cache.frames import Frames, Wanted
 from slr.data.collate import Batch, Inputs, Sample, collate_ranking, collate_training
 from slr.data.manifest import Clip
-from slr.data.split import generator
 
 Key = tuple[int, int]  # (epoch, position in the part)
 Features = Callable[[str], Tensor]  # a key of `ClipDataset.feature_key` -> its cached features (V, D)
@@ -77,7 +77,7 @@ class ClipDataset(Dataset[Sample]):
 
     def positions(self, clip: Clip, epoch: int) -> np.ndarray:
         """Which frames of a clip are seen in an epoch: int64 (T,)."""
-        rng = generator(clip.id, *self._turn(epoch))
+        rng = generator(*self._turn(epoch), clip.id)
         return video.sample_positions(clip.frames, self.frames, self.sampling, rng)
 
     def seen(self, clip: Clip, epoch: int) -> Tensor:
@@ -86,7 +86,7 @@ class ClipDataset(Dataset[Sample]):
         if self.jitter is None:
             return frames
         turn = self._turn(epoch) if self.features_from is not None else (self.seed, epoch)
-        return self.jitter(frames, generator(f"{clip.id} colours", *turn))
+        return self.jitter(frames, generator(*turn, f"{clip.id} colours"))
 
     def feature_key(self, clip: Clip, epoch: int) -> str:
         """Everything of the data that the features of a clip in an epoch depend on, as text."""
@@ -129,7 +129,7 @@ class EpochBatches(Sampler[list[Key]]):
         return -(-self.count // self.batch)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = generator("order", self.seed, self.epoch).permutation(self.count)
+        order = generator(self.seed, self.epoch, "order").permutation(self.count)
         skipped = max(0, self.behind - self.epoch * len(self))
         for start in range(skipped * self.batch, self.count, self.batch):
             share = order[start : start + self.batch][self.rank :: self.world]

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from slr.core.errors import UserError
-from slr.core.files import write_json
+from slr.core.files import generator, write_json
 from slr.data.duplicates.groups import Link, identical_files, identical_segments, joined, sharing
 from slr.data.manifest import PARTS, Clip
 from slr.data.signer_split import divide_signers, listed
@@ -94,7 +92,7 @@ def make_split(
         units_of = Counter(gloss for unit in units for gloss in {clip.gloss for clip in unit})
         uncoverable = sorted(gloss for gloss, count in units_of.items() if count == 1)
         if rule == "signer":
-            parts = divide_signers(units, shares, coverage, generator("signer", seed))
+            parts = divide_signers(units, shares, coverage, generator(seed, "signer"))
         else:
             parts = _stratified(units, seed, shares)
     _refuse_empty(parts, rule, clips)
@@ -113,7 +111,7 @@ def _beyond(clips: list[Clip], parts: Mapping[str, str], seed: int, limit: int) 
     return {
         names[place]
         for gloss, names in training.items()
-        for place in generator(f"limit {gloss}", seed).permutation(len(names))[limit:]
+        for place in generator(seed, f"limit {gloss}").permutation(len(names))[limit:]
     }
 
 
@@ -156,7 +154,7 @@ def _stratified(units: list[list[Clip]], seed: int, shares: Shares) -> dict[str,
         wanted = Counter(_quota(len(numbers), shares))
         wanted.subtract(chosen[number] for number in numbers if number in chosen)
         free = [number for number in numbers if number not in chosen]
-        for number in generator(gloss, seed).permutation(free).tolist():
+        for number in generator(seed, gloss).permutation(free).tolist():
             part = max(("train", "test", "val"), key=lambda name: wanted[name])
             wanted[part] -= 1
             chosen[number] = part
@@ -170,11 +168,6 @@ def _quota(count: int, shares: Shares) -> dict[str, int]:
     excess = max(0, test + val - (count - 1))  # large shares of few clips must leave one to train on
     val_less = min(excess, max(0, val - 1))
     return {"train": count - test - val + excess, "val": val - val_less, "test": test - (excess - val_less)}
-
-
-def generator(label: str, *seeds: int) -> np.random.Generator:
-    """Random numbers that depend on the seeds and on what they are for (a gloss, a clip id, "order")."""
-    return np.random.default_rng([*seeds, int.from_bytes(hashlib.sha256(label.encode()).digest()[:8])])
 
 
 def _hash(rule: str, seed: int, clips: list[Clip], parts: dict[str, str]) -> str:

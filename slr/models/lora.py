@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from slr.core.errors import UserError
+from slr.core.files import replacing
 from slr.models.internvl import bare
 
 if TYPE_CHECKING:
@@ -155,9 +156,9 @@ def save_adapter(model: "PeftModel", folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # Otherwise PEFT asks the hub whether the vocabulary was enlarged.
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    beside = folder / f"{ADAPTER_WEIGHTS}.partial"
-    save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, beside, metadata={"format": "pt"})
-    beside.replace(folder / ADAPTER_WEIGHTS)
+    weights = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
+    with replacing(folder / ADAPTER_WEIGHTS) as part:
+        save_file(weights, part, metadata={"format": "pt"})
     config = copy.copy(model.peft_config["default"])
     config.inference_mode = True
     base = type(bare(model))

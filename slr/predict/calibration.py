@@ -3,7 +3,6 @@
 Knows no torch: whoever reads a run's calibration need not load a network.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
 from slr.core.errors import UserError
+from slr.core.files import replacing
 
 LogProbability = NDArray[np.float32]  # (n, K), natural logs, not renormalised
 States = NDArray[np.float32]  # (n, D), what rankings came from: slr.models.ranking.RankOutput
@@ -218,12 +218,8 @@ def write(path: Path, calibration: Calibration) -> None:
     """Write `calibration.safetensors`, whole or not at all."""
     numbers = {name: repr(getattr(calibration, name)) for name in NUMBERS}
     familiarity = calibration.familiarity
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file({"means": familiarity.means, "precision": familiarity.precision}, beside, numbers)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as part:
+        save_file({"means": familiarity.means, "precision": familiarity.precision}, part, numbers)
 
 
 def read(path: Path) -> Calibration | None:

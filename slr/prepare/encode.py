@@ -1,6 +1,5 @@
 """Frames → an H.264 file, the one format that training reads."""
 
-import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
@@ -9,6 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+from slr.core.files import replacing
 
 FPS = 25  # WLASL counts its frames at this rate
 
@@ -31,13 +32,8 @@ def write_clip(
     Raises:
         ValueError: No frame, or frames that differ in size or are not uint8 (H, W, 3).
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        written = _encode(beside, iter(frames), fps, {"crf": str(crf), "preset": preset})
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return written
+    with replacing(path) as part:
+        return _encode(part, iter(frames), fps, {"crf": str(crf), "preset": preset})
 
 
 def _encode(path: Path, frames: Iterator[np.ndarray], fps: int, quality: dict[str, str]) -> int:

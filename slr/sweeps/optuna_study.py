@@ -1,13 +1,10 @@
 """A search's trials in Optuna's journal: which one is next, whose it is, how it ended, and whether to end it early.
 
-Every trial is in one line of the journal from its beginning, with its settings and the search that runs it, so that a
-process that dies leaves a whole trial or none. Whether a search is alive is told by a lock of the operating system. No
-two trials have the same settings: what was tried already is not asked for again.
+A trial is written to the journal as one line with its settings, so that a process that dies leaves a whole trial or
+none. A search holds a lock of the operating system for each trial that it runs. No settings are tried twice.
 """
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,20 +23,19 @@ from slr.core.errors import UserError
 from slr.core.locks import exclusive, is_occupied, occupied
 
 NAME = "slr"
-SEARCHES = ".searches"  # a folder for each search that is at work, whose lock says that it is alive
-OWNER, REASON = "search", "reason"  # what is noted of a trial
-SPACE, SETTINGS, PRUNING = "space", "settings", "pruning"  # and of the study
-PATIENCE = 10  # suggestions of what was tried already, before the next untried settings are taken
+CLAIMS = ".searches"  # in the sweep's folder: a folder for each trial, locked by the search that runs it
+REASON = "reason"  # attribute of a trial that failed
+SPACE, SETTINGS, PRUNING = "space", "settings", "pruning"  # attributes of the study
+ENDS = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+PATIENCE = 10  # repeated suggestions, before the next untried settings are taken
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Lock(JournalFileOpenLock):
-    """Optuna's lock by a file that is created exclusively, and whoever gets it mends what a killed holder has torn.
+    """Optuna's lock by exclusive creation of a file, which network file systems without locks have too.
 
-    Its other lock, by a symbolic link, needs rights that Windows does not give by default. Neither needs a lock of the
-    operating system, which some network file systems do without; exclusive creation is atomic from NFS 3 on. A holder
-    that was killed keeps the others waiting for 30 s.
+    Whoever gets it removes half a line that a killed holder has left, behind which the next one would be written.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -47,17 +43,19 @@ class Lock(JournalFileOpenLock):
         self._journal = journal
 
     def acquire(self) -> bool:
-        """Wait for it; cut off half a line, which the next one would otherwise be written behind."""
+        """Wait for it, then mend the journal."""
         super().acquire()
         with self._journal.open("rb+") as file:
             end = file.seek(0, os.SEEK_END)
-            while end > 0:
-                file.seek(end - 1)
-                if file.read(1) == b"\n":
-                    break
+            while end and (file.seek(end - 1), file.read(1))[1] != b"\n":
                 end -= 1
             file.truncate(end)
         return True
+
+
+def storage(journal: Path) -> JournalStorage:
+    """The journal, for reading and writing."""
+    return JournalStorage(JournalFileBackend(str(journal), Lock(journal)))
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,8 @@ class Pruning:
 
     Attributes:
         pruner: median or none.
-        startup_trials: that must have gone to their end before.
-        warmup_epochs: of each trial that are never its last for this reason.
+        startup_trials: that must have ended normally before.
+        warmup_epochs: of each trial after which it is not given up.
     """
 
     pruner: str
@@ -81,11 +79,6 @@ class Pruning:
         return optuna.pruners.MedianPruner(self.startup_trials, self.warmup_epochs + 1)
 
 
-def storage(journal: Path) -> JournalStorage:
-    """The journal, for reading and writing."""
-    return JournalStorage(JournalFileBackend(str(journal), Lock(journal)))
-
-
 @dataclass
 class Search:
     """One process's part in a study, while `at_work`.
@@ -94,10 +87,7 @@ class Search:
         folder: of the sweep.
         axes: what is varied.
         settings: what all trials share, `key` -> value.
-        direction: maximize or minimize.
-        seed: of the sampler.
-        pruning: of the trials.
-        tried: numbers of the trials that this process has taken on.
+        tried: numbers of the trials that this process has run.
         exhausted: whether nothing untried is left.
     """
 
@@ -109,52 +99,49 @@ class Search:
     pruning: Pruning
     tried: set[int] = field(default_factory=set)
     exhausted: bool = False
-    _name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _claims: dict[int, ExitStack] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._distributions = {axis.key.lstrip("+"): distribution(axis) for axis in self.axes}
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Begin the study, or join it; within it, this process's trials are its own.
+        """Begin the study, or join it.
 
         Raises:
-            UserError: the study there is one of another space, of other settings or of the other direction.
+            UserError: the study has another space, other settings or the other direction.
         """
-        own = self.folder / SEARCHES / self._name
-        own.parent.mkdir(parents=True, exist_ok=True)
-        self._storage = storage(self.folder / search_space.JOURNAL)
-        with ExitStack() as held:
-            with exclusive(self.folder, silent=True):
-                self._study = self._opened()
-                for other in own.parent.iterdir():
-                    if not is_occupied(other):
-                        shutil.rmtree(other)
-                held.enter_context(occupied(own))
-            yield
+        self.folder.mkdir(parents=True, exist_ok=True)
         with exclusive(self.folder, silent=True):
-            shutil.rmtree(own)
+            self._study = self._opened()
+        try:
+            yield
+        finally:
+            for number in list(self._claims):
+                self.tell(number, "cut")
 
     def _opened(self) -> optuna.Study:
-        study = optuna.create_study(
-            storage=self._storage, study_name=NAME, direction=self.direction, load_if_exists=True
-        )
-        asked = {SPACE: [str(axis) for axis in self.axes], SETTINGS: dict(self.settings)}
-        found = study.user_attrs
-        if SETTINGS not in found:  # the last to be written
+        journal = storage(self.folder / search_space.JOURNAL)
+        study = optuna.create_study(storage=journal, study_name=NAME, direction=self.direction, load_if_exists=True)
+        asked, before = {SPACE: [str(axis) for axis in self.axes], SETTINGS: dict(self.settings)}, study.user_attrs
+        if SETTINGS not in before:  # the last to be written
+            before = asked
             for key, value in asked.items():
                 study.set_user_attr(key, value)
-        elif asked[SPACE] != found[SPACE]:
-            self._refuse(f"over {'; '.join(found[SPACE])}")
-        elif asked[SETTINGS] != found[SETTINGS]:
-            before = found[SETTINGS]
-            keys = [key for key in {**before, **asked[SETTINGS]} if before.get(key) != asked[SETTINGS].get(key)]
-            self._refuse("with " + ", ".join(f"{key}={before.get(key)}" for key in keys[:4]))
-        if study.direction.name.lower() != self.direction:
-            self._refuse(f"with hydra.sweeper.direction={study.direction.name.lower()}")
-        if found.get(PRUNING) != vars(self.pruning):
+        old, new = before[SETTINGS], asked[SETTINGS]
+        differing = [f"{key}={old.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+        other = ""
+        if asked[SPACE] != before[SPACE]:
+            other = f"over {'; '.join(before[SPACE])}"
+        elif differing:
+            other = f"with {', '.join(differing[:4])}"
+        elif (direction := study.direction.name.lower()) != self.direction:
+            other = f"with hydra.sweeper.direction={direction}"
+        if other:
+            raise UserError(f"{self.folder} holds a search {other}; give this one another name, sweep=NAME")
+        if before.get(PRUNING) != vars(self.pruning):
             study.set_user_attr(PRUNING, vars(self.pruning))
         return study
-
-    def _refuse(self, found: str) -> None:
-        raise UserError(f"{self.folder} holds a search {found}; give this one another name, sweep=NAME")
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -163,124 +150,97 @@ class Search:
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The best trial that went to its end."""
-        done = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        """The best trial that ended normally."""
+        done = any(trial.state == TrialState.COMPLETE for trial in self.trials)
         return self._study.best_trial if done else None
 
     def claim(self, limit: int) -> int | None:
-        """The number of a trial that is this process's to run: one that was cut, or a new one.
+        """The number of a trial for this process to run: one that was interrupted, or a new one.
 
-        Args:
-            limit: trials of the study, whoever runs them.
-
-        Returns:
-            None where there is nothing to run now: there are enough, or all others are run by others.
+        None where there is nothing to run now: there are `limit` trials already, or others run the rest.
         """
         with exclusive(self.folder, silent=True):
             trials = self.trials
-            left = next((trial for trial in trials if self._is_left(trial)), None)
-            if left is not None:
-                number = left.number
-                self._note(number, OWNER, self._name)
-            elif len(trials) < limit and (values := self._untried(trials)) is not None:
+            number = next((trial.number for trial in trials if self._is_left(trial)), None)
+            if number is None and len(trials) < limit and (values := self._untried(trials)) is not None:
                 number = len(trials)
+                params = dict(zip(self._distributions, values, strict=True))
                 self._study.add_trial(
                     optuna.trial.create_trial(
-                        state=TrialState.RUNNING,
-                        params=dict(zip(self._names, values, strict=True)),
-                        distributions=self._distributions,
-                        user_attrs={OWNER: self._name},
+                        state=TrialState.RUNNING, params=params, distributions=self._distributions
                     )
                 )
-            else:
-                return None
-            self.tried.add(number)
+            if number is not None:
+                self.tried.add(number)
+                self._claims[number] = ExitStack()
+                self._claims[number].enter_context(occupied(self._claim(number)))
             return number
 
+    def _claim(self, number: int) -> Path:
+        return self.folder / CLAIMS / str(number)
+
     def _is_left(self, trial: FrozenTrial) -> bool:
-        """Whether a trial was cut and nobody is at it; one that this process has tried waits for another one."""
+        """Whether a trial was interrupted and nobody runs it; this process does not try one twice."""
         if trial.state != TrialState.RUNNING or trial.number in self.tried:
             return False
-        owner = trial.user_attrs[OWNER]
-        alive = bool(owner) and is_occupied(self.folder / SEARCHES / owner)
-        return not alive and not is_occupied(search_space.trial_folder(self.folder, trial.number))
+        run = search_space.trial_folder(self.folder, trial.number)
+        return not (is_occupied(self._claim(trial.number)) or is_occupied(run))
+
+    def status(self, trial: FrozenTrial) -> str:
+        """The status of a trial, in the words of runs: done, pruned, failed, running, or cut."""
+        if trial.state == TrialState.RUNNING:
+            claimed = trial.number in self._claims or is_occupied(self._claim(trial.number))
+            return "running" if claimed else "cut"
+        return next(status for status, state in ENDS.items() if trial.state == state)
 
     @property
     def waits(self) -> bool:
-        """Whether others run trials, which are this process's to finish if they die."""
+        """Whether others run trials, which this process has to finish if they die."""
         return any(trial.state == TrialState.RUNNING and trial.number not in self.tried for trial in self.trials)
 
     def values(self, number: int) -> list[Value]:
         """A trial's settings, in the order of the axes."""
-        params = self.trials[number].params
-        return [params[name] for name in self._names]
+        return [self.trials[number].params[name] for name in self._distributions]
 
-    def done(self, number: int, value: float) -> None:
-        """A trial went to its end."""
-        self._study.tell(number, value, skip_if_finished=True)
+    def tell(self, number: int, status: str, value: float | None = None, reason: str = "") -> None:
+        """Note how a trial ended: done, with its value; pruned, with the last one reported; failed, for a reason.
 
-    def pruned(self, number: int) -> None:
-        """A trial was given up; its value is the last that it has reported."""
-        self._study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
-
-    def failed(self, number: int, reason: str) -> None:
-        """A trial came to nothing."""
-        if not self.trials[number].state.is_finished():
-            self._note(number, REASON, reason)
-        self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-
-    def cut(self, number: int) -> None:
-        """A trial's process was killed or asked to end: it is for another search, or the next one, to go on with."""
-        self._note(number, OWNER, "")
-
-    def _note(self, number: int, key: str, value: str) -> None:
-        self._storage.set_trial_user_attr(self.trials[number]._trial_id, key, value)
-
-    @property
-    def _names(self) -> list[str]:
-        return [axis.key.lstrip("+") for axis in self.axes]
-
-    @property
-    def _distributions(self) -> dict[str, BaseDistribution]:
-        return {name: distribution(axis) for name, axis in zip(self._names, self.axes, strict=True)}
+        One that is cut, because its process was killed or asked to end, is continued by another search, or the next.
+        """
+        trial = self.trials[number]
+        if status in ENDS and not trial.state.is_finished():
+            if reason:
+                self._study._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
+            self._study.tell(number, value, ENDS[status])
+        self._claims.pop(number).close()
 
     def _untried(self, trials: list[FrozenTrial]) -> tuple[Value, ...] | None:
         """Settings that no trial has had: what the sampler suggests, or where it repeats itself, the next ones."""
-        tried = {tuple(trial.params[name] for name in self._names) for trial in trials}
+        tried = {tuple(trial.params[name] for name in self._distributions) for trial in trials}
         size = search_space.size(self.axes)
-        if size is None or len(tried) < size:
-            # A fixed seed would suggest the same again after a restart; this one gives what an uncut search would get.
-            seed = (self.seed + len(trials)) % 2**32
-            # Asked in a copy: in the study itself, a suggestion would be a trial before it is known as a repetition.
-            sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-            copy = optuna.create_study(direction=self.direction, sampler=sampler)
-            copy.add_trials(trials)
-            for _ in range(PATIENCE):
-                asked = copy.ask(self._distributions)
-                values = tuple(
-                    axis.exact(asked.params[name]) for name, axis in zip(self._names, self.axes, strict=True)
-                )
-                if values not in tried:
-                    return values
-                copy.tell(asked, state=TrialState.FAIL)
-            if size is not None:
-                indices = (index % size for index in range(seed, seed + size))
-                return next(
-                    values for index in indices if (values := search_space.point(self.axes, index)) not in tried
-                )
-        self.exhausted = True
-        return None
-
-
-def status(trial: FrozenTrial) -> str:
-    """How it stands with a trial, in the words of runs: done, pruned, failed, running, or cut."""
-    if trial.state == TrialState.RUNNING:
-        return "running" if trial.user_attrs[OWNER] else "cut"
-    return {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
+        if size is not None and len(tried) >= size:
+            self.exhausted = True
+            return None
+        # A fixed seed would suggest the same again after a restart; this one gives what an uncut search would get.
+        seed = (self.seed + len(trials)) % 2**32
+        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        # Asked in a copy: in the study itself, a suggestion would be a trial before it is known as a repetition.
+        copy = optuna.create_study(direction=self.direction, sampler=sampler)
+        copy.add_trials(trials)
+        for _ in range(PATIENCE):
+            asked = copy.ask(self._distributions)
+            values = tuple(axis.exact(value) for axis, value in zip(self.axes, asked.params.values(), strict=True))
+            if values not in tried:
+                return values
+            copy.tell(asked, state=TrialState.FAIL)
+        points = (search_space.point(self.axes, (seed + n) % (size or 1)) for n in range(size or 0))
+        values = next((values for values in points if values not in tried), None)
+        self.exhausted = values is None
+        return values
 
 
 def distribution(axis: Axis) -> BaseDistribution:
-    """An axis in Optuna's words."""
+    """An axis as Optuna's distribution."""
     if isinstance(axis, Choices):
         return CategoricalDistribution(axis.words)
     if isinstance(axis.low, int):
@@ -289,33 +249,21 @@ def distribution(axis: Axis) -> BaseDistribution:
 
 
 class Report:
-    """A run's word to the search whose trial it is, from its own process.
-
-    Args:
-        folder: of the run.
-        number: of the trial.
-    """
+    """Reports a run's validations to the search whose trial `number` it is, from the run's own process."""
 
     def __init__(self, folder: Path, number: int) -> None:
-        self._storage = storage(folder.parent / search_space.JOURNAL)
-        self._study = optuna.load_study(study_name=NAME, storage=self._storage)
+        self._study = optuna.load_study(study_name=NAME, storage=storage(folder.parent / search_space.JOURNAL))
         self._number = number
 
     def __call__(self, epoch: int, value: float) -> bool:
-        """Note how a validation went; whether the trial is to be given up.
+        """Report a validation after an epoch, from 1 on; whether the trial is to be given up.
 
-        Said again after a cut, it takes the place of what was said before. A trial that has ended for the search, and
-        trains on all the same, is left alone.
-
-        Args:
-            epoch: that has ended, from 1 on.
-            value: of what the search ranks by.
+        Reported again after a cut, it replaces what was reported before. A trial that has ended is left alone.
         """
         if self._trial.state != TrialState.RUNNING:
             return False
-        self._storage.set_trial_intermediate_value(self._trial._trial_id, epoch, value)
-        pruning = Pruning(**self._study.user_attrs[PRUNING])
-        return pruning.judge().prune(self._study, self._trial)
+        self._study._storage.set_trial_intermediate_value(self._trial._trial_id, epoch, value)
+        return bool(Pruning(**self._study.user_attrs[PRUNING]).judge().prune(self._study, self._trial))
 
     @property
     def _trial(self) -> FrozenTrial:

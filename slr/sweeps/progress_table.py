@@ -1,5 +1,6 @@
-"""How a sweep's jobs stand, as a table: painted over on a terminal, line by line elsewhere."""
+"""The jobs of a sweep as a table: repainted on a terminal, line by line elsewhere."""
 
+import shlex
 import shutil
 import sys
 import time
@@ -8,21 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slr.core.units import format_bytes, format_duration
+from slr.core.units import counted, format_bytes, format_duration
 from slr.sweeps.runner import ENDED, SweepJob
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 REFRESH = 2.0  # seconds between two paintings where no status has changed
-COLUMNS = ("job", "status", "steps", "val top-1", "time", "")
+UNFINISHED = ("waiting", "running", "elsewhere")
+COLUMNS = ("job", "status", "steps", "val top-1", "time", "reason")
 
 
 class Board:
     """Shows a sweep while it runs, and once more when it has ended.
 
     Attributes:
-        at_once: jobs at the same time, from which it tells how long the rest may take.
+        at_once: jobs at the same time, from which it estimates the time left.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -32,48 +34,43 @@ class Board:
         self.at_once = at_once
         self._console = Console()
         self._live = Live(console=self._console, auto_refresh=False) if sys.stdout.isatty() else None
-        self._told: dict[str, str] = {}
+        self._statuses: dict[str, str] = {}
         self._painted = 0.0
 
     def __call__(self, jobs: Sequence[SweepJob]) -> None:
         """Show what has changed."""
-        changed = [job for job in jobs if self._told.get(job.name) != job.status]
+        changed = [job for job in jobs if self._statuses.get(job.name) != job.status]
         if self._live is None:
             for job in changed:
                 if job.status != "waiting":
-                    print(f"[{_ended(jobs)}/{len(jobs)}] {line(job)}{left(jobs, self.at_once)}", flush=True)
+                    print(f"[{_finished(jobs)}/{len(jobs)}] {line(job)}{left(jobs, self.at_once)}", flush=True)
         elif changed or time.monotonic() - self._painted > REFRESH:
             self._live.start()
             self._live.update(table(jobs, self.at_once), refresh=True)
             self._painted = time.monotonic()
-        self._told = {job.name: job.status for job in jobs}
+        self._statuses = {job.name: job.status for job in jobs}
 
     def close(self, jobs: Sequence[SweepJob]) -> None:
-        """Leave the whole table behind."""
+        """Leave the whole table."""
         if self._live is not None and self._live.is_started:
             self._live.update(table(jobs, self.at_once), refresh=True)
             self._live.stop()
-        elif len(jobs) > 1:  # what there is to say of one has been said
+        elif len(jobs) > 1:  # the line of a single job says it all
             self._console.print(table(jobs, self.at_once))
+        if len(jobs) > 1:
+            folder = shlex.quote(str(jobs[0].folder.root.parent))
+            done = all(job.status in ENDED for job in jobs)
+            advice = f"python -m slr.compare {folder}" if done else "run the same command again"
+            print(f"to {'compare the runs' if done else 'do what is missing'}: {advice}", flush=True)
 
 
 def announce(place: Path, jobs: Sequence[SweepJob], each: int) -> str:
-    """What a sweep is going to do, before it starts: jobs, where they stand, and their disk.
-
-    Args:
-        place: the sweep's folder.
-        jobs: of the sweep.
-        each: bytes that a job leaves on the disk, at most.
-    """
-    count = Counter(job.status for job in jobs)
-    stand = ", ".join(f"{number} {status}" for status, number in sorted(count.items()))
+    """What a sweep is going to do: jobs, their status, and their disk, of which a job takes `each` bytes at most."""
     free = shutil.disk_usage(place).free
-    missing = sum(job.status not in ENDED for job in jobs)
-    room = f"about {format_bytes(missing * each)} of disk to write, {format_bytes(free)} free"
-    short = (
-        "; too little: set checkpoint.keep=best, or outputs=FOLDER on a larger disk" if missing * each > free else ""
-    )
-    return f"sweep: {len(jobs)} jobs ({stand}) in {place}; {room}{short}"
+    needed = each * sum(job.status not in ENDED for job in jobs)
+    room = f"about {format_bytes(needed)} of disk to write, {format_bytes(free)} free"
+    short = "; too little: set checkpoint.keep=best, or outputs=FOLDER on a larger disk" if needed > free else ""
+    return f"sweep: {counted(len(jobs), 'job')} ({_statuses(jobs)}) in {place}; {room}{short}"
 
 
 def line(job: SweepJob) -> str:
@@ -84,7 +81,7 @@ def line(job: SweepJob) -> str:
 
 
 def cells(job: SweepJob) -> tuple[str, ...]:
-    """What the table says of a job, by `COLUMNS`."""
+    """A job's row of the table, by `COLUMNS`."""
     facts = job.facts
     progress = facts.get("progress", {})
     best = facts.get("val", {}).get("top1", progress.get("val/top1"))
@@ -94,26 +91,33 @@ def cells(job: SweepJob) -> tuple[str, ...]:
 
 
 def table(jobs: Sequence[SweepJob], at_once: int) -> "Table":
-    """All jobs, in their order."""
+    """All jobs, in their order; a column that is empty in every row is left out."""
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(caption=f"{_ended(jobs)} of {len(jobs)} ended{left(jobs, at_once)}", caption_justify="left")
-    for name in COLUMNS:
+    rows = [cells(job) for job in jobs]
+    caption = f"{_finished(jobs)} of {len(jobs)} finished ({_statuses(jobs, 'done', 'failed')}){left(jobs, at_once)}"
+    shown = Table(caption=caption, caption_justify="left")
+    columns = [number for number in range(len(COLUMNS)) if any(row[number] for row in rows)]
+    for number in columns:
+        name = COLUMNS[number]
         shown.add_column(name, justify="right" if name in ("steps", "val top-1", "time") else "left", overflow="fold")
-    for job in jobs:
-        shown.add_row(*(Text(cell) for cell in cells(job)))
+    for row in rows:
+        shown.add_row(*(Text(row[number]) for number in columns))
     return shown
 
 
 def left(jobs: Sequence[SweepJob], at_once: int) -> str:
     """How long the rest may take, once a job has been done."""
     done = [job.facts.get("seconds", 0.0) for job in jobs if job.status == "done"]
-    rest = sum(job.status not in ENDED and not (job.tried and job.status not in ("running", "waiting")) for job in jobs)
-    if not done or not rest:
-        return ""
-    return f", about {format_duration(-(-rest // at_once) * sum(done) / len(done))} left"
+    rest = sum(job.status in UNFINISHED or not (job.tried or job.status in ENDED) for job in jobs)
+    return f", about {format_duration(-(-rest // at_once) * sum(done) / len(done))} left" if done and rest else ""
 
 
-def _ended(jobs: Sequence[SweepJob]) -> int:
-    return sum(job.status in ENDED for job in jobs)
+def _finished(jobs: Sequence[SweepJob]) -> int:
+    return sum(job.status not in UNFINISHED for job in jobs)
+
+
+def _statuses(jobs: Sequence[SweepJob], *always: str) -> str:
+    numbers = dict.fromkeys(always, 0) | Counter(job.status for job in jobs)
+    return ", ".join(f"{number} {status}" for status, number in numbers.items())

@@ -2,31 +2,26 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from slr.core import distributed
 from slr.core.run_folder import RunFolder
-from slr.core.signals import CODES, Stopping
+from slr.core.signals import CODES, Stopping, handled
 from slr.sweeps.runner import ENDED, GRACE, POLL, Sweep, SweepJob, start
 
 
 def attend(program: str, folder: str) -> None:
-    """Have a job of a sweep done, in a process of its own; Slurm's and Ray's processes call this by its name.
+    """Run a job of a sweep by `program resume=FOLDER`; the processes of Slurm and Ray call this.
 
-    Asked to end, the job saves itself first; then the scheduler's own handling has its turn, by which submitit puts the
-    job into the queue again. Where a step of Slurm's has several tasks, each starts one process of the one run.
-
-    Args:
-        program: what to call with `resume=FOLDER`.
-        folder: of the run.
+    Asked to end, the job saves itself first; then the scheduler's own handler is called, by which submitit puts the job
+    into the queue again. Where a Slurm step has several tasks, each starts one process of the run.
 
     Raises:
-        RuntimeError: the job is not done; says why, so that the scheduler's records are true.
+        RuntimeError: the job is not done, with the reason for the scheduler's records.
         SystemExit: it was asked to end.
     """
     job = SweepJob(RunFolder(Path(folder)), Path(folder).name)
@@ -54,40 +49,28 @@ def _follow(program: Path, job: SweepJob, stopping: Stopping) -> None:
 
 @contextmanager
 def _asked_to_end() -> Iterator[Stopping]:
-    """Within it, signals ask the job to save itself, however often they come; submitit's is heeded when it has.
+    """Within it, signals ask the job to save itself, however often they come; afterwards submitit's handler is called.
 
     Slurm may send SIGTERM before submitit's signal, or alone: a job that ended by itself then would count as failed,
     one that waits to be killed counts as preempted.
     """
     stopping = Stopping()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping
-        return
     heard: list[int] = []
 
     def hear(number: int, _: object) -> None:
         heard.append(number)
         stopping.code = stopping.code or CODES.get(signal.Signals(number), CODES[signal.SIGTERM])
 
-    submitits = _submitits()
-    before = {number: signal.signal(number, hear) for number in (*CODES, *submitits)}
-    try:
-        yield stopping
-    except SystemExit:
-        patience = time.monotonic() + GRACE
-        for number, requeue in submitits.items():
-            while number not in heard and time.monotonic() < patience:
-                time.sleep(POLL)
-            if number in heard:
-                requeue(number, None)
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _submitits() -> dict[int, Any]:
-    """The signal by which submitit requeues a job, and what it does then; nothing where it is not in charge."""
+    # The signal by which submitit requeues a job, and its handler; nothing where submitit is not in charge.
     number = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", None)
-    handler = None if number in (None, *CODES) else signal.getsignal(number)
-    return {number: handler} if number and callable(handler) else {}
+    requeue = None if number in (None, *CODES) else signal.getsignal(number)
+    with handled(hear, [*CODES, cast(int, number)] if callable(requeue) else CODES):
+        try:
+            yield stopping
+        except SystemExit:
+            deadline = time.monotonic() + GRACE * callable(requeue)
+            while number not in heard and time.monotonic() < deadline:
+                time.sleep(POLL)
+            if callable(requeue) and number in heard:
+                requeue(number, None)
+            raise

@@ -1,7 +1,7 @@
 """Many runs of one command: each a process of its own, in a folder that the same command finds again.
 
-What is done is skipped, what was cut is gone on with, what failed is tried again. Knows nothing of what a job computes:
-a job is a run's folder with a configuration, and `resume=FOLDER` begins it or goes on with it.
+What is done is skipped, what was interrupted is continued, what failed is tried again. A job is a run's folder with a
+configuration, and `resume=FOLDER` begins it or continues it.
 """
 
 import os
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from slr.config import schema
 from slr.core.errors import UserError
@@ -25,7 +25,7 @@ from slr.core.signals import Stopping
 BUSY = 75  # exit code of a job whose folder another process works in: EX_TEMPFAIL of sysexits.h
 ENDED = ("done", "pruned")
 TIED = "SLR_ENDS_WITH_ITS_SWEEP"  # set for a job's process, whose standard input ends when the sweep's process does
-CONSOLE = ".console.txt"  # what a job's process printed, its transcript aside
+CONSOLE = ".console.txt"  # what a job's process printed
 POLL = 0.2  # seconds
 GRACE = 120.0  # seconds that jobs have for saving themselves when a sweep is stopped
 
@@ -36,9 +36,9 @@ class SweepJob:
 
     Attributes:
         folder: of the run.
-        name: what tells it from the others, such as `frames=8 lora.r=16`.
+        name: its own settings, such as `frames=8 lora.r=16`.
         tried: whether this sweep has started it.
-        status: as `slr.core.run_folder.status_of` says, or elsewhere, where another sweep's process is at it.
+        status: of `slr.core.run_folder.status_of`, or waiting, or elsewhere, where another sweep's process runs it.
         told: what a scheduler says of it.
     """
 
@@ -49,31 +49,33 @@ class SweepJob:
     told: str = ""
 
     def look(self) -> None:
-        """Take notice of how it stands."""
+        """Read its status."""
         status = status_of(self.folder)
         self.status = "waiting" if status == "missing" else status
 
     @property
     def facts(self) -> dict:
-        """What its result says."""
-        return read_json(self.folder.result) if self.folder.result.is_file() else {}
+        """The content of its result."""
+        return self.folder.facts
 
     @property
     def reason(self) -> str:
         """Why it is not done, in a line."""
         if self.status == "elsewhere":
-            return "another process is at it"
+            return "another process runs it"
         if self.status not in ("failed", "killed"):
             return self.told if self.status == "stopped" else ""
+        reason = self.told or ("its process was killed" if self.status == "killed" else self._last_line())
+        return str(self.facts.get("error", reason))
+
+    def _last_line(self) -> str:
         console = self.folder.root / CONSOLE
-        said = console.read_text(encoding="utf-8", errors="replace").splitlines() if console.is_file() else []
-        last = next((line.strip() for line in reversed(said) if line.strip()), "")
-        unsaid = self.told or (last if self.status != "killed" else "its process was killed")
-        return str(self.facts.get("error", unsaid))
+        text = console.read_text(encoding="utf-8", errors="replace") if console.is_file() else ""
+        return (text.strip().splitlines() or [""])[-1].strip()
 
 
 def lay_out(folder: RunFolder, config: schema.Config, overrides: Sequence[str]) -> None:
-    """Write into a job's folder what `resume=` needs to begin it; one that is there already stays.
+    """Write what `resume=` needs to begin a job into its folder, unless it is there already.
 
     Raises:
         UserError: it holds a run of other settings.
@@ -91,7 +93,7 @@ def lay_out(folder: RunFolder, config: schema.Config, overrides: Sequence[str]) 
 
 
 def start(program: Path, folder: Path, console: IO[bytes] | None) -> subprocess.Popen:
-    """Start a job's process, which ends with this one; what it prints goes to `console`, or where this one's does."""
+    """Start a job's process, which ends with this one; it prints to `console`, or to this one's streams."""
     return subprocess.Popen(
         [sys.executable, str(program), f"resume={folder}"],
         stdin=subprocess.PIPE,
@@ -119,10 +121,10 @@ class Sweep:
     at_once: int
     keep_going: bool
     show: Callable[[Sequence[SweepJob]], None]
-    _processes: dict[int, tuple[SweepJob, subprocess.Popen, IO[bytes]]] = field(default_factory=dict)
+    _running: list[tuple[SweepJob, subprocess.Popen]] = field(default_factory=list)
 
     def run(self, stopping: Stopping) -> None:
-        """Start what is missing, wait for it and for what other processes are at.
+        """Start what is missing, wait for it and for the jobs of other processes.
 
         Raises:
             SystemExit: 130 or 143 where a signal asked for the end; jobs have saved themselves before.
@@ -131,7 +133,7 @@ class Sweep:
             job.look()
             job.tried = False
         self.show(self.jobs)
-        while (self._start() or self._processes or self._elsewhere()) and stopping.code is None:
+        while (self._start() or self._running or self._elsewhere()) and stopping.code is None:
             time.sleep(POLL)
             self._collect()
             self.show(self.jobs)
@@ -142,35 +144,33 @@ class Sweep:
 
     def _start(self) -> bool:
         """Start jobs where there is room for them; whether one was."""
-        failed = any(job.tried and job.status not in (*ENDED, "running", "waiting", "elsewhere") for job in self.jobs)
-        room = 0 if failed and not self.keep_going else self.at_once - len(self._processes)
-        ready = [job for job in self.jobs if not job.tried and job.status not in ENDED][: max(0, room)]
+        failed = any(job.tried and job.status in ("failed", "killed", "stopped") for job in self.jobs)
+        room = 0 if failed and not self.keep_going else self.at_once - len(self._running)
+        ready = [job for job in self.jobs if not job.tried and job.status not in ENDED][:room]
         for job in ready:
+            job.tried = True
             if is_occupied(job.folder.root):
                 job.status = "elsewhere"
-                job.tried = True
                 continue
-            console = (job.folder.root / CONSOLE).open("wb")
-            process = start(self.program, job.folder.root, console)
-            job.tried, job.status = True, "running"
-            self._processes[process.pid] = (job, process, console)
+            with (job.folder.root / CONSOLE).open("wb") as console:
+                self._running.append((job, start(self.program, job.folder.root, console)))
+            job.status = "running"
         return bool(ready)
 
     def _collect(self) -> None:
-        for pid, (job, process, console) in list(self._processes.items()):
-            if process.poll() is not None:
-                del self._processes[pid]
-                console.close()
-                if process.stdin:
-                    process.stdin.close()
-                job.look()
-                if process.returncode == BUSY or job.status == "running":
-                    job.status = "elsewhere"
-                elif job.status == "waiting":  # it ended before it could write how
-                    job.status = "failed"
+        """Note how the processes that have ended left their jobs."""
+        ended = [(job, process) for job, process in self._running if process.poll() is not None]
+        self._running = [(job, process) for job, process in self._running if process.returncode is None]
+        for job, process in ended:
+            cast(IO[bytes], process.stdin).close()
+            job.look()
+            if process.returncode == BUSY or job.status == "running":
+                job.status = "elsewhere"
+            elif job.status == "waiting":  # it ended before it could write its result
+                job.status = "failed"
 
     def _elsewhere(self) -> bool:
-        """Whether another process is at a job still; one that it has left undone is this one's to try."""
+        """Whether other processes still run jobs; one that they leave undone is this one's to try."""
         others = [job for job in self.jobs if job.status == "elsewhere"]
         for job in others:
             if not is_occupied(job.folder.root):
@@ -179,24 +179,23 @@ class Sweep:
         return bool(others)
 
     def _stop(self) -> None:
-        for _, process, _ in self._processes.values():
-            process.send_signal(signal.SIGTERM)
+        for _, process in self._running:
+            process.terminate()
         deadline = time.monotonic() + GRACE
-        while self._processes and time.monotonic() < deadline:
+        while self._running and time.monotonic() < deadline:
             time.sleep(POLL)
             self._collect()
-        for _, process, _ in self._processes.values():
+        for _, process in self._running:
             process.kill()
             process.wait()
         self._collect()
 
 
 def end_with_sweep() -> None:
-    """In a job's process: be asked to end, as by SIGTERM, when the sweep's process is gone, however it went."""
+    """In a job's process: send SIGTERM to oneself when the sweep's process is gone, however it ended."""
     if os.environ.pop(TIED, None) is None:
         return
-
-    for name in ("SIGUSR1", "SIGUSR2"):  # Slurm may send every process what is meant for the one that started this one
+    for name in ("SIGUSR1", "SIGUSR2"):  # Slurm may send all processes what is meant for the one that started this one
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,12 +57,17 @@ def settle(config: schema.Config, folder: RunFolder, goes_on: bool) -> "tuple[sc
     from slr.core import hardware
 
     automatic = config.hardware.device == "auto"
-    config = decide_hardware(config if goes_on else distributed.on_main(lambda: as_begun(config, folder)))
+    config = decide_hardware(config if goes_on else agreed(folder, lambda: as_begun(config, folder)))
     machine = factory.machine(config)
     print(machine.describe(hardware.why(machine.kind) if automatic else ""))
     trainer = dataclasses.replace(config.trainer, devices=distributed.place().world)
     config = dataclasses.replace(config, trainer=trainer)
-    return distributed.on_main(lambda: pinned(config, folder, machine.quantization)), machine
+    return agreed(folder, lambda: pinned(config, folder, machine.quantization)), machine
+
+
+def agreed(folder: RunFolder, decide: Callable[[], schema.Config]) -> schema.Config:
+    """The configuration that the main process decides on."""
+    return schema.from_plain(distributed.on_main(lambda: schema.to_plain(decide())), folder.config)
 
 
 def decide_hardware(config: schema.Config) -> schema.Config:

@@ -185,7 +185,7 @@ def test_signals_stop_at_once_or_when_a_step_has_ended(tmp_path, number, code, c
         stopping.deferred = True
         signal.raise_signal(number)
         assert stopping.code == code
-        assert "once more stops at once" in capsys.readouterr().err
+        assert "press Ctrl-C again" in capsys.readouterr().err
         signal.raise_signal(number)  # as a wrapper passes it on: the same request, not another
         monkeypatch.setattr("slr.core.signals.ECHO", 0.0)
         with pytest.raises(SystemExit):

@@ -245,7 +245,7 @@ def test_a_batch_script_that_is_requeued_goes_on_with_its_run(tmp_path, undistur
     assert run.name.startswith("slurm-1000_")
     assert status(run) == "done"
     said = log.read_text()
-    assert said.count("stopping as soon as this step is saved") == 1
+    assert said.count("stopping when this step is saved") == 1
     assert "continuing after step 2" in said
     assert "Traceback" not in said
     assert "SLURM" not in said  # of what Lightning would warn and refuse

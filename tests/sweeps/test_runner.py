@@ -267,11 +267,23 @@ def test_the_table_has_a_row_for_every_job_and_says_what_is_left():
     Console(file=text, width=120).print(progress_table.table(jobs, at_once=1))
     for job in jobs:
         assert f"{job.name} " in text.getvalue()
-    for word in ("0.750", "9/9", "4/9", "0.500", "ValueError: that", "its process was killed", "1 of 5 ended"):
+    for word in (
+        "0.750",
+        "9/9",
+        "4/9",
+        "0.500",
+        "ValueError: that",
+        "its process was killed",
+        "3 of 5 finished (1 done, 1 failed, 1 killed, 1 running, 1 waiting)",
+    ):
         assert word in text.getvalue()
     assert progress_table.left(jobs, at_once=1) == ", about 3 min left"  # two of 100 s
     assert progress_table.left(jobs[1:], at_once=1) == ""
     assert progress_table.line(jobs[0]) == "job done: done, step 9/9, val top-1 0.750, 2 min"
+
+
+def test_a_column_that_no_job_fills_is_left_out():
+    assert [column.header for column in progress_table.table([row("waiting")], 1).columns] == ["job", "status"]
 
 
 def test_a_sweep_says_what_disk_it_takes(tmp_path):
@@ -351,7 +363,7 @@ def test_a_grid_survives_whatever_happens_to_its_jobs_and_to_itself(workplace, t
     assert {one: RunFolder(one).result.stat().st_mtime_ns for one in done} == done, before
     assert said.count("│ done") == 9
     third = sweep(workplace, place)  # nothing is missing: no job is started
-    assert "9 of 9 ended" in third.communicate(timeout=300)[0]
+    assert "9 of 9 finished (9 done, 0 failed)" in third.communicate(timeout=300)[0]
     assert third.returncode == 0
 
 

@@ -1,12 +1,12 @@
 """A picture of what accuracy costs: one point a run, one colour and marker a setting."""
 
-import os
 import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slr.core.files import replacing
 from slr.evaluation.compare.settings import Setting
 from slr.evaluation.compare.tables import PARTS, TITLES
 
@@ -49,14 +49,9 @@ def draw(path: Path, groups: Sequence[Sequence[Setting]], part: str, metric: str
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a setting may be of any writing system
-            figure.savefig(beside, format="png", dpi=130, bbox_inches="tight")  # with the legends beside the axes
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a setting may be of any writing system
+        figure.savefig(part, format="png", dpi=130, bbox_inches="tight")  # with the legends beside the axes
 
 
 def _panel(axes: "Axes", settings: Sequence[Setting], part: str, metric: str) -> None:
