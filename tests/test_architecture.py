@@ -56,10 +56,6 @@ MAY_KNOW = {
 # What the table does not allow yet: module -> package, with why.
 EXCEPTIONS = {
     ("slr.prepare.dataset", "config"): "takes the configuration's typed data set, of which it needs the fields alone",
-    ("slr.predict.predictor", "training"): "the recognizer is a LightningModule until plain functions do its work",
-    ("slr.predict.recognizer", "training"): "as predictor",
-    ("slr.predict.saliency", "training"): "as predictor",
-    ("slr.predict.stream", "training"): "as predictor",
     ("slr.models.tiny.pretraining.lessons", "prepare"): "the tiny model learns from drawn signs; nobody imports this",
     ("slr.models.tiny.pretraining.telling", "prepare"): "as lessons",
     ("slr.models.tiny.pretraining.tokenizer", "prepare"): "as lessons",
@@ -117,7 +113,7 @@ CONFIG = ["slr.config.compose", "slr.config.jobs", "slr.config.overrides", "slr.
 OWNERS = {
     "hydra": CONFIG,
     "omegaconf": CONFIG,
-    "lightning": ["slr.data.datamodule", "slr.training"],
+    "lightning": ["slr.training"],
     "transformers": ["slr.models", "slr.doctor.libraries"],  # the doctor sees whether they work
     "peft": ["slr.models"],
     "bitsandbytes": ["slr.models", "slr.doctor.libraries"],

@@ -144,7 +144,7 @@ def fit(
     trainer = assemble.trainer(
         config, folder, machine, stopping, lambda at: record.tell({"progress": at}), place, pruner_of(folder)
     )
-    trainer.fit(recognizer, data, ckpt_path=saved, weights_only=True)
+    trainer.fit(recognizer, data.train_dataloader(), data.val_dataloader(), ckpt_path=saved, weights_only=True)
     stopping.heed()
     peak = memory_peak(machine.device)
     if peak is not None:

@@ -1,4 +1,4 @@
-"""The LightningDataModule: clips on disk, a split and a vocabulary become batches."""
+"""Clips on disk, a split and a vocabulary become batches."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -116,6 +115,11 @@ class ClipDataset(Dataset[Sample]):
         turn = self._turn(epoch) if self.features_from is not None else (self.seed, epoch)
         return self.jitter(frames, generator(*turn, f"{clip.id} colours"))
 
+    def frames_of(self, names: Sequence[str]) -> Tensor:
+        """The frames of the clips with these ids in the first epoch: uint8 (B, T, 3, h, w)."""
+        clips = {clip.id: clip for clip in self.clips}
+        return torch.stack([self.seen(clips[name], 0) for name in names])
+
     def feature_key(self, clip: Clip, epoch: int) -> str:
         """What the features of a clip in an epoch depend on, of all that is the data's."""
         colours = None if self.jitter is None else (self.jitter, clip.id, *self._turn(epoch))
@@ -183,7 +187,7 @@ class Collate:
         return self.collate(samples, self.pad_id)
 
 
-class ClipData(L.LightningDataModule):
+class ClipData:
     """Batches of a prepared data set.
 
     Args:
@@ -231,7 +235,6 @@ class ClipData(L.LightningDataModule):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        super().__init__()
         self.rank = rank
         self.world = world
         self.parts = parts
@@ -313,12 +316,6 @@ class ClipData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Batches of the val part for ranking."""
         return self.ranking_dataloader(self.parts["val"], self.features_from)
-
-    def frames_of(self, names: Sequence[str]) -> Tensor:
-        """What training clips look like in the first epoch, where batches hold features: uint8 (B, T, 3, h, w)."""
-        dataset = self.training_set()
-        clips = {clip.id: clip for clip in dataset.clips}
-        return torch.stack([dataset.seen(clips[name], 0) for name in names])
 
     def _loader(
         self,
