@@ -147,7 +147,7 @@ class SignRecognizer(ClipPredictor):
         def ranked(clips: list[Clip], folder: Path) -> Iterator[Ranked]:
             output = self.look_clips(clips, folder=folder)
             order = np.argsort(-output.log_probability, axis=1, kind="stable")[:, :top]
-            for clip, row, best, known in zip(clips, *self._probabilities(output), order.tolist(), strict=True):
+            for clip, row, known, best in zip(clips, *self._probabilities(output), order.tolist(), strict=True):
                 yield Ranked(*_facts(clip), [(self.vocabulary[n], float(row[n])) for n in best], bool(known))
 
         return self._each(files, ranked)
