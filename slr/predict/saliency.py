@@ -47,9 +47,9 @@ def occlusion(model: "SignModel", batch: Batch, glosses: Sequence[str], at_once:
         at_once: clips that the language model reads together.
 
     Raises:
-        ValueError: not exactly one clip.
+        ValueError: not exactly one clip with frames.
     """
-    [frames] = batch["frames"]
+    [frames] = list(batch.get("frames", []))
     count = len(frames)
     tokens = model.encode(torch.cat([frames, neutral(frames)]).unsqueeze(0))  # (1, (T + 1) x tokens, D)
     tokens = tokens.unflatten(1, (count + 1, -1))[0]

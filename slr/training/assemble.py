@@ -110,10 +110,10 @@ def _room(machine: Machine) -> tuple[int, int]:
 def fill_cache(config: schema.Config, machine: Machine, recognizer: SignModule, data: ClipData) -> None:
     """Make `data` read from the cache that `cache` names; the main process computes what is missing in it."""
     if config.cache.name == "frames":
-        cache = frame_cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
+        frames = frame_cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
         workers = os.cpu_count() or 1  # all: nothing trains meanwhile
-        distributed.on_main(lambda: frame_cache.fill(cache, data.frames_from, data.frames_wanted(), workers=workers))
-        data.frames_from = cache
+        distributed.on_main(lambda: frame_cache.fill(frames, data.frames_from, data.frames_wanted(), workers=workers))
+        data.frames_from = frames
     if config.cache.name == "features":
         data.features_from = cache = _feature_cache(config, machine, recognizer)
         parts = [data.training_set(), data.ranking_set(data.parts["val"], cache)]
