@@ -21,9 +21,9 @@ from tqdm import tqdm
 from slr import factory
 from slr.config.saved_run import open_run
 from slr.core.errors import explained
+from slr.data.batches import ClipData
 from slr.data.cache.features import decode, encode
 from slr.data.collate import Sample, collate_training
-from slr.data.datamodule import ClipData
 from slr.data.manifest import Clip
 from slr.data.split import read_split
 from slr.models.internvl import answer_loss, hidden_states

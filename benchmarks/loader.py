@@ -181,7 +181,7 @@ def prepare(folder: Path, clips: list[Clip]) -> dict[str, Way]:
     """Every way to read the clips of a folder, its cache filled."""
     from plain import PlainClips, load_processor
 
-    from slr.data.datamodule import ClipDataset, Decoded
+    from slr.data.batches import ClipDataset, Decoded
     from slr.models.hub import locate
     from slr.models.processor import load_inputs
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from slr.core.hardware import Machine
-    from slr.data.datamodule import ClipData
+    from slr.data.batches import ClipData
     from slr.data.manifest import Clip
     from slr.training.module import SignModule
 

@@ -16,6 +16,9 @@ def load(
     path: str | PathLike[str], checkpoint: str = "best", device: str | None = None, base: str | None = None
 ) -> "SignRecognizer":
     """A trained recognizer, ready to rank clips; see `slr.predict.recognizer.load`."""
-    from slr.predict import recognizer  # costs seconds: torch and transformers
+    from slr.models.libraries import import_libraries
+
+    import_libraries("slr.predict.recognizer")  # seconds
+    from slr.predict import recognizer
 
     return recognizer.load(path, checkpoint, device, base)

@@ -1,4 +1,4 @@
-"""From a checked configuration to what it names: machine, clips, the model's words, its network, batches.
+"""From a checked configuration to what it names: machine, clips, tokenizer, network, batches.
 
 Training, evaluation and `slr.load` build them alike. torch is imported by the functions that need it.
 """
@@ -13,16 +13,17 @@ from slr.config import schema
 from slr.core import distributed
 from slr.core.errors import UserError
 from slr.data.manifest import Clip, read_manifest
+from slr.models import hub
 
 if TYPE_CHECKING:
     from slr.core.hardware import Machine
-    from slr.data.datamodule import ClipData
+    from slr.data.batches import ClipData
     from slr.models.internvl import Model
     from slr.models.processor import Inputs
 
 
 def machine(config: schema.Config, device: str | None = None) -> "Machine":
-    """The machine of a run, or the run on another kind of device than it was configured for.
+    """The machine of a run, on `device` where that is another kind than the run's.
 
     Raises:
         UserError: the device is not here, or cannot do what is asked.
@@ -36,11 +37,11 @@ def machine(config: schema.Config, device: str | None = None) -> "Machine":
     hardware.require(words["device"])
     full = config.lora.scope == "full"
     quantization = "none" if full else config.model.quantization
-    if quantization != "none" and words["device"] not in ("cpu", "cuda"):  # seconds, to ask
+    if quantization != "none" and words["device"] not in ("cpu", "cuda"):  # to ask takes seconds
         words["four_bit"] = words["four_bit"] and internvl.quantises(words["device"])
     found = hardware.decide(**words, quantization=quantization)
     if full and found.precision in ("bf16-true", "16-true"):
-        raise UserError(f"hardware.precision={found.precision}: with lora=full all learns, in 32 bits; use 32-true")
+        raise UserError(f"hardware.precision={found.precision}: lora=full trains all weights in 32 bits; use 32-true")
     if full:
         found = dataclasses.replace(found, reasons=(*found.reasons, "quantisation none because 4 bits cannot learn"))
     return found
@@ -62,10 +63,10 @@ def clips(config: schema.Config) -> list[Clip]:
     Raises:
         UserError: it is not prepared.
     """
-    listed = manifest(config)
-    if not listed.is_file():
-        raise UserError(f"no prepared clips at {listed.parent}; prepare_data.py makes them")
-    return read_manifest(listed)
+    path = manifest(config)
+    if not path.is_file():
+        raise UserError(f"no prepared clips at {path.parent}; prepare_data.py makes them")
+    return read_manifest(path)
 
 
 def inputs(config: schema.Config) -> "Inputs":
@@ -76,7 +77,7 @@ def inputs(config: schema.Config) -> "Inputs":
 
 
 def spell(config: schema.Config, clips: Sequence[Clip], vocabulary: Sequence[str]) -> None:
-    """See that the model can be asked of every clip and can answer with every gloss.
+    """Check that the tokenizer can encode every prompt and every gloss.
 
     Raises:
         UserError: a prompt or a gloss holds a special token, a gloss cannot be spelled, or two are spelled alike.
@@ -90,12 +91,15 @@ def spell(config: schema.Config, clips: Sequence[Clip], vocabulary: Sequence[str
 
 
 def network(config: schema.Config, machine: "Machine") -> "Model":
-    """The network with a fresh adapter, on its device. The adapter's first weights depend on `seed` alone."""
+    """The network with a new adapter, on its device. The adapter's first weights depend on `seed` alone."""
+    from slr.models.libraries import import_libraries
+
+    import_libraries()
     import torch
 
     from slr.models import internvl, lora
 
-    found = internvl.load_vlm(
+    model = internvl.load_vlm(
         checkpoint=config.model.checkpoint,
         revision=config.model.version,
         weights=config.model.weights,
@@ -105,8 +109,8 @@ def network(config: schema.Config, machine: "Machine") -> "Model":
         seed=config.seed,
     )
     torch.manual_seed(config.seed)
-    found = lora.add_lora(
-        found,
+    model = lora.add_lora(
+        model,
         scope=config.lora.scope,
         r=config.lora.r,
         alpha=config.lora.alpha,
@@ -114,9 +118,9 @@ def network(config: schema.Config, machine: "Machine") -> "Model":
         targets=config.lora.targets,
     )
     if config.gradient_checkpointing:
-        internvl.checkpoint_layers(found)
-    internvl.refuse_other(found, machine.device, machine.dtype, machine.quantization)
-    return found
+        internvl.checkpoint_layers(model)
+    internvl.refuse_other(model, machine.device, machine.dtype, machine.quantization)
+    return model
 
 
 def data(
@@ -129,8 +133,9 @@ def data(
 ) -> "ClipData":
     """Batches of the clips of a prepared folder."""
     from slr.data.augment import ColorJitter
-    from slr.data.datamodule import ClipData, Decoded
+    from slr.data.batches import ClipData, Decoded
 
+    jitter = dataclasses.asdict(config.jitter)
     return ClipData(
         parts=parts,
         frames_from=Decoded(folder, inputs),
@@ -139,22 +144,21 @@ def data(
         prompt=config.model.prompt,
         frames=config.frames,
         sampling=config.sampling,
-        jitter=ColorJitter(**strengths) if any((strengths := dataclasses.asdict(config.jitter)).values()) else None,
+        jitter=ColorJitter(**jitter) if any(jitter.values()) else None,
         answers=config.objective.name == "token",
         batch=config.batch,
         ranking_batch=machine.ranking_batch(config.batch, config.frames),
         workers=machine.workers,
         pin_memory=machine.device == "cuda",
         seed=config.seed,
-        # Not more views than epochs: nobody would see them.
-        views=None if config.cache.name == "none" else min(config.cache.views, config.epochs),
+        views=None if config.cache.name == "none" else min(config.cache.views, config.epochs),  # one an epoch suffices
         rank=distributed.place().rank,
         world=distributed.place().world,
     )
 
 
 def memory_told(config: schema.Config, machine: "Machine") -> AbstractContextManager[None]:
-    """Within it, an end for want of memory names the settings of this run that would help."""
+    """Within it, running out of memory raises an error that names the settings of this run that would help."""
     from slr.core import hardware
     from slr.models import memory_plan
 
@@ -163,8 +167,6 @@ def memory_told(config: schema.Config, machine: "Machine") -> AbstractContextMan
 
 
 def base_of(config: schema.Config) -> str:
-    """The hash of the base model that a configuration means, as it is here; see `base_hash`."""
-    from slr.models.hub import base_hash
-
+    """The hash of the base model that a configuration names; see `hub.base_hash`."""
     model = config.model
-    return base_hash(model.checkpoint, model.version, model.weights, config.seed)
+    return hub.base_hash(model.checkpoint, model.version, model.weights, config.seed)

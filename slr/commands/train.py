@@ -31,7 +31,7 @@ from slr.training.console_log import transcribed
 
 if TYPE_CHECKING:
     from slr.core.hardware import Machine
-    from slr.data.datamodule import ClipData
+    from slr.data.batches import ClipData
     from slr.training.loop import Pruner
     from slr.training.module import SignModule
 
@@ -187,6 +187,7 @@ def fit(
     """
     from slr.core.hardware import memory_peak
     from slr.core.units import format_bytes
+    from slr.data.datamodule import SignDataModule
     from slr.training import assemble, loop
     from slr.training.module import place_of
 
@@ -209,7 +210,7 @@ def fit(
     trainer = assemble.trainer(
         config, folder, machine, stopping, lambda at: record.tell({"progress": at}), place, pruner_of(folder)
     )
-    trainer.fit(module, data, ckpt_path=saved, weights_only=True)
+    trainer.fit(module, datamodule=SignDataModule(data), ckpt_path=saved, weights_only=True)
     stopping.heed()
     peak = memory_peak(machine.device)
     if peak is not None:

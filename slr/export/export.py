@@ -4,14 +4,16 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from slr import factory
 from slr.config import schema
 from slr.config.saved_run import open_run
+from slr.core.console import aligned
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder, status_of
+from slr.data.split import read_split
 from slr.export.model_card import card
 from slr.predict.bundle import Exported, is_exported, without_paths, write_exported
 
@@ -21,13 +23,14 @@ if TYPE_CHECKING:
 
     from slr.data.manifest import Clip
 
-SIXTEEN = ("cpu", "cuda")  # where arithmetic in bf16 is to be had
+SIXTEEN = ("cpu", "cuda")  # devices that compute in bf16
 # Forms of the same recognizer: title -> quantization, precision, whether the adapter is merged into the weights.
 FORMS = {
     "adapter on NF4": ("nf4", None, False),
     "adapter on bf16": ("none", "bf16-mixed", False),
     "merged bf16": ("none", "bf16-mixed", True),
 }
+SMALL_FILES = ("*.json", "*.jinja", "merges.txt")  # of a checkpoint, beside its weights
 
 
 def export(run: Path, kind: str, to: Path, most: int) -> tuple[Path, dict[str, Any]]:
@@ -43,15 +46,13 @@ def export(run: Path, kind: str, to: Path, most: int) -> tuple[Path, dict[str, A
         UserError: no such run, one that is not done or has no adapter; `to` holds something else.
     """
     folder, config, vocabulary = open_run(run)
-    refuse(folder, config, to)
-    from slr.data.split import read_split
-
-    clips = read_split(folder.split, all_clips := factory.clips(config)).select(all_clips, "test")[:most]
+    _refuse(folder, config, to)
+    clips = read_split(folder.split, prepared := factory.clips(config)).select(prepared, "test")[:most]
     beside = to.with_name(f".{to.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        parity = write(folder, config, vocabulary, kind, beside, clips)
+        parity = _write(folder, config, vocabulary, kind, beside, clips)
         if to.exists():
             shutil.rmtree(to)
         beside.rename(to)
@@ -60,25 +61,21 @@ def export(run: Path, kind: str, to: Path, most: int) -> tuple[Path, dict[str, A
     return to, parity
 
 
-def refuse(folder: RunFolder, config: schema.Config, to: Path) -> None:
-    """See that there is something to export, and a place for it.
-
-    Raises:
-        UserError: there is not.
-    """
+def _refuse(folder: RunFolder, config: schema.Config, to: Path) -> None:
+    """Raise UserError unless there is something to export, and a place for it."""
     status = status_of(folder)
     if status != "done":
         raise UserError(f"run={folder.root}: expected a run that is done, found one that is {status}; finish it first")
     if config.lora.scope != "language":
-        found = f"lora={config.lora.scope}"
         raise UserError(
-            f"run={folder.root}: expected a run with an adapter, found {found}; export one of lora=language"
+            f"run={folder.root}: expected a run with an adapter, found lora={config.lora.scope}; "
+            "export one of lora=language"
         )
     if to.exists() and not is_exported(to):
         raise UserError(f"to={to}: expected a new folder or an earlier export, found something else; choose another")
 
 
-def write(
+def _write(
     folder: RunFolder, config: schema.Config, vocabulary: list[str], kind: str, to: Path, clips: "Sequence[Clip]"
 ) -> dict[str, Any]:
     """Fill the folder; returns the parity."""
@@ -86,41 +83,33 @@ def write(
 
     result = read_json(folder.result)
     plain = without_paths(config)
-    sixteen = "bf16-mixed" if config.hardware.device in SIXTEEN else "auto"
     if kind == "merged":
+        precision = "bf16-mixed" if config.hardware.device in SIXTEEN else "auto"
         plain = dataclasses.replace(
             plain,
-            hardware=dataclasses.replace(plain.hardware, precision=sixteen),
+            hardware=dataclasses.replace(plain.hardware, precision=precision),
             model=dataclasses.replace(plain.model, quantization="none"),
             lora=dataclasses.replace(plain.lora, scope="none", targets=[]),
         )
-    hashes = result["hashes"] | {"base": factory.base_of(config)}  # which a run from before it was recorded lacks
+    hashes = result["hashes"] | {"base": factory.base_of(config)}  # which old runs have not recorded
     exported = Exported(to, kind, plain, vocabulary, hashes)
     parity, merged = compare_forms(folder, config, clips)
+    skipped = {"model.safetensors.index.json"}
     if kind == "adapter":
         for name in (lora.ADAPTER_CONFIG, lora.ADAPTER_WEIGHTS):
             shutil.copy2(folder.adapter / name, to / name)
         exported.processor.mkdir()
     else:
         merged.save_pretrained(to)
-    for file in processor_files(factory.inputs(config).folder, own_config=kind == "merged"):
-        shutil.copy2(file, exported.processor / file.name)
+        skipped.add("config.json")  # merged weights have their own
+    for file in (file for pattern in SMALL_FILES for file in factory.inputs(config).folder.glob(pattern)):
+        if file.name not in skipped:
+            shutil.copy2(file, exported.processor / file.name)
     shutil.copy2(folder.calibration, exported.calibration)
     write_json(to / "vocabulary.json", vocabulary)
     (to / "README.md").write_text(card(exported, result, parity), encoding="utf-8")
     write_exported(exported, {"test": result["test"], "parity": parity})
     return parity
-
-
-def processor_files(folder: Path, own_config: bool) -> list[Path]:
-    """A checkpoint's small files; without its configuration where merged weights bring their own."""
-    names = ("*.json", "*.jinja", "merges.txt")
-    found = sorted({file for name in names for file in folder.glob(name)})
-    return [
-        file
-        for file in found
-        if not file.name.endswith(".index.json") and (file.name != "config.json" or not own_config)
-    ]
 
 
 def compare_forms(folder: RunFolder, config: schema.Config, clips: "Sequence[Clip]") -> tuple[dict[str, Any], Any]:
@@ -130,21 +119,20 @@ def compare_forms(folder: RunFolder, config: schema.Config, clips: "Sequence[Cli
         `part`, `n` and `rows` of form, `agreement` (share of clips with the same first gloss) and `largest` (change of
         a log-probability, nats); and transformers' model with the adapter merged into it, in bf16.
     """
-    from slr.predict import recognizer as predict
+    from slr.predict.recognizer import assembled, load
 
     # Elsewhere bf16 has no autocast, and 4 bits may not run.
     device = config.hardware.device if config.hardware.device in SIXTEEN else "cpu"
-    with predict.load(folder.root) as recognizer:
+    with load(folder.root) as recognizer:
         own = recognizer.rank_clips(clips, "ranking, the run's own")
     rows, merged = [], None
     for title, (quantization, precision, merge) in FORMS.items():
         own_precision = config.hardware.precision if device == config.hardware.device else "auto"
         words = {"device": device, "precision": precision or own_precision, "four_bit": quantization == "nf4"}
         machine = dataclasses.replace(config.hardware, **words)
-        changed = dataclasses.replace(
-            config, hardware=machine, model=dataclasses.replace(config.model, quantization=quantization)
-        )
-        with predict.assembled(folder, changed, recognizer.vocabulary) as other:
+        model = dataclasses.replace(config.model, quantization=quantization)
+        changed = dataclasses.replace(config, hardware=machine, model=model)
+        with assembled(folder, changed, recognizer.vocabulary) as other:
             if merge:
                 merged = other.merge()
             rows.append(parity_row(title, own, other.rank_clips(clips, f"ranking, {title}")))
@@ -161,7 +149,7 @@ def parity_row(form: str, own: "NDArray[np.float32]", other: "NDArray[np.float32
 
 
 def push(folder: Path, name: str) -> str:
-    """Put an exported folder on the model hub; returns its address.
+    """Upload an exported folder to the model hub; returns its address.
 
     Raises:
         UserError: the hub refuses.
@@ -174,16 +162,12 @@ def push(folder: Path, name: str) -> str:
         api.create_repo(name, private=True, exist_ok=True)
         return str(api.upload_folder(repo_id=name, folder_path=folder))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"push={name}: expected a hub that takes it, found {said}; is HF_TOKEN allowed to write?"
-        ) from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"push={name}: expected a hub that accepts it, found {reason}; may HF_TOKEN write?") from None
 
 
 def shown(parity: dict[str, Any]) -> str:
     """The parity as a table."""
-    from slr.core.console import aligned
-
-    rows = [("against the run's own ranking", "same first gloss", "largest change of a log-probability")]
-    rows += [(row["form"], f"{row['agreement']:.1%}", f"{row['largest']:.3g}") for row in parity["rows"]]
-    return f"{aligned(cast(Any, rows))}\n({parity['n']} clips of the {parity['part']} part)"
+    rows = [["against the run's own ranking", "same first gloss", "largest change of a log-probability"]]
+    rows += [[row["form"], f"{row['agreement']:.1%}", f"{row['largest']:.3g}"] for row in parity["rows"]]
+    return f"{aligned(rows)}\n({parity['n']} clips of the {parity['part']} part)"

@@ -1,4 +1,4 @@
-"""The model card of an exported recognizer: data, protocol, figures with intervals, terms and limits."""
+"""The model card of an exported recognizer: data, protocol, metrics with intervals, terms and limits."""
 
 import json
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from typing import Any
 from slr.config import schema
 from slr.predict.bundle import Exported
 
-# Of the data, which what was learned from them is bound to.
+# Of the data; they bind what was trained on them too.
 TERMS = {
     "wlasl": "WLASL is under C-UDA 1.0: academic and computational use only, no commercial use, no redistribution of "
     "its videos. Recordings belong to those who made them.",
     "synthetic": "The clips were drawn by slr: no terms beyond slr's MIT licence.",
-    "folder": "The clips were somebody's own. Their terms are not known to slr: say here what they allow.",
+    "folder": "The clips were the user's own. slr does not know their terms: say here what they allow.",
 }
 FIGURES = {"top1": "top-1", "top5": "top-5", "mrr": "mean reciprocal rank", "top1_per_class": "top-1 per class"}
 
@@ -23,7 +23,7 @@ def card(exported: Exported, result: Mapping[str, Any], parity: Mapping[str, Any
     Args:
         exported: what is described.
         result: the run's `result.json`.
-        parity: what `slr.export` has measured; see there.
+        parity: of `slr.export.export.compare_forms`.
     """
     config, test = exported.config, result["test"]
     base = config.model.checkpoint
@@ -38,20 +38,12 @@ def card(exported: Exported, result: Mapping[str, Any], parity: Mapping[str, Any
     lines += [_what(exported), "", "## Use", "", *_use(exported), ""]
     lines += ["## Figures", "", *_figures(test), "", *_protocol(config, result), ""]
     lines += ["## Parity", "", *_parity(parity), ""]
-    lines += [
-        "## Data and terms",
-        "",
-        terms(config.dataset),
-        "",
-        f"The base model, {base}, has terms of its own.",
-        "",
-    ]
+    lines += ["## Data and terms", "", _terms(config.dataset), "", f"The base model, {base}, has terms of its own.", ""]
     lines += ["## Limits", "", *_limits(test), ""]
     return "\n".join(lines)
 
 
-def terms(dataset: schema.Dataset) -> str:
-    """What the data allow, as far as slr knows."""
+def _terms(dataset: schema.Dataset) -> str:
     if isinstance(dataset, schema.Folder) and dataset.layout != "labels":
         return (
             f"The clips are of {dataset.layout}, whose terms bind: see docs/new_dataset.md of slr, and your own copy."

@@ -1,6 +1,6 @@
-"""The folder of an exported recognizer: what lies in it, how it is told and read. Knows no torch.
+"""The folder of an exported recognizer: its files, and reading and writing `slr.json`. Imports no torch.
 
-Beside what PEFT or transformers read, `slr.json` says what it names, and how its clips are prepared and sampled.
+Beside what PEFT or transformers read, `slr.json` holds the vocabulary and the configuration.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
 
 FORMAT = 1
-TOLD = "slr.json"
+FILE = "slr.json"
 KINDS = ("adapter", "merged")
 
 
@@ -24,9 +24,9 @@ class Exported:
     Attributes:
         root: its folder.
         kind: `adapter`, which needs the base model, or `merged`, which needs nothing.
-        config: of the run, without its paths, with the number format that it is to compute in.
+        config: of the run, without its paths, with the number format to compute in.
         vocabulary: the K ordered glosses.
-        hashes: what the run stands on, its base model (`base`) among it.
+        hashes: of what the run depends on, its base model (`base`) among it.
     """
 
     root: Path
@@ -37,7 +37,7 @@ class Exported:
 
     @property
     def processor(self) -> Path:
-        """Tokenizer, frame size and colours: among the merged weights, where transformers looks for them."""
+        """Folder of tokenizer, frame size and colours: that of merged weights, where transformers looks for them."""
         return self.root / "processor" if self.kind == "adapter" else self.root
 
     @property
@@ -52,40 +52,37 @@ class Exported:
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether a folder is one."""
-    return (folder / TOLD).is_file()
+    """Whether a folder holds an export."""
+    return (folder / FILE).is_file()
 
 
 def read_exported(folder: Path) -> Exported:
-    """What `write_exported` told.
+    """What `write_exported` wrote.
 
     Raises:
         UserError: it is of another version, or damaged.
     """
-    place = folder / TOLD
-    told = read_json(place)
-    if not isinstance(told, dict) or told.get("format") != FORMAT or told.get("kind") not in KINDS:
-        raise UserError(
-            f"expected an exported recognizer of format {FORMAT} at {place}, found another; export it again"
-        )
-    config = schema.from_plain(told["config"], place)
-    return Exported(folder, told["kind"], config, list(told["vocabulary"]), dict(told.get("hashes", {})))
+    path = folder / FILE
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") not in KINDS:
+        raise UserError(f"expected an exported recognizer of format {FORMAT} at {path}, found another; export it again")
+    config = schema.from_plain(content["config"], path)
+    return Exported(folder, content["kind"], config, list(content["vocabulary"]), dict(content.get("hashes", {})))
 
 
 def write_exported(exported: Exported, about: dict[str, Any]) -> None:
-    """Write `slr.json`, the last file of an export: without it the folder is none.
+    """Write `slr.json`, the last file of an export: a folder without it is no export.
 
     Args:
-        exported: what is told.
-        about: scores and parity, which loading does not read.
+        exported: what to write.
+        about: scores and parity, for people.
     """
-    told = {"format": FORMAT, "kind": exported.kind, "config": schema.to_plain(exported.config)}
-    told |= {"vocabulary": exported.vocabulary, "hashes": exported.hashes}
-    write_json(exported.root / TOLD, told | about)
+    content = {"format": FORMAT, "kind": exported.kind, "config": schema.to_plain(exported.config)}
+    write_json(exported.root / FILE, content | {"vocabulary": exported.vocabulary, "hashes": exported.hashes} | about)
 
 
 def without_paths(config: schema.Config) -> schema.Config:
-    """A configuration that says nothing of the machine that it comes from."""
+    """A configuration without the paths of the machine that it comes from."""
     dataset = config.dataset
     for key in (key.partition(".")[2] for key in schema.PATH_KEYS if key.startswith("dataset.")):
         if getattr(dataset, key, None):

@@ -1,7 +1,4 @@
-"""How far probabilities can be believed: temperature, calibration error, and when not to answer.
-
-Knows no torch: whoever reads a run's calibration need not load a network.
-"""
+"""Temperature, calibration error, and which clips are too strange to answer. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +15,16 @@ from slr.core.errors import UserError
 from slr.core.files import replacing
 
 LogProbability = NDArray[np.float32]  # (n, K), natural logs, not renormalised
-States = NDArray[np.float32]  # (n, D), what rankings came from: slr.models.ranking.RankOutput
+States = NDArray[np.float32]  # (n, D), of slr.models.ranking.RankOutput
 BINS = 15
-ANSWERED = 0.95  # share of validation clips that are answered; leaves room for people unlike them
+ANSWERED = 0.95  # share of validation clips that are answered
 RANGE = (0.05, 20.0)  # of temperatures
-NUMBERS = {
-    "temperature": float,
-    "threshold": float,
-    "answered": float,
-    "n": int,
-    "seconds": float,
-}  # in a file's header
+# Numbers in a file's header.
+NUMBERS = {"temperature": float, "threshold": float, "answered": float, "n": int, "seconds": float}
 
 
 class Predictions(NamedTuple):
-    """What a recognizer makes of n clips.
+    """Rankings of n clips.
 
     Attributes:
         log_probability: float32 (n, K), natural logs, not renormalised.
@@ -45,14 +37,14 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """How near a clip comes to those that trained: minus Mahalanobis's distance from the nearest gloss (Lee et al.,
+    """How near a clip is to the training clips: minus Mahalanobis's distance from the nearest gloss (Lee et al.,
     NeurIPS 2018).
 
-    A model's probabilities do not tell a sign that it has never met: softmax over the vocabulary must go somewhere, and
-    log-probabilities too are high where a strange sign shares a movement with a known one.
+    A model's probabilities do not show that a sign is unknown: softmax over the vocabulary adds up to 1, and
+    log-probabilities too are high where an unknown sign shares a movement with a known one.
 
     Attributes:
-        means: float32 (G, D), the mean state of each gloss that trained.
+        means: float32 (G, D), the mean state of each gloss in the training part.
         precision: float32 (D, D), inverse of the covariance around them, which all glosses share.
     """
 
@@ -69,7 +61,7 @@ class Familiarity:
 
 
 def fit_familiarity(states: States, glosses: NDArray[np.int64]) -> Familiarity:
-    """Learn from a training part.
+    """Fit to a training part.
 
     The covariance is shrunk towards a multiple of the identity (Ledoit and Wolf, 2004), since clips may be fewer than
     the state's numbers.
@@ -78,7 +70,7 @@ def fit_familiarity(states: States, glosses: NDArray[np.int64]) -> Familiarity:
         states: (n, D) of its clips.
         glosses: (n,) the true ones.
     """
-    from sklearn.covariance import ledoit_wolf  # a second to import, and only training's end learns
+    from sklearn.covariance import ledoit_wolf  # a second to import
 
     kinds, which = np.unique(glosses, return_inverse=True)
     means = np.stack([states[which == number].mean(axis=0, dtype=np.float64) for number in range(len(kinds))])
@@ -88,15 +80,15 @@ def fit_familiarity(states: States, glosses: NDArray[np.int64]) -> Familiarity:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What a run's own clips taught about its answers.
+    """What is fitted to a run's own clips.
 
     Attributes:
         temperature: probabilities are the softmax of log-probabilities divided by it.
         threshold: least familiarity at which a clip is answered.
         answered: share of the validation clips that were answered at it.
-        n: validation clips that the numbers above were learned from.
-        familiarity: learned from the training clips.
-        seconds: what a training clip lasts in the middle.
+        n: validation clips that the numbers above were fitted to.
+        familiarity: fitted to the training clips.
+        seconds: median duration of a training clip.
     """
 
     temperature: float
@@ -107,11 +99,11 @@ class Calibration:
     seconds: float
 
     def probabilities(self, log_probability: LogProbability) -> NDArray[np.float64]:
-        """Calibrated probabilities (n, K), rows adding up to 1, in the order that the log-probabilities have."""
+        """Calibrated probabilities (n, K), rows adding up to 1, in the order of the log-probabilities."""
         return softmax(log_probability.astype(np.float64) / self.temperature, axis=1)
 
     def answers(self, states: States, leniency: float = 1.0) -> NDArray[np.bool_]:
-        """Whether each clip (n,) is answered, or called unknown; `leniency` allows it to be so many times as far."""
+        """Whether each clip (n,) is answered, or called unknown; `leniency` multiplies the allowed distance."""
         return self.familiarity.scores(states) >= leniency * self.threshold
 
 
@@ -121,20 +113,18 @@ def fit(
     glosses: NDArray[np.int64],
     familiarity: Familiarity,
     seconds: float,
-    answered: float = ANSWERED,
 ) -> Calibration:
-    """Learn from a validation part.
+    """Fit to a validation part.
 
     Args:
         log_probability: (n, K) of its clips.
         states: (n, D) that they came from.
         glosses: (n,) the true ones, in [0, K).
         familiarity: of the training part.
-        seconds: what a clip of that part lasts in the middle.
-        answered: share of the clips that are to be answered, in (0, 1].
+        seconds: median duration of that part's clips.
     """
     scores = familiarity.scores(states)
-    threshold = float(np.quantile(scores, 1 - answered, method="lower"))
+    threshold = float(np.quantile(scores, 1 - ANSWERED, method="lower"))
     return Calibration(
         temperature=fit_temperature(log_probability, glosses),
         threshold=threshold,
@@ -159,28 +149,27 @@ def fit_temperature(log_probability: LogProbability, glosses: NDArray[np.int64])
         own = np.take_along_axis(scaled, glosses[:, np.newaxis], axis=1)[:, 0]
         return float((logsumexp(scaled, axis=1) - own).mean())
 
-    found = minimize_scalar(loss, bounds=tuple(np.log(RANGE)), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
+    best = minimize_scalar(loss, bounds=tuple(np.log(RANGE)), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(best.x))
 
 
 class Bin(NamedTuple):
-    """Clips of like confidence."""
+    """Clips of similar confidence."""
 
     confidence: float  # mean
     accuracy: float
     n: int
 
 
-def reliability(confidences: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
-    """Clips in `bins` of as equal counts as can be, the least confident first; fewer bins where clips are fewer.
+def reliability(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> list[Bin]:
+    """Clips in at most `BINS` bins of nearly equal counts, the least confident first.
 
     Args:
         confidences: (n,) probability of the first gloss, in [0, 1].
         right: (n,) whether it is the true one.
-        bins: how many.
     """
     order = np.argsort(confidences, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
+    parts = [part for part in np.array_split(order, BINS) if len(part)]
     return [Bin(float(confidences[part].mean()), float(right[part].mean()), len(part)) for part in parts]
 
 
@@ -190,13 +179,13 @@ def calibration_error(bins: list[Bin]) -> float:
     >>> round(calibration_error([Bin(0.9, 0.8, 10), Bin(0.5, 0.5, 30)]), 3)
     0.025
     """
-    return sum(abs(one.confidence - one.accuracy) * one.n for one in bins) / sum(one.n for one in bins)
+    return sum(abs(b.confidence - b.accuracy) * b.n for b in bins) / sum(b.n for b in bins)
 
 
 def risk_coverage(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
     """Share of clips answered, and of wrong ones among those, (n,) each, as the threshold falls (Geifman 2017).
 
-    Clips of one score are answered together, so that their order decides nothing.
+    Clips with equal scores are answered together, so that their order does not matter.
 
     >>> coverage, risk = risk_coverage(np.array([3.0, 1.0, 2.0]), np.array([True, False, True]))
     >>> coverage.round(2).tolist(), risk.round(2).tolist()
@@ -205,7 +194,7 @@ def risk_coverage(scores: NDArray[np.float64], right: NDArray[np.bool_]) -> tupl
     order = np.argsort(-scores, kind="stable")
     answered = np.arange(1, len(scores) + 1)
     wrong = np.cumsum(~right[order])
-    last = np.searchsorted(-scores[order], -scores[order], side="right") - 1  # of those with the same score
+    last = np.searchsorted(-scores[order], -scores[order], side="right") - 1  # with the same score
     return answered[last] / len(scores), wrong[last] / answered[last]
 
 
@@ -232,9 +221,9 @@ def read(path: Path) -> Calibration | None:
         return None
     try:
         with safe_open(path, "numpy") as file:
-            found = file.metadata()
+            header = file.metadata()
             familiarity = Familiarity(file.get_tensor("means"), file.get_tensor("precision"))
-        numbers = {name: kind(found[name]) for name, kind in NUMBERS.items()}
+        numbers = {name: kind(header[name]) for name, kind in NUMBERS.items()}
         return Calibration(**numbers, familiarity=familiarity)  # pyright: ignore[reportArgumentType]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(

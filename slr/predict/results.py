@@ -1,7 +1,7 @@
-"""What a recognizer says of a file, for a person and for a program."""
+"""Answers about a file: as lines for a person, as JSON for a program."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ Ranking = list[tuple[str, float]]  # glosses with their probabilities, best firs
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file that nothing can be said of."""
+    """A file that could not be read as a video."""
 
     source: Path
-    reason: str  # a code, for counting
-    detail: str  # a sentence, for reading
+    reason: str  # a code
+    detail: str  # a sentence
 
     def lines(self) -> list[str]:
         """One line."""
-        return [f"{self.source}: left out: {self.reason}: {self.detail}"]
+        return [f"{self.source}: skipped: {self.reason}: {self.detail}"]
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
@@ -44,7 +44,7 @@ class Watched:
 
     @property
     def title(self) -> str:
-        """The file and how long it lasts."""
+        """The file and its duration."""
         return f"{self.source}  {'still picture' if self.frames == 1 else f'{self.seconds:.1f} s'}"
 
 
@@ -53,7 +53,7 @@ class Ranked(Watched):
     """The best glosses of a clip of one sign."""
 
     ranking: Ranking
-    known: bool  # False where the recognizer would rather not answer
+    known: bool  # False: the sign is not of the vocabulary, or too unlike the training clips
 
     def lines(self) -> list[str]:
         """A title and a table."""
@@ -75,27 +75,23 @@ class Scanned(Watched):
     def lines(self) -> list[str]:
         """A title and a table."""
         count = len(self.segments)
-        spans = [f"{one.start:>8.2f} – {one.end:7.2f} s" for one in self.segments]
-        named = [(one.gloss, one.probability) for one in self.segments]
+        spans = [f"{segment.start:>8.2f} – {segment.end:7.2f} s" for segment in self.segments]
+        named = [(segment.gloss, segment.probability) for segment in self.segments]
         return [f"{self.title}  {count} sign{'' if count == 1 else 's'}", *_table(spans, named)]
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
-        rows = [
-            {"start": one.start, "end": one.end, "gloss": one.gloss, "probability": one.probability}
-            for one in self.segments
-        ]
-        return super().row() | {"segments": rows}
+        return super().row() | {"segments": [asdict(segment) for segment in self.segments]}
 
 
 @dataclass(frozen=True)
 class GeneratedText(Watched):
-    """What a model writes about a clip."""
+    """A model's free text about a clip."""
 
     text: str
 
     def lines(self) -> list[str]:
-        """One line, whatever was written."""
+        """One line, whatever the text."""
         return [f"{self.title}  {' '.join(self.text.split())}"]
 
     def row(self) -> dict[str, Any]:
@@ -112,7 +108,7 @@ def _table(heads: Sequence[str], named: Ranking) -> list[str]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model saw of a clip, and what decided.
+    """The frames that a model saw of a clip, and which of them decided.
 
     Attributes:
         frames: uint8 (T, H, W, 3), those that were sampled.

@@ -1,13 +1,12 @@
-"""A long recording → who signs what when: sliding windows, where something moves, and what is left when both agree.
+"""Where the signs of a long recording are, from sliding windows and from where something moves. No model, no files.
 
-A model that was trained on clips of one sign names a sign in every window, also where a person rests, and no less
-surely: on drawn signers its confidence at rest is that of many signs. So rest is told by the pictures: a stretch of the
-recording in which nothing moves for a while holds no sign. In a stretch that moves, the windows that fit it best say
-where a sign is, several together, since neighbours see nearly the same frames. What was found so is cut out with some
-rest around it, as the clips were that the model knows, for a second look that names it.
+A model that was trained on clips of one sign names a sign in every window, also where a person rests: on drawn signers
+it is as confident there. So rest is found in the pictures: a stretch of the recording in which nothing moves for a
+while holds no sign. In a stretch that moves, the windows that fit it best give the place of a sign, averaged with their
+neighbours, which see nearly the same frames. That place is cut out with some rest around it, as in the training clips,
+and ranked again.
 
-Knows nothing of models and files. Axes: F frames of the recording, n windows, T frames that a model sees of each,
-K glosses.
+Axes: F frames of the recording, n windows, T frames that a model sees of each, K glosses.
 """
 
 from collections.abc import Sequence
@@ -21,10 +20,9 @@ CELLS = 12  # rows and columns in which pictures are compared
 MOVING = 8.0  # grey levels by which a cell changes from one frame to the next where a hand moves over it
 HELD = 0.36  # seconds; a shorter stillness is a hold within a sign
 BRIEF = 0.4  # seconds; what moves for less is a cut or a flicker
-NEIGHBOURS = 0.15  # of a window: windows whose middles are no further apart are heard together
-FITTING = 0.5  # least share of a window, or of a shorter stretch, that moves and that no other sign has
-AROUND = 0.24  # seconds of rest that a cut has at either end, where its neighbours leave so much
-
+NEIGHBOURS = 0.15  # of a window: windows whose middles are no further apart are averaged
+FITTING = 0.5  # smallest share of a window, or of a shorter stretch, that moves and that no other sign has
+AROUND = 0.24  # seconds of rest at either end of a cut, where its neighbours leave so much
 
 Span = tuple[int, int]  # first frame, and the one behind the last
 
@@ -54,10 +52,10 @@ class Segment:
 
 
 def lay(frames: int, fps: float, count: int, window: float, stride: float) -> Windows:
-    """Windows over a whole recording, a last one at its end; one that is the recording, where that is shorter.
+    """Windows over a whole recording, the last one at its end; a shorter recording is one window.
 
-    The window is rounded to a multiple of `count` frames, so that the frames that are seen of it are equally far apart,
-    and the stride so that windows meet on the same frames, if it is not shorter than that distance.
+    The window is rounded to a multiple of `count` frames, so that the frames seen of it are equally far apart, and the
+    stride so that windows share frames, if it is not shorter than that distance.
 
     Args:
         frames: of the recording.
@@ -91,7 +89,7 @@ def cells(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
 def motion(seen: NDArray[np.float32]) -> NDArray[np.float32]:
     """How much each frame differs from the one before, in grey levels: its most changed cell; 0 for the first.
 
-    What all cells share is taken away: a light that flickers moves nobody.
+    What all cells share is subtracted: a flickering light is no movement.
 
     Args:
         seen: (F, C, C) from `cells`.
@@ -121,17 +119,17 @@ def stretches(moved: NDArray[np.float32], fps: float) -> list[Span]:
     breaks = np.flatnonzero(np.diff(moving) > HELD * fps)
     firsts, lasts = moving[np.append(0, breaks + 1)], moving[np.append(breaks, len(moving) - 1)]
     # A change belongs to the two frames that it lies between.
-    found = [(max(0, int(first) - 1), int(last) + 1) for first, last in zip(firsts, lasts, strict=True)]
-    return [(start, end) for start, end in found if end - start >= BRIEF * fps]
+    spans = [(max(0, int(first) - 1), int(last) + 1) for first, last in zip(firsts, lasts, strict=True)]
+    return [(start, end) for start, end in spans if end - start >= BRIEF * fps]
 
 
 def propose(windows: Windows, probabilities: NDArray[np.float64], moving: Sequence[Span]) -> list[Span]:
     """Where signs are, in the order of time; no two overlap.
 
-    Each window hears its neighbours: the probabilities of those near it are averaged. It scores by the probability of
-    its gloss times how well it fits the stretch that moves under it (intersection over union), so that a sign between
-    two rests is found by the windows around its middle, and signs without a rest between them by those that are surest.
-    The best is taken, with what moves in it; then the best of those of which enough is left.
+    A window's score is the largest probability, averaged over neighbouring windows, times its overlap with the moving
+    stretch at its middle (intersection over union), so that a sign between two rests is found by the windows around its
+    middle, and signs without a rest between them by the most confident ones. The best window is taken, with what moves
+    in it; then the best of those of which enough is left.
 
     Args:
         windows: the n windows.
@@ -146,8 +144,8 @@ def propose(windows: Windows, probabilities: NDArray[np.float64], moving: Sequen
         _fit((int(start), int(end)), moving[own - 1]) if own else 0.0
         for start, end, own in zip(windows.starts, windows.ends, under.tolist(), strict=True)
     ]
-    score = _heard(windows, probabilities).max(axis=1) * np.array(fits)
-    found = []
+    score = _averaged(windows, probabilities).max(axis=1) * np.array(fits)
+    spans = []
     for best in np.argsort(-score, kind="stable")[: np.count_nonzero(score)].tolist():
         start, end = int(windows.starts[best]), int(windows.ends[best])
         begin, stop = moving[int(under[best]) - 1]
@@ -156,8 +154,8 @@ def propose(windows: Windows, probabilities: NDArray[np.float64], moving: Sequen
             continue
         first, last = int(inside[0]), int(inside[-1]) + 1
         owner[first:last] = 0
-        found.append((first, last))
-    return sorted(found)
+        spans.append((first, last))
+    return sorted(spans)
 
 
 def cuts(spans: Sequence[Span], frames: int, fps: float) -> list[Span]:
@@ -167,7 +165,7 @@ def cuts(spans: Sequence[Span], frames: int, fps: float) -> list[Span]:
     [(4, 42), (42, 82)]
     """
     around = round(AROUND * fps)
-    ends = [0, *((one[1] + other[0]) // 2 for one, other in pairwise(spans)), frames]
+    ends = [0, *((before[1] + after[0]) // 2 for before, after in pairwise(spans)), frames]
     return [
         (max(start - around, low), min(end + around, high))
         for (start, end), (low, high) in zip(spans, pairwise(ends), strict=True)
@@ -180,7 +178,7 @@ def _fit(one: Span, other: Span) -> float:
     return max(0, shared) / (max(one[1], other[1]) - min(one[0], other[0]))
 
 
-def _heard(windows: Windows, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+def _averaged(windows: Windows, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities averaged over the windows whose middles are near."""
     middles = windows.starts + windows.ends
     reach = 2 * NEIGHBOURS * (windows.ends - windows.starts)[:, np.newaxis]

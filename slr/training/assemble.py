@@ -1,10 +1,10 @@
-"""From a checked configuration to the parts of a training: module, memory plan, caches, Lightning's loop."""
+"""From a checked configuration to the parts of a training: module, memory plan, caches, Lightning's trainer."""
 
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slr import factory
 from slr.config import schema
@@ -13,68 +13,60 @@ from slr.core.files import read_json
 from slr.core.hardware import Machine
 from slr.core.run_folder import RunFolder
 from slr.core.signals import Stopping
+from slr.data.batches import ClipData
 from slr.data.cache import features
 from slr.data.cache import frames as frame_cache
 from slr.data.cache.store import Pack
-from slr.data.datamodule import ClipData
 from slr.data.manifest import Clip
 from slr.models import internvl, memory_plan
 from slr.models.processor import Inputs, load_inputs
+from slr.training import loop
 from slr.training.module import SignModule, TrainingPosition
-
-if TYPE_CHECKING:
-    from slr.training.loop import Pruner, TensorBoardLogger, Trainer
-
-
-def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machine, inputs: Inputs) -> SignModule:
-    """The network with a fresh adapter, as a training's module."""
-    return SignModule(
-        network=factory.network(config, machine),
-        inputs=inputs,
-        vocabulary=vocabulary,
-        lr=config.optimizer.lr,
-        weight_decay=config.optimizer.weight_decay,
-        warmup_steps=config.optimizer.warmup_steps,
-        clip_norm=config.optimizer.clip_norm,
-        objective=config.objective.name,
-        label_smoothing=config.objective.label_smoothing,
-        micro_batch=1,  # until `plan` has said how many fit
-        seed=config.seed,
-    )
-
+from slr.training.preflight import refuse_other_dropout, run_preflight
 
 TRIED = ("a", "book", "ice cream")  # glosses that a preflight ranks
 
 
+def recognizer(config: schema.Config, vocabulary: Sequence[str], machine: Machine, inputs: Inputs) -> SignModule:
+    """The network with a new adapter, as a training's module."""
+    return SignModule(
+        network=factory.network(config, machine),
+        inputs=inputs,
+        vocabulary=vocabulary,
+        **dataclasses.asdict(config.optimizer),
+        objective=config.objective.name,
+        label_smoothing=config.objective.label_smoothing,
+        micro_batch=1,  # until `plan` knows how many fit
+        seed=config.seed,
+    )
+
+
 def preflight(config: schema.Config, machine: Machine) -> None:
-    """Try a training's operators, with the tiny model, on a kind of device that is seldom tried; cpu and cuda are not.
+    """Try a training's operators with the tiny model; cpu and cuda need no trial.
 
     Raises:
-        UserError: one is missing, or computes something else than on the CPU.
+        UserError: an operator is missing, or computes something else than on the CPU.
     """
     if machine.kind in ("cpu", "cuda"):
         return
-    from slr.training.preflight import preflight, refuse_other_dropout
-
     small = dataclasses.replace(config.model, checkpoint="tiny", revision=None, commit=None, weights="pretrained")
     tried = dataclasses.replace(config, model=small, lora=dataclasses.replace(config.lora, dropout=0.0))
-    words = load_inputs("tiny", None)
+    inputs = load_inputs("tiny", None)
 
     def build(device: str) -> SignModule:
-        return recognizer(tried, TRIED, dataclasses.replace(machine, device=device), words).to(device)
+        return recognizer(tried, TRIED, dataclasses.replace(machine, device=device), inputs).to(device)
 
     exact = machine.precision == "32-true" and machine.quantization == "none"
-    left = preflight(build, machine.kind, machine.device, exact)
-    if left:
-        print(f"hardware={machine.kind} leaves {len(left)} operators to the CPU, which takes time: {', '.join(left)}")
+    if left := run_preflight(build, machine.kind, machine.device, exact):
+        print(f"hardware={machine.kind} leaves {len(left)} operators to the CPU, which is slow: {', '.join(left)}")
     if config.gradient_checkpointing and config.lora.dropout and config.lora.scope == "language":
         refuse_other_dropout(machine.kind, machine.device)
 
 
 def plan(config: schema.Config, machine: Machine, recognizer: SignModule, clips: Sequence[Clip]) -> memory_plan.Plan:
-    """How many clips a training step computes at once, from the memory that there is now that the weights are in it.
+    """How many clips a training step computes at once, from the memory that is free now that the weights are loaded.
 
-    Of several processes, each computes its share of the step, all in the same way, by the one that has the least room.
+    Several processes share a step, and all plan for the one that has the least memory.
 
     Args:
         clips: of the training part, whose longest prompt counts.
@@ -82,15 +74,13 @@ def plan(config: schema.Config, machine: Machine, recognizer: SignModule, clips:
     Raises:
         UserError: not one clip fits.
     """
-    words = recognizer.inputs
-    longest = max(len(words.prompt_ids(clip.prompt or config.model.prompt, config.frames)) for clip in clips)
-    answer = (
-        len(recognizer.trie.token) if config.objective.name == "closed_set" else int(recognizer.answer_lengths.max())
-    )
+    inputs = recognizer.inputs
+    longest = max(len(inputs.prompt_ids(clip.prompt or config.model.prompt, config.frames)) for clip in clips)
+    answer = len(recognizer.trie.token) if config.objective.name == "closed_set" else recognizer.answer_lengths.max()
     shape = internvl.shape(recognizer.network)
     work = memory_plan.Work(
         frames=config.frames,
-        tokens=longest + answer,
+        tokens=longest + int(answer),
         number=4 if machine.precision == "32-true" else 2,
         rank=config.lora.r,
         checkpointed=config.gradient_checkpointing,
@@ -105,12 +95,12 @@ def plan(config: schema.Config, machine: Machine, recognizer: SignModule, clips:
         work=work,
         batch=-(-config.batch // distributed.place().world),
         micro_batch=machine.micro_batch,
-        disk=len(clips) * config.frames * words.tokens_per_frame * shape.hidden * 2,
+        disk=len(clips) * config.frames * inputs.tokens_per_frame * shape.hidden * 2,
     )
 
 
 def _room(machine: Machine) -> tuple[int, int]:
-    """Bytes that this process may still take, of the processors' memory its part, and those that it has taken."""
+    """Bytes that this process may still allocate, on a CPU its share of them, and bytes that it has allocated."""
     beside = distributed.place().beside if machine.device == "cpu" else 1
     taken = hardware.memory_taken(machine.device)
     if machine.memory:
@@ -119,18 +109,18 @@ def _room(machine: Machine) -> tuple[int, int]:
 
 
 def fill_cache(config: schema.Config, machine: Machine, recognizer: SignModule, data: ClipData) -> None:
-    """Have `data` take from a cache what `cache` asks for; the main process computes what is not there yet."""
+    """Make `data` read from the cache that `cache` names; the main process computes what is missing in it."""
     if config.cache.name == "frames":
-        kept = frame_cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
-        everything = os.cpu_count() or 1  # nothing trains meanwhile
-        distributed.on_main(lambda: frame_cache.fill(kept, data.frames_from, data.frames_wanted(), workers=everything))
-        data.frames_from = kept
+        frames = frame_cache.FrameCache(Path(config.data) / "cache", recognizer.inputs, config.cache.format)
+        workers = os.cpu_count() or 1  # all: nothing trains meanwhile
+        distributed.on_main(lambda: frame_cache.fill(frames, data.frames_from, data.frames_wanted(), workers=workers))
+        data.frames_from = frames
     if config.cache.name == "features":
-        data.features_from = lookup = _feature_cache(config, machine, recognizer)
-        wanted = [data.training_set(), data.ranking_set(data.parts["val"], lookup)]
-        how = {"precision": machine.autocast, "batch": data.ranking_batch, "workers": machine.workers}
-        distributed.on_main(lambda: features.fill(lookup, wanted, compute=recognizer.encode, **how))
-        recognizer.train()  # Lightning warns of a tower that was left in evaluation mode
+        data.features_from = cache = _feature_cache(config, machine, recognizer)
+        parts = [data.training_set(), data.ranking_set(data.parts["val"], cache)]
+        options = {"precision": machine.autocast, "batch": data.ranking_batch, "workers": machine.workers}
+        distributed.on_main(lambda: features.fill(cache, parts, compute=recognizer.encode, **options))
+        recognizer.train()  # Lightning warns of a vision tower in evaluation mode
 
 
 def _feature_cache(config: schema.Config, machine: Machine, recognizer: SignModule) -> features.FeatureCache:
@@ -149,19 +139,17 @@ def trainer(
     stopping: Stopping,
     tell: Callable[[Mapping[str, Any]], None],
     place: TrainingPosition,
-    pruner: "Pruner | None" = None,
-) -> "Trainer":
-    """Lightning's loop with what it keeps in the run's folder, whose curves are cut back to where it begins.
+    pruner: loop.Pruner | None = None,
+) -> loop.Trainer:
+    """Lightning's trainer with its callbacks; the run's curves are cut back to where this process begins.
 
     Args:
         config, folder, machine: of the run.
         stopping: what a signal has asked for.
-        tell: called with the training's progress whenever that has been saved.
+        tell: called with the progress whenever that has been saved.
         place: in the training, where this process begins.
         pruner: of a run that is a search's trial.
     """
-    from slr.training import loop
-
     logger = _logger(folder, place) if distributed.is_main() else None
     keeper = loop.CheckpointCallback(
         folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell
@@ -170,14 +158,12 @@ def trainer(
     return loop.build_trainer(machine, config.epochs, logger, keeper, patience, pruner)
 
 
-def _logger(folder: RunFolder, place: TrainingPosition) -> "TensorBoardLogger":
-    from slr.training import loop
-
+def _logger(folder: RunFolder, place: TrainingPosition) -> loop.TensorBoardLogger:
     tensorboard.cut_back(folder.root, place.step, place.validated)
     logger = loop.TensorBoardLogger(folder.root, name="", version="", default_hp_metric=False)
     if place.step == 0:
         settings = read_json(folder.config)
-        for key in (*schema.PATH_KEYS, "sweep"):  # they say nothing of the run, and would come first
+        for key in (*schema.PATH_KEYS, "sweep"):  # they say nothing about the run
             group, _, name = key.rpartition(".")
             (settings[group] if group else settings).pop(name, None)
         tensorboard.show_settings(logger.experiment, settings)

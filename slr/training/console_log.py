@@ -1,4 +1,4 @@
-"""What a run says, kept in its folder as well."""
+"""Tee stdout and stderr into a run's log.txt."""
 
 import re
 import sys
@@ -11,11 +11,11 @@ from typing import IO, TextIO
 from slr.core.distributed import Lost
 from slr.core.errors import UserError, one_line
 
-BAR = re.compile(r"\|.*\| *\d+/(\d+|\?) \[")  # how tqdm paints one
+BAR = re.compile(r"\|.*\| *\d+/(\d+|\?) \[")  # a progress bar of tqdm's
 
 
-class _Both:
-    """A stream that writes a second time into a file: whole lines, but for progress bars."""
+class _Tee:
+    """A stream that also writes into a file: whole lines, without progress bars."""
 
     def __init__(self, stream: TextIO, file: IO[str], blanks: bool) -> None:
         self._stream = stream
@@ -26,9 +26,9 @@ class _Both:
     def write(self, text: str) -> int:
         *whole, self._line = (self._line + text).split("\n")
         for line in whole:
-            left = _left_to_see(line)
-            if left or (self._blanks and not line):
-                self._file.write(left + "\n")
+            shown = _visible(line)
+            if shown or (self._blanks and not line):
+                self._file.write(shown + "\n")
         self._line = self._line.rpartition("\r")[2]
         self._file.flush()
         return self._stream.write(text)
@@ -37,18 +37,18 @@ class _Both:
         self._stream.flush()
 
     def end(self) -> None:
-        """Write what no line break followed."""
-        if left := _left_to_see(self._line):
-            self._file.write(left + "\n")
+        """Write a last line without a line break."""
+        if text := _visible(self._line):
+            self._file.write(text + "\n")
 
     def __getattr__(self, name: str) -> object:  # isatty, fileno, encoding …: of the stream itself
         return getattr(self._stream, name)
 
 
-def _left_to_see(line: str) -> str:
-    r"""What a line shows in the end, without what a progress bar has painted.
+def _visible(line: str) -> str:
+    r"""What a line shows in the end, without progress bars.
 
-    >>> _left_to_see("10 %\r50 %\r100 %\x1b[A"), _left_to_see("Epoch 0: 50%|##  | 1/2 [00:01<00:01, 1.0it/s]")
+    >>> _visible("10 %\r50 %\r100 %\x1b[A"), _visible("Epoch 0: 50%|##  | 1/2 [00:01<00:01, 1.0it/s]")
     ('100 %', '')
     """
     parts = [part.rstrip() for part in line.replace("\x1b[A", "\r").split("\r") if part.strip()]
@@ -57,9 +57,12 @@ def _left_to_see(line: str) -> str:
 
 @contextmanager
 def transcribed(path: Path) -> Iterator[None]:
-    """Within it, whatever Python prints or shows on standard error goes to the end of `path` too, and its error."""
+    """Within it, what Python writes to stdout and stderr is appended to `path` too, as is the error that ends it."""
     with path.open("a", encoding="utf-8") as file:
-        out, err = _Both(sys.stdout, file, blanks=True), _Both(sys.stderr, file, blanks=False)  # bars move by them
+        out, err = (
+            _Tee(sys.stdout, file, blanks=True),
+            _Tee(sys.stderr, file, blanks=False),
+        )  # a bar moves by blank lines
         try:
             with redirect_stdout(out), redirect_stderr(err):  # pyright: ignore[reportArgumentType]
                 yield

@@ -1,7 +1,7 @@
-"""Lightning's loop around a recognizer: what is saved and when, how a training ends early, and how it goes on.
+"""Lightning's loop: what is saved and when, how a training ends early, and how it continues.
 
 Everything random depends on the seed and on the number of the step, and batches on the epoch and its number, so a
-state is exact wherever between two steps it is saved, and its place follows from the number of steps alone.
+checkpoint between any two steps is exact, and its place in the training follows from the number of steps alone.
 """
 
 import logging
@@ -27,43 +27,41 @@ from slr.core.signals import Stopping
 if TYPE_CHECKING:
     from slr.core.hardware import Machine
 
-BRIEF = 60.0  # seconds of training that a killed validation may cost besides itself
+BRIEF = 60.0  # seconds of training that may be lost besides a validation that is killed
 LOSS = "val/loss"  # the one monitor that is better when it is smaller
 SCORE = "val/top1"  # what sweeps and searches rank by
 
 
 class PlainCheckpointIO(TorchCheckpointIO):
-    """Writes a state where it is told to, whose wholeness `slr.core.checkpoints` sees to.
+    """Writes a checkpoint to its path; `slr.core.checkpoints` makes that atomic.
 
-    Lightning's own way holds it in memory twice, and writes it into the system's temporary folder first, which may be
+    Lightning's own way holds it in memory twice, and writes it first into the system's temporary folder, which may be
     small or on another disk, and where a killed process leaves it.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
-        """Write; the folder is made."""
+        """Write; the folder is made. Tensors are moved to the CPU, so that any machine can read them."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # In the processor's memory, so that any machine can read it.
         torch.save(move_data_to_device(checkpoint, torch.device("cpu")), path)
 
 
 class CheckpointCallback(Checkpoint):
-    """Saves a training's state so that it can end at any moment, and ends it where somebody asks.
+    """Saves a training's state so that it can end at any moment, and ends it when a signal has asked for that.
 
-    States are saved when `every` minutes have gone by, around each validation, and when the process is asked to end.
-    They are installed whole (`slr.core.checkpoints`), curves are written out before. Of several processes the main
-    process saves, by its clock, and all end where one is asked to.
+    States are saved every `every` minutes, around each validation, and when the process is asked to end, after the
+    curves have been written. Of several processes the main process saves, by its clock, and all end when one is asked.
 
     Args:
         folder: of the checkpoints.
-        monitor: the validation metric that the best one follows.
+        monitor: the validation metric that decides which checkpoint is the best.
         every: minutes between two states, at most, as far as single steps allow.
         stopping: what a signal has asked for.
-        tell: called with how far the training is, whenever that has been saved.
+        tell: called with the progress whenever that has been saved.
     """
 
     @property
     def state_key(self) -> str:
-        """The name of its state in a checkpoint; Lightning would take that of the class, whatever that will be."""
+        """The name of its state in a checkpoint; Lightning's own would change with the name of the class."""
         return "Keeper"
 
     def __init__(
@@ -80,27 +78,24 @@ class CheckpointCallback(Checkpoint):
         self.stopping = stopping
         self.tell = tell
         self.best: float | None = None
-        self.ties = (math.inf, math.inf)  # what decides against a score that equals the best: MRR, then minus the loss
+        self.ties = (math.inf, math.inf)  # MRR and minus the loss of the best: they decide between equal scores
+        self.moved = False  # whether two validations had different scores
         self.saved = time.monotonic()
-        self.validated = True  # whether the last step's epoch has its validation behind it, where one is due
+        self.validated = True  # whether the validation of the last finished epoch is done
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Handle signals once more: Lightning has put its own handlers in between."""
+        """Install the signal handlers again: Lightning has replaced them."""
         self.stopping.listen()
         self.stopping.deferred = True
         self.saved = time.monotonic()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Save where it is time: here all curves of the step before are written, and nothing of the next is."""
+        """Save if it is time: all curves of the step before are written here, and nothing of the next."""
         is_due = self._is_older_than(60 * self.every)
-        asked = self.asked()
-        if asked or is_due:
-            self._save(trainer, best=False)
-        if asked:
-            raise SystemExit(asked)
+        self._end_if_asked(trainer, is_due)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before a validation, which may be long, unless hardly anything has happened since the last state."""
+        """Save before a validation, which may be long, unless the last state is recent."""
         self.validated = False
         if self._is_older_than(min(60 * self.every, BRIEF)):
             self._save(trainer, best=False)
@@ -108,31 +103,39 @@ class CheckpointCallback(Checkpoint):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Save and end where that was asked for; ranking changes nothing of what a state has."""
-        if asked := self.asked():
-            self._save(trainer, best=False)
-            raise SystemExit(asked)
+        """Save and end if a signal has asked for that; a validation changes nothing that a state holds."""
+        self._end_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, as the best one where it is."""
+        """Save, as the best checkpoint if it is."""
         self.validated = True
         score, mrr, loss = (float(trainer.callback_metrics[name]) for name in (self.monitor, "val/mrr", LOSS))
         better = self._is_better(score, (mrr, -loss))
+        self.moved |= self.best not in (None, score)
         if better:
             self.best, self.ties = score, (mrr, -loss)
         self._save(trainer, best=better)
         pl_module.print(_epoch(trainer) + (", the best so far" if better else ""))
-        if asked := self.asked():
-            raise SystemExit(asked)
+        if code := self.asked():
+            raise SystemExit(code)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if the score that chooses the best checkpoint was the same after every epoch."""
+        if self.best is not None and not self.moved and trainer.current_epoch > 1:
+            pl_module.print(
+                f"warning: {self.monitor} was {self.best:.3f} after every epoch, so val/mrr and {LOSS} chose the best "
+                "checkpoint; the model has perhaps not learned: train for more epochs, or change optimizer.lr"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What the next process must know."""
-        return {"best": self.best, "ties": self.ties}
+        return {"best": self.best, "ties": self.ties, "moved": self.moved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know it."""
+        """Load it."""
         self.best = state_dict["best"]
-        self.ties = tuple(state_dict.get("ties", self.ties))  # a state of old has none: only a better score replaces it
+        self.ties = tuple(state_dict.get("ties", self.ties))  # in an old state, only a better score replaces the best
+        self.moved = state_dict.get("moved", self.best is not None)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write the place in the training as Lightning reads it, and whether early stopping has ended it."""
@@ -141,15 +144,15 @@ class CheckpointCallback(Checkpoint):
         place(checkpoint["loops"]["fit_loop"], trainer.global_step, int(trainer.num_training_batches), self.validated)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Stay ended where early stopping has ended the training: Lightning itself would train one epoch more."""
+        """Stay ended if early stopping has ended the training: Lightning itself would train one epoch more."""
         if checkpoint["ended"]:
             pl_module.print("early stopping had ended the training")
         trainer.should_stop = checkpoint["ended"]
 
     def asked(self) -> int | None:
-        """The exit code that any of the processes was asked to end with, told to all at the same place.
+        """The exit code that any of the processes was asked to end with, the same in all at the same place.
 
-        What this one is asked while it waits for the others waits in turn: they could not know of it.
+        What this one is asked while it waits for the others is left for the next call: they could not know of it.
         """
         codes = [code for code in distributed.gather(self.stopping.code) if code is not None]
         if not codes:
@@ -157,8 +160,15 @@ class CheckpointCallback(Checkpoint):
         self.stopping.told(codes[0])
         return codes[0]
 
+    def _end_if_asked(self, trainer: Trainer, save: bool = False) -> None:
+        code = self.asked()
+        if code or save:
+            self._save(trainer, best=False)
+        if code:
+            raise SystemExit(code)
+
     def _is_better(self, score: float, ties: tuple[float, float]) -> bool:
-        """Whether a validation goes before the best one: by the monitor, then by MRR, then by the loss."""
+        """Whether a validation is better than the best one: by the monitor, then by MRR, then by the loss."""
         if self.best is None or score == self.best:
             return self.best is None or ties > self.ties
         return score < self.best if self.monitor == LOSS else score > self.best
@@ -173,7 +183,7 @@ class CheckpointCallback(Checkpoint):
 
     def _write(self, trainer: Trainer, best: bool) -> None:
         for logger in trainer.loggers:
-            logger.save()  # a killed process writes nothing out any more
+            logger.save()  # a killed process writes no more
         trainer.save_checkpoint(self.folder / checkpoints.PART)
         checkpoints.install(self.folder, best)
         steps = int(trainer.estimated_stepping_batches)
@@ -181,10 +191,10 @@ class CheckpointCallback(Checkpoint):
 
 
 class Pruner(Callback):
-    """Tells a search how each validation went, and ends the training where the search gives it up.
+    """Reports each validation to a search, and ends the training if the search gives it up.
 
     Args:
-        report: called with the number of the epoch that has ended, from 1 on, and its score; whether to give up.
+        report: called with the number of the finished epoch, from 1 on, and its score; returns whether to give up.
     """
 
     @property
@@ -209,8 +219,17 @@ class Pruner(Callback):
         return {"pruned": self.pruned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know it."""
+        """Load it."""
         self.pruned = state_dict["pruned"]
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's, which counts epochs from 0, counting from 1 as all messages do."""
+
+    def on_train_epoch_start(self, trainer: Trainer, *modules: object) -> None:
+        """Write the number of the epoch."""
+        super().on_train_epoch_start(trainer, *modules)
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}")
 
 
 def was_pruned(trainer: Trainer) -> bool:
@@ -219,25 +238,23 @@ def was_pruned(trainer: Trainer) -> bool:
 
 
 def _epoch(trainer: Trainer) -> str:
-    """An epoch's end, in a line."""
-    shown = ("train/loss", "val/loss", "val/top1", "val/mrr")
-    figures = [
-        f"{name} {float(trainer.callback_metrics[name]):.3f}" for name in shown if name in trainer.callback_metrics
-    ]
-    return f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {', '.join(figures)}"
+    """An epoch's metrics in a line."""
+    names = [name for name in ("train/loss", LOSS, SCORE, "val/mrr") if name in trainer.callback_metrics]
+    figures = ", ".join(f"{name} {float(trainer.callback_metrics[name]):.3f}" for name in names)
+    return f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {figures}"
 
 
 def place(loop: dict[str, Any], step: int, batches: int, validated: bool) -> None:
-    """Put a place in a training into the state of Lightning's fit loop, as its restart logic understands it.
+    """Write a place in a training into the state of Lightning's fit loop, as its restart logic reads it.
 
-    Lightning's own counts depend on the hook that saves, and some hooks' states do not lead back to where they were
+    Lightning's own counts depend on the hook that saves, and from some hooks' states it does not continue where it was
     (Lightning issue 18780).
 
     Args:
         loop: `fit_loop` of a checkpoint's loops, changed here.
-        step: optimiser steps that lie behind, each of one batch.
+        step: optimiser steps done, each of one batch.
         batches: of an epoch.
-        validated: whether the validation that follows an epoch's last step lies behind too.
+        validated: whether the validation after the last finished epoch is done.
     """
     epochs, rest = divmod(step, batches)
     waits = step > 0 and rest == 0 and not validated  # for the validation that ends an epoch
@@ -246,10 +263,9 @@ def place(loop: dict[str, Any], step: int, batches: int, validated: bool) -> Non
     begun = epochs + (rest > 0)
     epoch = {"ready": begun, "started": begun, "processed": epochs, "completed": epochs}
     loop["epoch_progress"] = {"total": dict(epoch), "current": dict(epoch)}
-    keys = ("ready", "started", "processed", "completed")
     loop["epoch_loop.batch_progress"] = {
-        "total": dict.fromkeys(keys, step),
-        "current": dict.fromkeys(keys, rest),
+        "total": dict.fromkeys(epoch, step),
+        "current": dict.fromkeys(epoch, rest),
         "is_last_batch": waits,
     }
     # A validation batch that has begun and not ended makes Lightning validate first, from the first batch on.
@@ -266,54 +282,48 @@ def build_trainer(
     patience: EarlyStopping,
     pruner: Pruner | None = None,
 ) -> Trainer:
-    """Lightning's loop, quiet.
+    """Lightning's trainer, without its own messages.
 
-    Of several processes each has one, which knows of no other: what they share goes by `slr.core.distributed`.
-    Lightning's own strategies would look for Slurm and requeue behind our back, ask for SIGTERM by a message in every
-    step, and send one from inside the signal's handler, where the others may not be listening.
+    Of several processes each has one, which knows of no other: they communicate by `slr.core.distributed`. Lightning's
+    own strategies would look for Slurm and requeue the job, ask for SIGTERM by a message in every step, and send one
+    from inside the signal's handler, while the others may not be waiting for it.
 
     Raises:
-        UserError: Lightning would not train where it should.
+        UserError: Lightning would train on another device.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it would say is said elsewhere
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)  # Lightning 2.6 with torch 2.15
     warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist")  # metrics are gathered before
     warnings.filterwarnings("ignore", ".*does not have many workers")  # hardware.workers was chosen
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # ours asks the trainer where it is
+    where: dict[str, Any] = {"accelerator": machine.kind, "devices": 1}
+    if machine.kind == "cuda":
+        where["devices"] = [torch.cuda.current_device()]
+    elif machine.kind == "directml":
+        from slr.training.directml import strategy
+
+        where = {"strategy": strategy()}
     trainer = Trainer(
-        **_place(machine),
-        precision=cast(Any, machine.precision if machine.mixed else "32-true"),  # what learns is in 32 bits
+        **where,
+        precision=cast(Any, machine.precision if machine.mixed else "32-true"),  # what trains is in 32 bits
         max_epochs=epochs,
         logger=logger or False,
-        callbacks=[patience, *([pruner] if pruner else []), keeper, TQDMProgressBar(leave=False)],
+        callbacks=[patience, *([pruner] if pruner else []), keeper, ProgressBar(leave=False)],
         plugins=[PlainCheckpointIO(), LightningEnvironment()],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
-        enable_model_summary=False,  # the census says more
+        enable_model_summary=False,  # `SignModule.describe` says more
     )
     if trainer.strategy.root_device.type != torch.device(machine.device).type:
         raise UserError(f"hardware={machine.kind}: Lightning would train on {trainer.strategy.root_device} instead")
     return trainer
 
 
-def _place(machine: "Machine") -> dict[str, Any]:
-    """Where, in Lightning's words."""
-    if machine.kind == "directml":
-        from slr.training.directml import strategy
-
-        return {"strategy": strategy()}
-    return {"accelerator": machine.kind, "devices": [torch.cuda.current_device()] if machine.kind == "cuda" else 1}
-
-
 def early_stopping(monitor: str, patience: int) -> EarlyStopping:
-    """Give up after `patience` epochs in which `monitor` did not get better.
+    """Stop after `patience` epochs in which `monitor` did not get better.
 
-    It counts when a validation ends, before `CheckpointCallback` saves; at the epoch's end, Lightning's own choice,
-    would be behind the state from which a killed training goes on.
+    It counts when a validation ends, before `CheckpointCallback` saves; at the epoch's end, Lightning's own choice, its
+    count would be missing in the checkpoint from which a killed training continues.
     """
-    return EarlyStopping(monitor, mode=mode(monitor), patience=patience, check_on_train_epoch_end=False)
-
-
-def mode(monitor: str) -> str:
-    """Lightning's word for which way a validation metric gets better."""
-    return "min" if monitor == LOSS else "max"
+    mode = "min" if monitor == LOSS else "max"
+    return EarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)

@@ -1,11 +1,9 @@
-"""The LightningModule: loss, ranking, metrics, optimiser, and what a checkpoint keeps."""
+"""The LightningModule: loss, validation, optimiser, and what a checkpoint keeps."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import lightning as L
@@ -14,7 +12,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import CatMetric
@@ -24,32 +22,28 @@ from slr.core.errors import UserError
 from slr.data.batch_image import draw_batch
 from slr.data.collate import IGNORED, Batch
 from slr.models import internvl, lora
-from slr.models.generation import Decoding, beam_search, generate
 from slr.models.metrics import SHARED, RankingMetrics
 from slr.models.processor import Inputs
-from slr.models.ranking import LOGIT_BYTES, RankOutput, look, sequence_log_probabilities
-from slr.models.trie import build_trie
+from slr.models.ranking import LOGIT_BYTES, sequence_log_probabilities
+from slr.models.sign_model import SignModel, read_checkpoint
 
-SHOWN = 90  # characters of the prompt's end in TensorBoard's picture; what is before them are the frames' places
-ALL = slice(None)
-# Steps in a row that 16-bit gradients may overflow in. The scaler begins at 2**16 and halves at each: behind so many
-# gradients overflow without any scaling, and no smaller scale is going to help.
+SHOWN = 90  # characters of the prompt's end in TensorBoard's picture; before them stand the frames' tokens
+# Steps in a row whose 16-bit gradients may overflow. The scaler begins at 2**16 and halves at each: after so many, a
+# smaller scale does not help.
 SKIPPED = 16
 
 
-class SignModule(L.LightningModule):
-    """A vision-language model that names signs.
+class SignModule(SignModel, L.LightningModule):
+    """A `SignModel` that Lightning trains.
 
     One training batch is one optimiser step. It is computed in micro-batches whose losses are divided by the clips of
     the whole batch, so gradients do not depend on the micro-batch, the epoch's last, smaller batch included;
     Lightning's own accumulation divides that one by the full count. Nor do they depend on how many processes share the
-    batch: each divides by the clips of all, and the gradients are added up once, where torch's DistributedDataParallel
+    batch: each divides by the clips of all, and gradients are summed once, where torch's DistributedDataParallel
     would take the mean over processes, after every micro-batch, and wait for a process whose share is empty.
 
     Args:
-        network: InternVL with its adapter.
-        inputs: of the same checkpoint.
-        vocabulary: the K ordered glosses.
+        network, inputs, vocabulary: as of `SignModel`.
         lr: AdamW's peak learning rate, reached after `warmup_steps`, then a cosine to zero.
         weight_decay: AdamW's, decoupled (Loshchilov and Hutter, 2019).
         warmup_steps: optimiser steps; a tenth of the run at most.
@@ -59,7 +53,7 @@ class SignModule(L.LightningModule):
         label_smoothing: share of the target spread over all words or, in `closed_set`, over all glosses, in [0, 1).
         micro_batch: clips computed at once in training.
         seed: of the adapter's dropout. Each step draws from (seed, step, process) alone, so that no generator's state
-            has to be kept for a training to go on exactly.
+            has to be saved.
     """
 
     def __init__(
@@ -76,15 +70,10 @@ class SignModule(L.LightningModule):
         micro_batch: int,
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(network, inputs, vocabulary)
         self.automatic_optimization = False
         self.strict_loading = False  # a checkpoint holds the adapter alone
-        self.network = network
-        self.inputs = inputs
-        self.vocabulary = list(vocabulary)
-        answers = [inputs.answer_ids(gloss) for gloss in vocabulary]
-        self.trie = build_trie(answers, self.vocabulary)
-        self.answer_lengths = torch.tensor([len(answer) for answer in answers])
+        self.answer_lengths = torch.tensor([len(inputs.answer_ids(gloss)) for gloss in vocabulary])
         self.lr = lr
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
@@ -96,52 +85,20 @@ class SignModule(L.LightningModule):
         self.metrics = RankingMetrics()
         self.val_losses = CatMetric(nan_strategy="disable", **SHARED)
         self.pending_census = {"lora_B": True, "lora_A": True}
-        self.skipped = 0  # steps in a row, up to now, that an overflow has cost
-        self.train()  # Lightning leaves modes as it finds them, and without this the adapter's dropout would be off
+        self.skipped = 0  # newest steps in a row that were skipped because a gradient overflowed
+        self.train()  # Lightning leaves modes as it finds them; without this the adapter's dropout would be off
 
     def describe(self) -> str:
-        """The census: parameters by part, number format and whether they learn; and the size of the vocabulary."""
+        """Parameters by part, number format and whether they train; and the size of the vocabulary."""
         rows = lora.census(self.network)
         lines = [
-            f"  {row.part:<18} {row.dtype:<9} {row.parameters:>14,} {'learns' if row.trainable else 'frozen'}"
+            f"  {row.part:<18} {row.dtype:<9} {row.parameters:>14,} {'trainable' if row.trainable else 'frozen'}"
             for row in rows
         ]
         trained = sum(row.parameters for row in rows if row.trainable)
         share = trained / sum(row.parameters for row in rows)
-        return "\n".join(["parameters:", *lines, f"  {trained:,} learn ({share:.2%}); {len(self.vocabulary)} glosses"])
-
-    def rank(self, batch: Batch) -> Tensor:
-        """Exact log-probability of every gloss for every clip: float32 (B, K)."""
-        return self.look(batch).log_probability
-
-    def look(self, batch: Batch) -> RankOutput:
-        """As `rank`, with the state (B, D) that each ranking came from."""
-        if not batch["clip"]:
-            width = internvl.shape(self.network).hidden
-            return RankOutput(
-                *(torch.zeros(0, columns, device=self.device) for columns in (len(self.vocabulary), width))
-            )
-        with torch.no_grad():
-            features = self.features(batch)
-            return look(self.network, features, batch["input_ids"], batch["attention_mask"], self.trie)
-
-    def generate(self, batch: Batch, decoding: Decoding) -> list[str]:
-        """Free text about every clip."""
-        if not batch["clip"]:
-            return []
-        features = self.features(batch)
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        found = generate(self.network, features, ids, mask, self.inputs.end_id, decoding)
-        return [self.inputs.decode(tokens) for tokens in found]
-
-    def beams(self, batch: Batch, beams: int, length: int) -> list[list[str]]:
-        """Free texts about every clip by a beam search held to no vocabulary, best first."""
-        if not batch["clip"]:
-            return []
-        features = self.features(batch)
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        found = beam_search(self.network, features, ids, mask, beams, length, self.inputs.end_id)
-        return [[self.inputs.decode(beam.tokens) for beam in beams] for beams in found]
+        total = f"  {trained:,} trainable parameters ({share:.2%}); {len(self.vocabulary)} glosses"
+        return "\n".join(["parameters:", *lines, total])
 
     def clip_losses(self, batch: Batch, rows: slice) -> Tensor:
         """The objective's loss for some clips of a batch: float32 (b,), in nats."""
@@ -149,22 +106,9 @@ class SignModule(L.LightningModule):
         tokens, mask = batch["input_ids"][rows], batch["attention_mask"][rows]
         if self.objective == "closed_set":
             scores = sequence_log_probabilities(self.network, features, tokens, mask, self.trie, LOGIT_BYTES)
-            return closed_set_loss(scores, batch["gloss"][rows], self.label_smoothing)
+            return cross_entropy(scores, batch["gloss"][rows], reduction="none", label_smoothing=self.label_smoothing)
         hidden = internvl.hidden_states(self.network, features, tokens, mask)
         return internvl.answer_loss(self.network, hidden, batch["labels"][rows], self.label_smoothing)
-
-    def features(self, batch: Batch, rows: slice = ALL) -> Tensor:
-        """Projected features (b, V, D) of some clips: cached ones as they come, else from their frames."""
-        if "frames" in batch:
-            return self.encode(batch["frames"][rows])
-        if "features" in batch:
-            return batch["features"][rows].to(internvl.bare(self.network).model.vision_tower.dtype)
-        raise ValueError(f"expected a batch with frames or features, found {sorted(batch)}")
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """Frames uint8 (B, T, 3, h, w) -> projected features (B, V, D), on the network's device, without graph."""
-        tower = internvl.bare(self.network).model.vision_tower
-        return internvl.encode_frames(self.network, self.inputs.normalise(frames.to(tower.device), tower.dtype))
 
     def backward_batch(self, batch: Batch) -> Tensor:
         """Add the gradient of a step's mean loss, micro-batch by micro-batch; returns the mean loss, float32 ().
@@ -179,30 +123,17 @@ class SignModule(L.LightningModule):
             loss = self.clip_losses(batch, slice(start, start + self.micro_batch)).sum() / clips
             self.manual_backward(loss)
             total += loss.detach()
-        distributed.all_reduce_sum([*self._gradients(share), total])
+        trained = self._trained()
+        for parameter in trained if share == 0 else []:
+            parameter.grad = torch.zeros_like(parameter)
+        # A gradient that is missing stays missing, for the census, and counts as zero for the others.
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        distributed.all_reduce_sum([*gradients, total])
         return total
 
-    def _gradients(self, share: int) -> list[Tensor]:
-        """The gradient of every adapter tensor. One that is missing, for the census to find, is told as zero."""
-        trained = self._trained()
-        for parameter in trained:
-            if share == 0:
-                parameter.grad = torch.zeros_like(parameter)
-        return [torch.zeros_like(one) if one.grad is None else one.grad for one in trained]
-
     def on_train_start(self) -> None:
-        """See that all is on the trainer's device, and that all processes begin with the same adapter."""
-        root = self.trainer.strategy.root_device
-        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
-            if tensor.device.type != root.type:
-                raise UserError(f"expected everything on {root}, where it trains, found {name} on {tensor.device}")
-        self._agree()
-
-    def _agree(self) -> None:
-        if distributed.place().world > 1:
-            state = lora.adapter_state(self.network)
-            content = b"".join(tensor.view(torch.uint8).numpy().tobytes() for tensor in state.values())
-            distributed.assert_same_on_all_ranks("adapter", hashlib.sha256(content).hexdigest())
+        """Check that all processes have the same adapter."""
+        self.check_same_adapter()
 
     def training_step(self, batch: Batch, index: int) -> None:
         """One optimiser step.
@@ -225,16 +156,17 @@ class SignModule(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=1)
 
     def _show(self, batch: Batch) -> None:
-        """Put the batch into TensorBoard as the model gets it: frames, prompt and the labels that count."""
+        """Write the batch to TensorBoard as the model gets it: frames, prompt and the labels that count."""
         if not isinstance(self.logger, TensorBoardLogger):
             return
-        frames = batch["frames"] if "frames" in batch else cast(Any, self.trainer).datamodule.frames_of(batch["clip"])
+        loader: Any = self.trainer.train_dataloader
+        frames = batch["frames"] if "frames" in batch else loader.dataset.frames_of(batch["clip"])
         captions = []
         for tokens, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
-            asked = tokens[(mask == 1) & (labels == IGNORED) & (tokens != self.inputs.image_token_id)]
-            told = labels[labels != IGNORED]  # none where the objective ranks
-            question = " ".join(self.inputs.decode(asked.tolist()).split())
-            captions.append(f"{self.inputs.decode(told.tolist())}   after   … {question[-SHOWN:]}")
+            prompt = tokens[(mask == 1) & (labels == IGNORED) & (tokens != self.inputs.image_token_id)]
+            answer = labels[labels != IGNORED]  # none where the objective ranks
+            question = " ".join(self.inputs.decode(prompt.tolist()).split())
+            captions.append(f"{self.inputs.decode(answer.tolist())}   after   … {question[-SHOWN:]}")
         self.logger.experiment.add_image("train/batch", draw_batch(frames, captions))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -245,13 +177,13 @@ class SignModule(L.LightningModule):
                 self._take_census()
         elif self.trainer.precision != "16-mixed":
             raise _overflow("the gradient is not finite")
-        else:  # the scaler begins too high on purpose: its first steps overflow, are skipped, and say nothing
+        else:  # the scaler begins too high on purpose: its first steps overflow and are skipped
             self.skipped += 1
             if self.skipped > SKIPPED:
                 raise _overflow(f"the gradient is not finite in {self.skipped} steps in a row")
 
     def on_train_end(self) -> None:
-        """See that a training that ends, be it early, has made a step at all.
+        """Check that the training has made a step at all.
 
         Not at the first validation: of a small training part, the scaler's first steps are an epoch and more.
         """
@@ -259,21 +191,20 @@ class SignModule(L.LightningModule):
             raise _overflow(f"the gradient was not finite in any of the {self.skipped} steps")
 
     def clip(self) -> Tensor:
-        """Shorten the gradient to `clip_norm`; returns how long it was, float32 ()."""
+        """Shorten the gradient to `clip_norm`; returns its norm before, float32 ()."""
         return torch.nn.utils.clip_grad_norm_(self._trained(), self.clip_norm, foreach=self._foreach())
 
     def _trained(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
     def _foreach(self) -> bool | None:
-        """Torch's own choice, but on DirectML, where it would be operators on lists that DirectML does not have."""
+        """Torch's own choice, but on DirectML, which has no operators on lists."""
         return False if self.device.type == "privateuseone" else None
 
     def _take_census(self) -> None:
         """lora_A gets a gradient only once lora_B, zero at first, has moved."""
         moved = not self.pending_census["lora_B"]
-        offenders = lora.gradient_census(self.network, a_moves=moved)
-        if offenders:
+        if offenders := lora.gradient_census(self.network, a_moves=moved):
             named = ", ".join(offenders[:8]) + (", …" if len(offenders) > 8 else "")
             raise UserError(
                 f"{len(offenders)} adapter tensors got no usable gradient: {named}; "
@@ -282,11 +213,11 @@ class SignModule(L.LightningModule):
         self.pending_census = {"lora_B": False, "lora_A": not moved}
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Rank, and count."""
+        """Rank a batch and update the metrics."""
         log_probability = self.rank(batch)
         self.metrics.update(log_probability, batch["gloss"])
         if self.objective == "closed_set":
-            self.val_losses.update(closed_set_loss(log_probability, batch["gloss"], 0.0))
+            self.val_losses.update(cross_entropy(log_probability, batch["gloss"], reduction="none"))
         else:
             own = log_probability.gather(1, batch["gloss"][:, None])[:, 0]
             self.val_losses.update(-own / self.answer_lengths.to(own.device)[batch["gloss"]])
@@ -296,7 +227,7 @@ class SignModule(L.LightningModule):
         figures = self.metrics.compute()
         values = {name: figure.value for name, figure in figures.items()}
         values |= {"top1_low": figures["top1"].low, "top1_high": figures["top1"].high, "n": figures["top1"].n}
-        # Sorted, so that their sum has the same digits in whatever order processes have met the clips.
+        # Sorted, so that the sum has the same digits in whatever order processes computed the clips.
         values["loss"] = float(self.val_losses.compute().cpu().double().sort().values.mean())
         self.log_dict({f"val/{name}": value for name, value in values.items()})
         self.metrics.reset()
@@ -309,7 +240,7 @@ class SignModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's type is a union of eleven
         """AdamW over the adapter; the schedule steps with the optimiser."""
-        # One kernel for all tensors; not where gradients are scaled, since it unscales them behind the clipping's back.
+        # One kernel for all tensors; not where gradients are scaled, which it would unscale after they are clipped.
         optimizer = self.optimizer(fused=self.device.type == "cuda" and self.trainer.precision != "16-mixed")
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = min(self.warmup_steps, steps // 10)
@@ -318,7 +249,7 @@ class SignModule(L.LightningModule):
         return [optimizer], [LambdaLR(optimizer, lambda step: schedule(step, warmup, steps))]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was trained, and what it was trained to name."""
+        """Keep the adapter, its vocabulary, the newest validation metrics and the count of skipped steps."""
         checkpoint["state_dict"] = {f"network.{k}": v for k, v in lora.adapter_state(self.network).items()}
         checkpoint["vocabulary"] = self.vocabulary
         checkpoint["skipped"] = self.skipped
@@ -326,24 +257,11 @@ class SignModule(L.LightningModule):
         checkpoint["metrics"] = {k.removeprefix("val/"): float(v) for k, v in logged.items() if k.startswith("val/")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting what an overflow has cost; states of old did not say."""
+        """Load the count of skipped steps; old checkpoints have none."""
         self.skipped = checkpoint.get("skipped", 0)
 
-    def restore(self, path: Path) -> dict[str, float]:
-        """Put a checkpoint's adapter in place; returns the validation metrics that it was saved with.
-
-        Raises:
-            UserError: the file is no checkpoint of slr, or one of other layers or another vocabulary.
-        """
-        adapter, vocabulary, metrics = _read_checkpoint(path)
-        if vocabulary != self.vocabulary:
-            raise UserError(f"expected a checkpoint of the same glosses at {path}, found others; use the run's own")
-        lora.load_adapter_state(self.network, adapter)
-        self._agree()
-        return metrics
-
     def begin_with(self, path: Path) -> None:
-        """Put the adapter of an earlier training in place, whatever its glosses were.
+        """Load the adapter of an earlier training, whatever its glosses were.
 
         Args:
             path: a checkpoint, or the weights of an exported adapter.
@@ -352,35 +270,19 @@ class SignModule(L.LightningModule):
             UserError: the file is neither, or of other layers.
         """
         if path.suffix == ".ckpt":
-            lora.load_adapter_state(self.network, _read_checkpoint(path)[0])
+            lora.load_adapter_state(self.network, read_checkpoint(path)[0])
         else:
             lora.load_exported(self.network, path)
-        self._agree()
-
-
-def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str], dict[str, float]]:
-    """A checkpoint's adapter by the names in the network, its glosses, and its validation metrics.
-
-    Raises:
-        UserError: the file is no checkpoint of slr.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        adapter = {name.removeprefix("network."): tensor for name, tensor in content["state_dict"].items()}
-        return adapter, content["vocabulary"], content["metrics"]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
-        raise UserError(
-            f"expected a checkpoint of slr at {path}, found another file ({error!r}); use best, last or another"
-        ) from error
+        self.check_same_adapter()
 
 
 @dataclass(frozen=True)
 class TrainingPosition:
-    """A place in a training.
+    """Where in a training a checkpoint was saved.
 
     Attributes:
-        step: optimiser steps that lie behind.
-        validated: whether the validation of the last epoch that ended lies behind too.
+        step: optimiser steps done.
+        validated: whether the validation of the last finished epoch is done.
     """
 
     step: int = 0
@@ -388,7 +290,7 @@ class TrainingPosition:
 
 
 def place_of(checkpoint: Path | None) -> TrainingPosition:
-    """Where a checkpoint was saved; the beginning where there is none."""
+    """Where a checkpoint was saved; the beginning without one."""
     if checkpoint is None:
         return TrainingPosition()
     content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -399,21 +301,6 @@ def _overflow(what: str) -> UserError:
     return UserError(
         f"{what}: weights or arithmetic have overflowed; lower optimizer.lr, or use hardware.precision=32-true"
     )
-
-
-def closed_set_loss(log_probability: Tensor, gloss: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy of each clip's gloss over the vocabulary, float32 (B,), in nats.
-
-    Args:
-        log_probability: float32 (B, K) from the trie; the softmax over K is of these, as in `probability`.
-        gloss: int64 (B,), the true gloss in [0, K).
-        smoothing: share of the target spread evenly over the K glosses, in [0, 1).
-
-    >>> one = torch.log(torch.tensor([[0.3, 0.1]]))  # of the rest, the model says other words
-    >>> round(float(closed_set_loss(one, torch.tensor([0]), 0.0).exp()), 3)  # 0.4 / 0.3
-    1.333
-    """
-    return functional.cross_entropy(log_probability, gloss, reduction="none", label_smoothing=smoothing)
 
 
 def step_seed(seed: int, step: int, process: int) -> int:

@@ -1,6 +1,6 @@
-"""`init=`: the adapter that a run begins with, which an earlier run has trained. Knows no torch.
+"""`init=`: the adapter of an earlier run that a run begins with. Imports no torch.
 
-What it was is written down when the run begins, since the earlier run may go on, move or be deleted.
+It is recorded when the run begins, since the earlier run may continue, move or be deleted.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,9 @@ from slr.data.duplicates.groups import marks
 from slr.data.manifest import Clip, read_manifest
 from slr.data.split import Split, read_split
 
-EXPORTED = "adapter_model.safetensors"  # as PEFT names it
-# What makes an adapter's numbers mean the same. The vocabulary is none of it, and neither is the quantization.
+EXPORTED = "adapter_model.safetensors"  # PEFT's name
+RECORD = "init.json"
+# Settings that must be equal for an adapter to fit; vocabulary and quantization may differ.
 AGREEING = ("model.checkpoint", "model.weights", "lora.scope", "lora.r", "lora.alpha", "lora.targets")
 
 
@@ -30,8 +31,8 @@ class Initial:
         run: the earlier run's folder.
         file: within it.
         sha256: of the file.
-        seen: val and test -> clips of the new run's part that the earlier one trained with; None where its prepared
-            clips are gone, so that nobody can say.
+        seen: val and test -> clips of the new run's part that the earlier run trained on; None where its prepared
+            clips are gone, so that it is unknown.
     """
 
     run: str
@@ -40,17 +41,12 @@ class Initial:
     seen: dict[str, int] | None
 
     def describe(self) -> str:
-        """One line: where the adapter comes from, and what of the evaluation it knows already."""
-        return f"begins with the adapter of {self.run} ({self.file}, SHA-256 {self.sha256[:12]}){self._warning()}"
-
-    def _warning(self) -> str:
+        """One line: where the adapter comes from, and which clips of val and test it was trained on."""
+        line = f"begins with the adapter of {self.run} ({self.file}, SHA-256 {self.sha256[:12]})"
         if self.seen is None:
-            return (
-                "; the clips that it has trained with are no longer where it had them, so how many of them are in val "
-                "and test is not known"
-            )
+            return f"{line}; its training clips are gone, so how many of them are in val and test is not known"
         known = [f"{count} clips of {part}" for part, count in self.seen.items() if count]
-        return f"; it has trained with {' and '.join(known)}, which say nothing of unseen clips" if known else ""
+        return f"{line}; it was trained on {' and '.join(known)}, which say nothing of unseen clips" if known else line
 
 
 def adapter_file(config: schema.Config) -> Path:
@@ -76,27 +72,27 @@ def adapter_file(config: schema.Config) -> Path:
         return folder.adapter / EXPORTED
     raise UserError(
         f"init={config.init}: expected checkpoints/best.ckpt or adapter/{EXPORTED} in it, found neither; let that run "
-        "get through an epoch first"
+        "finish an epoch first"
     )
 
 
 def _same_version(there: schema.Model, here: schema.Model) -> bool:
-    """Whether two runs mean the same version of a model of the hub; a commit says more than a branch that moves."""
+    """Whether two runs use the same version of a hub model; a commit is compared before a branch, which moves."""
     if there.commit and here.commit:
         return there.commit == here.commit
     return here.revision in (there.revision, there.commit)
 
 
 def commit(config: schema.Config) -> str | None:
-    """The commit of the hub at which the earlier run began, where it had one."""
+    """The hub's commit of the earlier run's base model, if it had one."""
     return _earlier(config)[1].model.commit
 
 
 def refuse_other_base(config: schema.Config, found: str) -> None:
-    """See that the earlier run stands on the base model that is here, whose hash is `found`.
+    """Check that the earlier run was trained on the base model that is here, whose hash is `found`.
 
     Raises:
-        UserError: it stands on another one, or `init` is no run.
+        UserError: it was trained on another one, or `init` is no run.
     """
     folder, other = _earlier(config)
     provenance.refuse_other_base(other.model, hashes_of(folder), found, f"init={config.init}")
@@ -122,31 +118,27 @@ def take(config: schema.Config, clips: Sequence[Clip], split: Split) -> Initial:
     """
     file = adapter_file(config)
     folder, other = _earlier(config)
-    return Initial(
-        str(folder.root),
-        file.relative_to(folder.root).as_posix(),
-        sha256(file),
-        _seen(_trained_with(folder, other, clips), clips, split),
-    )
+    seen = _seen(_trained_with(folder, other, clips), clips, split)
+    return Initial(str(folder.root), file.relative_to(folder.root).as_posix(), sha256(file), seen)
 
 
 def _trained_with(folder: RunFolder, other: schema.Config, clips: Sequence[Clip]) -> list[Clip] | None:
-    """The clips that the earlier run has trained with; None where its data set is gone, or was prepared anew since.
+    """The earlier run's training clips, from the new run's clips or from its own data set; None if both have changed.
 
     Args:
         folder: of the earlier run.
         other: its configuration.
         clips: of the new run, which may be the same, wherever they lie now.
     """
-    for found in (lambda: clips, lambda: read_manifest(Path(other.data) / other.dataset.place / "manifest.jsonl")):
+    for read in (lambda: clips, lambda: read_manifest(Path(other.data) / other.dataset.place / "manifest.jsonl")):
         with suppress(UserError):
-            there = found()
-            return read_split(folder.split, there).select(there, "train")
+            known = read()
+            return read_split(folder.split, known).select(known, "train")
     return None
 
 
 def _seen(trained: Sequence[Clip] | None, clips: Sequence[Clip], split: Split) -> dict[str, int] | None:
-    """Val and test -> how many of their clips have the content of one that has trained, whatever either is called."""
+    """Val and test -> how many of their clips have the content of a training clip, whatever either is called."""
     if trained is None:
         return None
     known = {mark for clip in trained for mark in _content(clip)}
@@ -154,44 +146,41 @@ def _seen(trained: Sequence[Clip] | None, clips: Sequence[Clip], split: Split) -
 
 
 def _content(clip: Clip) -> set[str]:
-    """What tells that two clips show one recording: their bytes, or the stretch that their data set gives them."""
+    """Marks that two clips of one recording share: of their bytes, or the range that their data set gives them."""
     return marks(clip) | ({clip.segment} if clip.segment else set())
 
 
 def write_down(folder: RunFolder, initial: Initial) -> None:
-    """Keep what a run begins with in its folder."""
-    write_json(_record(folder), asdict(initial))
+    """Record in the run's folder what it begins with."""
+    write_json(folder.root / RECORD, asdict(initial))
 
 
 def written_down(folder: RunFolder) -> Initial:
-    """What a run has begun with, or is to begin with.
+    """What a run began with.
 
     Raises:
-        UserError: its folder does not say.
+        UserError: its folder has no record of it.
     """
+    path = folder.root / RECORD
     try:
-        return Initial(**read_json(_record(folder)))
+        return Initial(**read_json(path))
     except (OSError, TypeError) as error:
-        raise UserError(f"expected what the run began with in {_record(folder)}, found {error}; train anew") from None
+        raise UserError(f"expected what the run began with in {path}, found {error}; train a new run") from None
 
 
 def the_same(config: schema.Config, folder: RunFolder) -> Path:
-    """The file that the run has written down, if it still is what it was.
+    """The file that the run has recorded, if its content is still the same.
 
     Raises:
         UserError: the earlier run has another adapter now, or as `adapter_file`.
     """
     initial = written_down(folder)
-    adapter_file(config)  # says what is wrong where all of it is gone
+    adapter_file(config)  # explains what is wrong if the earlier run is gone
     file = Path(initial.run) / initial.file
     found = sha256(file) if file.is_file() else "none"
     if found != initial.sha256:
         raise UserError(
             f"init={config.init}: expected the adapter that this run began with, {initial.file} of SHA-256 "
-            f"{initial.sha256[:12]}, found {found[:12]}; begin a new run"
+            f"{initial.sha256[:12]}, found {found[:12]}; train a new run"
         )
     return file
-
-
-def _record(folder: RunFolder) -> Path:
-    return folder.root / "init.json"

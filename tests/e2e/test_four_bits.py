@@ -25,7 +25,7 @@ def elsewhere(run, quantization):
     clips = factory.clips(config)
     split = read_split(folder.split, clips)
     with recognizer.assembled(folder, config, vocabulary) as ranker:
-        numbers = {row.dtype for row in lora.census(ranker._recognizer.network) if row.part == "language"}
+        numbers = {row.dtype for row in lora.census(ranker._model.network) if row.part == "language"}
         context = evaluate.context(config, clips, split, "test", "best", None)
         found = evaluate.score(ranker, split.select(clips, "test"), context)
     return found["summary"]["top1"], numbers

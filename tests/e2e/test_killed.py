@@ -205,7 +205,7 @@ def test_a_run_that_is_stopped_saves_itself_and_goes_on(calm, workplace):
     whole_curves(run, epochs=4)
     said = (run / "log.txt").read_text()
     assert said.count("epoch 1 of 4") == 1
-    assert "Epoch 0:" not in said  # no progress bars
+    assert "Epoch 1:" not in said  # no progress bars
 
 
 def content(run: Path) -> dict[str, str]:

@@ -149,5 +149,5 @@ def test_a_push_uploads_that_folder_privately_and_only_when_asked(monkeypatch, t
         raise OSError("403 Forbidden\nmore")
 
     monkeypatch.setattr(HfApi, "create_repo", refuses)
-    with pytest.raises(UserError, match=r"found 403 Forbidden; is HF_TOKEN"):
+    with pytest.raises(UserError, match=r"found 403 Forbidden; may HF_TOKEN write"):
         export.push(tmp_path, "me/signs")

@@ -157,7 +157,7 @@ def test_pictures_that_are_bombs_fragments_or_programs_are_refused(tmp_path):
     [
         (["vidoe=x"], "did you mean video?"),
         ([], "run is not given"),
-        (["run=/nowhere", "video=README.md"], "expected the folder of a run at /nowhere"),
+        (["run=/nowhere", "video=README.md"], "run=/nowhere: expected the folder of a run, found none"),
         (["run=conf", "video=nowhere.mp4"], "video=nowhere.mp4: expected a video"),
         (["run=conf", "video=README.md", "mode=look"], "mode=look: expected one of rank, scan, generate"),
         (["run=conf", "video=README.md", "json=1"], "json=1: expected one of yes, no"),
@@ -292,7 +292,7 @@ def test_an_untrained_model_can_be_asked(demo, tested):
     with slr.load(demo, checkpoint="base") as base:
         assert base.calibration is None
         ranking = base.rank(clips / f"{predictions[0]['clip']}.mp4", top=16)
-        network = base._recognizer.network
+        network = base._model.network
         assert all(not p.any() for name, p in network.named_parameters() if "lora_B" in name)
     assert [gloss for gloss, _ in ranking] != [row["gloss"] for row in predictions[0]["ranking"]]
 
@@ -304,8 +304,8 @@ def test_closing_lets_go_of_the_network(demo, tested):
     with slr.load(demo) as recognizer:
         recognizer.rank(file)
         recognizer.generate(file)
-        held = [weakref.ref(recognizer._recognizer), weakref.ref(recognizer._recognizer.network)]
-        held += [weakref.ref(parameter) for parameter in recognizer._recognizer.network.parameters()]
+        held = [weakref.ref(recognizer._model), weakref.ref(recognizer._model.network)]
+        held += [weakref.ref(parameter) for parameter in recognizer._model.network.parameters()]
         assert all(one() is not None for one in held)
     assert [one() for one in held if one() is not None] == []
     for ask in (lambda: recognizer.rank(file), lambda: recognizer.scan(file), lambda: recognizer.generate(file)):
@@ -356,7 +356,7 @@ def test_the_command_in_one_process(demo, tested, folder, capsys, monkeypatch):
     assert typed(monkeypatch, run, f"video={folder / 'notes.txt'}") == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert [line for line in err.splitlines() if "notes.txt: left out: not_video" in line]
+    assert [line for line in err.splitlines() if "notes.txt: skipped: not_video" in line]
     assert "next: " not in err
 
     assert typed(monkeypatch, run, f"video={file}", "top=3") == 0

@@ -75,5 +75,5 @@ def test_a_frame_that_shows_nothing_decides_nothing(recognizer):
 
 
 def test_more_than_one_clip_is_refused(recognizer, clip):
-    with pytest.raises(ValueError, match="one clip"):
+    with pytest.raises(ValueError, match="expected 1"):
         occlusion(recognizer, batch_of(recognizer, clip, clip), ASKED, 16)

@@ -194,7 +194,7 @@ def test_windows_are_ranked_as_clips_would_be_and_each_frame_is_read_and_encoded
 ):
     path = tmp_path / "short.mp4"
     record(path, signs=16, signers=1, seconds=8.0, seed=3)
-    network, machine, prompt = recognizer._recognizer, recognizer._machine, recognizer._config.model.prompt
+    network, machine, prompt = recognizer._model, recognizer._machine, recognizer._config.model.prompt
     read, encoded, alive = [], [], []
     plain_read, plain_encode, plain_look = video.read, network.encode, network.look
 

@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from slr.models.sign_model import SignModel
 from slr.training.module import SignModule
 
 met: Counter[tuple[str, str]] = Counter()
@@ -29,7 +30,8 @@ class Watch(TorchDispatchMode):
 def watched(method):
     @functools.wraps(method)
     def inner(recognizer, *args, **kwargs):
-        if recognizer._trainer is None and not met:  # of the preflight, which computes on the CPU on purpose
+        # Before the training there is the preflight, which computes on the CPU on purpose.
+        if not met and getattr(recognizer, "_trainer", None) is None:
             return method(recognizer, *args, **kwargs)
         with Watch():
             return method(recognizer, *args, **kwargs)
@@ -39,7 +41,7 @@ def watched(method):
 
 if __name__ == "__main__":
     SignModule.training_step = watched(SignModule.training_step)
-    SignModule.look = watched(SignModule.look)
+    SignModel.look = watched(SignModel.look)
     try:
         runpy.run_path(str(Path(__file__).parents[2] / "train.py"), run_name="__main__")
     finally:

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from slr.core.errors import UserError
 from slr.data.augment import ColorJitter
+from slr.data.batches import ClipData, Decoded
 from slr.data.collate import Sample, collate_ranking, collate_training
-from slr.data.datamodule import ClipData, Decoded
 from slr.data.manifest import Clip
 from slr.models import internvl, lora
 from slr.models.processor import load_inputs
@@ -270,7 +270,7 @@ def test_order_and_frames_change_from_epoch_to_epoch_under_lightning(inputs, tmp
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(recognizer, data)
+    trainer.fit(recognizer, data.train_dataloader(), data.val_dataloader())
     orders = [[name for epoch, batch in seen if epoch == number for name in batch] for number in (0, 1)]
     assert sorted(orders[0]) == sorted(orders[1]) == [str(number) for number in range(6)]
     assert orders[0] != orders[1]
@@ -376,5 +376,5 @@ def test_the_schedule_equals_transformers_cosine_but_for_its_first_step():
 def test_the_census_counts_what_learns(inputs):
     recognizer = make(inputs)
     trained = sum(p.numel() for p in recognizer.network.parameters() if p.requires_grad)
-    assert f"{trained:,} learn" in recognizer.describe()
+    assert f"{trained:,} trainable parameters" in recognizer.describe()
     assert "vision" in recognizer.describe()

@@ -10,7 +10,7 @@ from slr.core.errors import UserError
 from slr.models import internvl, lora
 from slr.models.processor import load_inputs
 from slr.training.module import SignModule
-from slr.training.preflight import COARSE, preflight, refuse_other_dropout, steps
+from slr.training.preflight import COARSE, refuse_other_dropout, run_preflight, steps
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
 
@@ -35,7 +35,7 @@ def builder(fault=None, scope="language", objective="token", dtype=torch.float32
 
 @pytest.mark.parametrize(("scope", "objective"), [("language", "closed_set"), ("full", "token"), ("none", "token")])
 def test_a_device_that_computes_as_the_cpu_passes(scope, objective):
-    assert preflight(builder(scope=scope, objective=objective), "mps", "cpu", exact=True) == []
+    assert run_preflight(builder(scope=scope, objective=objective), "mps", "cpu", exact=True) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -67,7 +67,7 @@ def test_what_a_step_fails_at_is_one_line(error, says):
         raise error
 
     with pytest.raises(UserError, match=says) as caught:
-        preflight(builder(lambda mlp: mlp.register_forward_hook(fail)), "mps", "cpu", exact=True)
+        run_preflight(builder(lambda mlp: mlp.register_forward_hook(fail)), "mps", "cpu", exact=True)
     assert "\n" not in str(caught.value)
 
 
@@ -75,7 +75,7 @@ def test_operators_that_are_left_to_the_cpu_are_told():
     def warn(*_):
         warnings.warn("The operator 'aten::lerp.out' is not currently supported on the DML backend", stacklevel=2)
 
-    left = preflight(builder(lambda mlp: mlp.register_forward_hook(warn)), "directml", "cpu", exact=True)
+    left = run_preflight(builder(lambda mlp: mlp.register_forward_hook(warn)), "directml", "cpu", exact=True)
     assert left == ["aten::lerp.out"]
 
 
@@ -85,7 +85,7 @@ def test_other_numbers_than_the_cpus_are_refused(factor):
         mlp.register_forward_hook(lambda *given: given[-1] * factor)
 
     with pytest.raises(UserError, match=r"hardware=mps: expected the CPU's numbers .* apart"):
-        preflight(builder(bend), "mps", "cpu", exact=True)
+        run_preflight(builder(bend), "mps", "cpu", exact=True)
 
 
 def test_dropout_must_be_the_same_when_it_is_computed_again(monkeypatch):
@@ -96,5 +96,5 @@ def test_dropout_must_be_the_same_when_it_is_computed_again(monkeypatch):
         return x * torch.bernoulli(torch.full_like(x, 1 - p), generator=own) / (1 - p)
 
     monkeypatch.setattr(functional, "dropout", other)
-    with pytest.raises(UserError, match=r"hardware=mps: gradient_checkpointing=true would drop out otherwise"):
+    with pytest.raises(UserError, match=r"hardware=mps: gradient_checkpointing=true would draw another dropout"):
         refuse_other_dropout("mps", "cpu")

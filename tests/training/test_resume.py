@@ -26,7 +26,7 @@ from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder, recorded
 from slr.core.signals import Stopping
-from slr.data.datamodule import EpochBatches
+from slr.data.batches import EpochBatches
 from slr.training import loop, start
 from slr.training.console_log import transcribed
 from slr.training.module import place_of, step_seed

@@ -176,7 +176,7 @@ def test_clips_that_have_trained_are_counted_by_their_content_wherever_they_lie(
     clips, split = divided([*again, made], a9="val", b8="val", b9="test", a8="test", a1="test")
     found = warm_start.take(there, clips, split)
     assert found.seen == {"val": 1, "test": 2}, "b8 has not trained but tested, a1 is another clip of that name"
-    assert "it has trained with 1 clips of val and 2 clips of test, which say nothing" in found.describe()
+    assert "it was trained on 1 clips of val and 2 clips of test, which say nothing" in found.describe()
     clips, split = divided([clip("a1", "7"), clip("b2", "8"), clip("b3", "9")], a1="val", b2="test")
     assert warm_start.take(there, clips, split).seen == {"val": 0, "test": 0}
     assert "say nothing" not in warm_start.take(there, clips, split).describe()
@@ -262,7 +262,7 @@ def test_a_run_that_has_not_trained_yet_wants_the_very_adapter_that_it_wrote_dow
     with pytest.raises(UserError, match="expected the adapter that this run began with"):
         warm_start.the_same(config, run)
     (run.root / "init.json").unlink()
-    with pytest.raises(UserError, match="train anew"):
+    with pytest.raises(UserError, match="train a new run"):
         warm_start.the_same(config, run)
 
 

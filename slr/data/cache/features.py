@@ -22,8 +22,8 @@ from tqdm import tqdm
 from slr.core.errors import UserError
 from slr.core.files import sha256
 from slr.core.units import format_bytes
+from slr.data.batches import ClipDataset
 from slr.data.cache.store import Pack, require_room, writing
-from slr.data.datamodule import ClipDataset
 from slr.data.manifest import Clip
 
 # The files that features of a frame depend on; a change of one of them computes every feature again.

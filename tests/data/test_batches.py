@@ -6,9 +6,9 @@ import torch
 
 from slr.data import video
 from slr.data.augment import ColorJitter
+from slr.data.batches import ClipData, Decoded, EpochBatches
 from slr.data.cache.frames import FrameCache, fill
 from slr.data.collate import IGNORED
-from slr.data.datamodule import ClipData, Decoded, EpochBatches
 from slr.data.manifest import Clip
 from slr.models.processor import load_inputs
 from slr.prepare.encode import write_clip
