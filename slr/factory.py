@@ -157,13 +157,15 @@ def data(
     )
 
 
-def memory_told(config: schema.Config, machine: "Machine") -> AbstractContextManager[None]:
+def memory_advice(config: schema.Config, machine: "Machine") -> AbstractContextManager[None]:
     """Within it, running out of memory raises an error that names the settings of this run that would help."""
     from slr.core import hardware
     from slr.models import memory_plan
 
     cached = config.cache.name == "features"
-    return hardware.memory_told(machine.device, memory_plan.knobs(config.frames, config.gradient_checkpointing, cached))
+    return hardware.memory_advice(
+        machine.device, memory_plan.knobs(config.frames, config.gradient_checkpointing, cached)
+    )
 
 
 def base_of(config: schema.Config) -> str:

@@ -33,7 +33,7 @@ def work(record):
         (root / "waits").touch()
         while True:
             time.sleep(0.1)
-    record.tell({{"val": {{"top1": 0.5}}}})
+    record.update({{"val": {{"top1": 0.5}}}})
 
 try:
     with occupied(root), listening() as stopping:

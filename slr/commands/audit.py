@@ -38,14 +38,14 @@ def audit_prepared(prepared: Path, split: Path | None) -> dict[str, Any]:
     Raises:
         UserError: no prepared data set, or the split divides other clips.
     """
-    from slr.data.duplicates.fingerprint import look_for_copies  # half a second that the index does not need
+    from slr.data.duplicates.fingerprint import find_near_duplicates  # half a second that the index does not need
 
     clips = read_manifest(prepared / "manifest.jsonl")
     parts = read_split(split, clips).parts if split else {clip.id: clip.official_part for clip in clips}
     copies: dict[str, Iterable[Link] | None] = {
         FILES: identical_files(clips),
         SEGMENTS: identical_segments(clips) if any(clip.segment for clip in clips) else None,
-        NEAR: look_for_copies(prepared, clips, os.cpu_count() or 1),
+        NEAR: find_near_duplicates(prepared, clips, os.cpu_count() or 1),
     }
     return audit([Entry(clip.id, clip.gloss, clip.signer, parts.get(clip.id)) for clip in clips], copies)
 

@@ -53,7 +53,7 @@ def evaluate(args: EvaluateArgs) -> tuple[dict[str, Any], Path]:
 
     clips = factory.clips(config)
     split = read_split(folder.split, clips)
-    scoring.refuse_strangers(folder, split, vocabulary)
+    scoring.check_unchanged(folder, split, vocabulary)
     checkpoint = None if config.lora.scope == "none" else args.checkpoint
     context = scoring.context(config, clips, split, args.part, checkpoint, None)
     chosen = split.select(clips, args.part)[: args.limit]

@@ -153,12 +153,12 @@ def train(config: schema.Config, folder: RunFolder, goes_on: bool, record: RunRe
     if config.init:
         initial = warm_start.written_down(folder)
         print(initial.describe())
-        record.tell({"init": dataclasses.asdict(initial)})
+        record.update({"init": dataclasses.asdict(initial)})
     base = distributed.on_main(lambda: factory.base_of(config))
-    record.tell(provenance(config, base, factory.manifest(config), split.hash, vocabulary))
+    record.update(provenance(config, base, factory.manifest(config), split.hash, vocabulary))
 
     parts = {part: split.select(clips, part) for part in PARTS}
-    with factory.memory_told(config, machine):
+    with factory.memory_advice(config, machine):
         inputs = factory.inputs(config)
         data = factory.data(config, factory.prepared(config), parts, vocabulary, machine, inputs)
         module = assemble.recognizer(config, vocabulary, machine, inputs)
@@ -166,7 +166,7 @@ def train(config: schema.Config, folder: RunFolder, goes_on: bool, record: RunRe
         if config.lora.scope == "none":
             tensorboard.cut_back(folder.root, 0, validated=True)  # of a run that was stopped while it was evaluated
         elif not fit(config, folder, machine, module, data, record, stopping):
-            record.tell({"status": "pruned", "val": module.restore(folder.checkpoint("best"))})
+            record.update({"status": "pruned", "val": module.restore(folder.checkpoint("best"))})
             return
         finish(config, folder, machine, module, clips, split, record)
 
@@ -208,15 +208,15 @@ def fit(
     elif config.init:
         module.begin_with(warm_start.the_same(config, folder))
     trainer = assemble.trainer(
-        config, folder, machine, stopping, lambda at: record.tell({"progress": at}), place, pruner_of(folder)
+        config, folder, machine, stopping, lambda at: record.update({"progress": at}), place, pruner_of(folder)
     )
     trainer.fit(module, datamodule=SignDataModule(data), ckpt_path=saved, weights_only=True)
-    stopping.heed()
+    stopping.raise_if_asked()
     peak = memory_peak(machine.device)
     if peak is not None:
         print(f"memory: {format_bytes(peak)} at the peak, {format_bytes(plan.peak)} estimated")
         peak = max(peak, record.content.get("memory", {}).get("measured") or 0)  # of all processes of this run
-    record.tell({"memory": {"estimated": plan.peak, "measured": peak}})
+    record.update({"memory": {"estimated": plan.peak, "measured": peak}})
     return not loop.was_pruned(trainer)
 
 
@@ -266,7 +266,7 @@ def finish(
     results = score("test")
     test = results["summary"]
     print(table(results))
-    record.tell({"val": val or score("val")["summary"], "test": test})
+    record.update({"val": val or score("val")["summary"], "test": test})
     step = record.content.get("progress", {}).get("step", 0)
     if distributed.is_main():
         calibration.write(folder.calibration, fitted)

@@ -228,7 +228,7 @@ def memory_peak(device: str) -> int | None:
 
 
 @contextmanager
-def memory_told(device: str, knobs: str) -> Iterator[None]:
+def memory_advice(device: str, knobs: str) -> Iterator[None]:
     """Name the settings to change where the block runs out of memory.
 
     Raises:

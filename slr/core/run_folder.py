@@ -88,9 +88,9 @@ class RunRecord:
         before = folder.facts
         self._seconds = float(before.get("seconds", 0.0))
         self.content: dict[str, Any] = {"status": "running", "overrides": list(overrides)}
-        self.tell({key: before[key] for key in ("progress", "memory", "hashes") if key in before})
+        self.update({key: before[key] for key in ("progress", "memory", "hashes") if key in before})
 
-    def tell(self, facts: Mapping[str, Any]) -> None:
+    def update(self, facts: Mapping[str, Any]) -> None:
         """Add facts to the file."""
         self.content |= facts
         self.content["seconds"] = self._seconds + time.monotonic() - self._started
@@ -113,11 +113,11 @@ def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) ->
     try:
         yield record
         if record.content["status"] == "running":
-            record.tell({"status": "done"})
+            record.update({"status": "done"})
     except BaseException as error:
         code = _stop_code(error, stopping)
         if code is not None:
-            record.tell({"status": "stopped"})
+            record.update({"status": "stopped"})
             if folder.is_begun:
                 print(f"\nstopped; to continue: {again(folder)}", file=sys.stderr)  # behind a progress bar
             raise SystemExit(code) from None
@@ -125,7 +125,7 @@ def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) ->
         reason = f"{type(error).__name__}: {lines[-1]}"
         if isinstance(error, Lost):
             reason = error.reason or "another process of this run was killed, or its machine was lost"
-        record.tell({"status": "failed", "error": reason})
+        record.update({"status": "failed", "error": reason})
         raise
 
 

@@ -89,7 +89,7 @@ class Stopping:
         if self.code is None:
             self.code, self._heard = code, time.monotonic()
 
-    def heed(self) -> None:
+    def raise_if_asked(self) -> None:
         """Defer no longer.
 
         Raises:
@@ -108,7 +108,7 @@ def listening() -> Iterator[Stopping]:
         yield stopping
 
 
-def leave_to_parent(worker: int) -> None:
+def ignore_signals(worker: int) -> None:
     """Have a loader's worker ignore the signals that its whole process group gets; its death would end its parent.
 
     The parent must have called `end_workers_at_exit`.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from slr.core.files import generator
-from slr.core.signals import end_workers_at_exit, leave_to_parent
+from slr.core.signals import end_workers_at_exit, ignore_signals
 from slr.data import video
 from slr.data.augment import ColorJitter
 from slr.data.cache.frames import Frames, Wanted
@@ -241,7 +241,7 @@ class ClipData:
             num_workers=self.workers,
             collate_fn=partial(collate, pad_id=self.inputs.pad_id),
             persistent_workers=self.workers > 0,
-            worker_init_fn=leave_to_parent,
+            worker_init_fn=ignore_signals,
             pin_memory=self.pin_memory,
             # Otherwise it draws from torch's global generator, how often depends on the workers, and dropout differs.
             generator=torch.Generator(),

@@ -101,7 +101,7 @@ def add_generated(
     return results | {"generated": generated, "predictions": predictions}
 
 
-def refuse_strangers(folder: RunFolder, split: Split, vocabulary: Sequence[str]) -> None:
+def check_unchanged(folder: RunFolder, split: Split, vocabulary: Sequence[str]) -> None:
     """Check that split and vocabulary are those that the run was trained with.
 
     Raises:

@@ -73,7 +73,7 @@ def evaluation(
         answered or called unknown.
     """
     log_probability, glosses = predictions.log_probability, gloss_numbers(clips, vocabulary)
-    ranks = metrics.place_of_truth(torch.from_numpy(log_probability), torch.from_numpy(glosses)).numpy()
+    ranks = metrics.true_ranks(torch.from_numpy(log_probability), torch.from_numpy(glosses)).numpy()
     answered = context.calibration.answers(predictions.state).tolist() if context.calibration else [True] * len(clips)
     return {
         "summary": _summary(clips, vocabulary, log_probability, ranks, context),
@@ -139,7 +139,7 @@ def _grouped(
     if not groups:
         return None
     numbers = [[vocabulary.index(gloss) for gloss in group] for group in groups]
-    figures = metrics.figures(metrics.best_place(metrics.places(log_probability), glosses, numbers), glosses)
+    figures = metrics.figures(metrics.best_ranks(metrics.all_ranks(log_probability), glosses, numbers), glosses)
     inside = int(np.isin(glosses, np.concatenate(numbers)).sum())
     return with_intervals({name: figures[name] for name in GROUPED}) | {"n_in_groups": inside, "groups": groups}
 

@@ -25,7 +25,7 @@ Ranks = NDArray[np.int64]  # (n,) rank of the true gloss of each clip, 1 is firs
 Glosses = NDArray[np.int64]  # (n,) the true gloss of each clip
 
 
-def place_of_truth(log_probability: Tensor, gloss: Tensor) -> Tensor:
+def true_ranks(log_probability: Tensor, gloss: Tensor) -> Tensor:
     """The rank of each clip's true gloss.
 
     Args:
@@ -38,7 +38,7 @@ def place_of_truth(log_probability: Tensor, gloss: Tensor) -> Tensor:
     Raises:
         UserError: a log-probability is not finite: a model that computes NaN would otherwise beat every other.
 
-    >>> place_of_truth(torch.tensor([[-1.0, -3.0, -1.0]]).repeat(3, 1), torch.tensor([0, 1, 2])).tolist()
+    >>> true_ranks(torch.tensor([[-1.0, -3.0, -1.0]]).repeat(3, 1), torch.tensor([0, 1, 2])).tolist()
     [1, 3, 2]
     """
     if not log_probability.isfinite().all():
@@ -52,24 +52,24 @@ def place_of_truth(log_probability: Tensor, gloss: Tensor) -> Tensor:
     return 1 + ahead.sum(dim=1)
 
 
-def best_place(places: NDArray[np.int64], glosses: Glosses, groups: Sequence[Sequence[int]]) -> Ranks:
+def best_ranks(ranks: NDArray[np.int64], glosses: Glosses, groups: Sequence[Sequence[int]]) -> Ranks:
     """The best rank in each clip's ranking of the true gloss and those that count as the same.
 
     Args:
-        places: int (n, K), the rank of every gloss, 1 is first.
+        ranks: int (n, K), the rank of every gloss, 1 is first.
         glosses: int (n,).
         groups: of glosses that count as one; each gloss is in at most one of them.
     """
-    alike = np.eye(places.shape[1], dtype=bool)
+    alike = np.eye(ranks.shape[1], dtype=bool)
     for group in groups:
         alike[np.ix_(group, group)] = True
-    return np.where(alike[glosses], places, places.shape[1]).min(axis=1)
+    return np.where(alike[glosses], ranks, ranks.shape[1]).min(axis=1)
 
 
-def places(log_probability: NDArray[np.float32]) -> NDArray[np.int64]:
+def all_ranks(log_probability: NDArray[np.float32]) -> NDArray[np.int64]:
     """The rank of every gloss, int64 (n, K) from 1 on; equal ones in the vocabulary's order.
 
-    >>> places(np.array([[-2.0, -1.0, -2.0]], dtype=np.float32)).tolist()
+    >>> all_ranks(np.array([[-2.0, -1.0, -2.0]], dtype=np.float32)).tolist()
     [[2, 1, 3]]
     """
     return rankdata(-log_probability, method="ordinal", axis=1)
@@ -223,7 +223,7 @@ class RankingMetrics(Metric):
 
     def update(self, log_probability: Tensor, gloss: Tensor) -> None:
         """Add one batch: (B, K) and int64 (B,)."""
-        self.ranks.append(place_of_truth(log_probability, gloss))
+        self.ranks.append(true_ranks(log_probability, gloss))
         self.glosses.append(gloss)
 
     def compute(self) -> dict[str, Figure]:

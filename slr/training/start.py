@@ -152,9 +152,9 @@ def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
     shares = {part: getattr(split, part) for part in PARTS}
     copies = []
     if config.dataset.name != "synthetic":  # every drawn clip is a drawing of its own: docs/audit.md
-        from slr.data.duplicates.fingerprint import look_for_copies
+        from slr.data.duplicates.fingerprint import find_near_duplicates
 
-        copies = look_for_copies(Path(config.data) / config.dataset.place, clips, os.cpu_count() or 1)
+        copies = find_near_duplicates(Path(config.data) / config.dataset.place, clips, os.cpu_count() or 1)
     return make_split(
         clips, split.rule, split.seed, shares, copies, split.coverage, split.drop_leaks, config.limit_train
     )

@@ -12,10 +12,10 @@ from slr.core.hardware import (
     KINDS,
     Machine,
     decide,
+    memory_advice,
     memory_free,
     memory_peak,
     memory_taken,
-    memory_told,
     pick,
     require,
     why,
@@ -196,11 +196,11 @@ def test_the_trainer_gets_directmls_own_device():
 def test_running_out_of_memory_names_what_to_turn():
     with (
         pytest.raises(UserError, match=r"cpu ran out of memory .*try cache=features") as caught,
-        memory_told("cpu", "try cache=features"),
+        memory_advice("cpu", "try cache=features"),
     ):
         torch.empty(2**60, dtype=torch.uint8)
     assert "\n" not in str(caught.value)
-    with pytest.raises(RuntimeError, match="shape"), memory_told("cpu", ""):
+    with pytest.raises(RuntimeError, match="shape"), memory_advice("cpu", ""):
         torch.zeros(2) @ torch.zeros(3, 3)
 
 

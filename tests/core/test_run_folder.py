@@ -147,7 +147,7 @@ def test_a_result_says_how_a_run_ended(tmp_path):
     status = lambda: read_json(folder.result)["status"]  # noqa: E731
     with recorded(folder, ["frames=8"], Stopping()) as record:
         assert status() == "running"
-        record.tell({"top1": 0.5})
+        record.update({"top1": 0.5})
         assert read_json(folder.result)["top1"] == 0.5
     assert status() == "done"
     assert read_json(folder.result)["overrides"] == ["frames=8"]
@@ -168,7 +168,7 @@ def test_a_result_says_how_a_run_ended(tmp_path):
         raise KeyboardInterrupt
     assert (status(), stopped.value.code) == ("stopped", 130)
     with recorded(folder, [], Stopping()) as record:
-        record.tell({"status": "pruned"})
+        record.update({"status": "pruned"})
     assert status() == "pruned"
 
 
@@ -192,11 +192,11 @@ def test_signals_stop_at_once_or_when_a_step_has_ended(tmp_path, number, code, c
             signal.raise_signal(number)
 
     with listening() as stopping:
-        stopping.heed()  # nobody asked
+        stopping.raise_if_asked()  # nobody asked
         stopping.deferred = True
         signal.raise_signal(number)
         with pytest.raises(SystemExit) as stopped:
-            stopping.heed()
+            stopping.raise_if_asked()
         assert stopped.value.code == code
 
 

@@ -17,9 +17,9 @@ from slr.data.duplicates.fingerprint import (
     STILL_WITHIN,
     Fingerprint,
     distance,
+    find_near_duplicates,
     fingerprint,
     fingerprints,
-    look_for_copies,
     near_duplicates,
 )
 from slr.data.manifest import Clip, read_manifest
@@ -203,11 +203,11 @@ def test_a_copy_in_the_data_set_is_found_and_computed_once(drawn, tmp_path, monk
         tmp_path / "clips" / "copy.mp4", altered(read(drawn / clips[2].file, np.arange(clips[2].frames)), "smaller")
     )
     clips.append(clip("copy", frames=count))
-    assert look_for_copies(tmp_path, clips, workers=1) == [(clips[2].id, "copy")]
+    assert find_near_duplicates(tmp_path, clips, workers=1) == [(clips[2].id, "copy")]
 
     read_files = []
     monkeypatch.setattr(module, "read", lambda path, *words: read_files.append(path) or read(path, *words))
-    assert look_for_copies(tmp_path, clips, workers=1) == [(clips[2].id, "copy")]
+    assert find_near_duplicates(tmp_path, clips, workers=1) == [(clips[2].id, "copy")]
     assert read_files == []
     rows = (tmp_path / "fingerprints.jsonl").read_text().splitlines()
     assert [json.loads(row)["sha256"] for row in rows] == [c.sha256 for c in clips]
@@ -217,7 +217,7 @@ def test_a_copy_in_the_data_set_is_found_and_computed_once(drawn, tmp_path, monk
     fingerprints(tmp_path, clips, workers=1)
     assert read_files == [tmp_path / clips[1].file]
     (tmp_path / "fingerprints.jsonl").write_text("\n".join(rows)[:-40])
-    assert look_for_copies(tmp_path, clips, workers=1) == [(clips[2].id, "copy")]
+    assert find_near_duplicates(tmp_path, clips, workers=1) == [(clips[2].id, "copy")]
     (tmp_path / "fingerprints.jsonl").unlink()
     fingerprints(tmp_path, clips[:2], workers=1)
     assert len((tmp_path / "fingerprints.jsonl").read_text().splitlines()) == 2

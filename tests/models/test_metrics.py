@@ -12,7 +12,7 @@ from sklearn.metrics import (
 )
 
 from slr.core.errors import UserError
-from slr.models.metrics import METRICS, RankingMetrics, best_place, chance, figures, place_of_truth, places, tally
+from slr.models.metrics import METRICS, RankingMetrics, all_ranks, best_ranks, chance, figures, tally, true_ranks
 
 
 @pytest.fixture(scope="module", params=range(3))
@@ -43,7 +43,7 @@ def test_metrics_equal_scikit_learn(ranked):
 
 
 def METRICS_OF(scores, glosses):
-    ranks = place_of_truth(scores, glosses).numpy()
+    ranks = true_ranks(scores, glosses).numpy()
     return {name: metric(ranks, glosses.numpy()) for name, metric in METRICS.items()}
 
 
@@ -65,7 +65,7 @@ def test_equal_scores_rank_as_a_stable_sort_does():
     glosses = torch.from_numpy(np.random.default_rng(1).integers(7, size=50))
     order = np.argsort(-scores.numpy(), axis=1, kind="stable")
     by_sort = 1 + (order == glosses.numpy()[:, None]).argmax(1)
-    assert place_of_truth(scores, glosses).tolist() == by_sort.tolist()
+    assert true_ranks(scores, glosses).tolist() == by_sort.tolist()
 
 
 def test_wilson_interval_by_its_formula():
@@ -106,7 +106,7 @@ def test_a_model_that_computes_nonsense_does_not_win(bad):
     scores = torch.zeros(2, 3)
     scores[1, 2] = bad
     with pytest.raises(UserError, match="not finite"):
-        place_of_truth(scores, torch.tensor([0, 2]))
+        true_ranks(scores, torch.tensor([0, 2]))
 
 
 def test_f1_precision_and_recall_equal_scikit_learn(ranked):
@@ -127,7 +127,7 @@ def test_f1_precision_and_recall_equal_scikit_learn(ranked):
 @pytest.mark.parametrize("glosses", [[0, 1, 2, 3], [2, 2, 2], [5]], ids=["one clip each", "one class", "one clip"])
 def test_small_parts_have_every_metric(glosses):
     scores = np.random.default_rng(1).integers(3, size=(len(glosses), 6)).astype(np.float32)  # with many ties
-    ranks = place_of_truth(torch.from_numpy(scores), torch.tensor(glosses)).numpy()
+    ranks = true_ranks(torch.from_numpy(scores), torch.tensor(glosses)).numpy()
     by_sort = np.argsort(-scores, axis=1, kind="stable")
     assert ranks.tolist() == [1 + row.tolist().index(gloss) for row, gloss in zip(by_sort, glosses, strict=True)]
     found = figures(ranks, np.array(glosses))
@@ -142,11 +142,11 @@ def test_places_and_groups_equal_brute_force():
     scores = rng.integers(4, size=(60, 8)).astype(np.float32)
     glosses = rng.integers(8, size=60)
     groups = [[1, 4, 6], [2, 3]]
-    found = best_place(places(scores), glosses, groups)
+    found = best_ranks(all_ranks(scores), glosses, groups)
     for row, gloss, place in zip(scores, glosses, found, strict=True):
         order = sorted(range(8), key=lambda number, row=row: (-row[number], number))
         alike = next((group for group in groups if gloss in group), [gloss])
         assert place == min(1 + order.index(one) for one in alike)
     assert np.array_equal(
-        best_place(places(scores), glosses, []), place_of_truth(*map(torch.from_numpy, (scores, glosses)))
+        best_ranks(all_ranks(scores), glosses, []), true_ranks(*map(torch.from_numpy, (scores, glosses)))
     )

@@ -93,7 +93,7 @@ def fingerprints(folder: Path, clips: Sequence[Clip], workers: int) -> dict[str,
     return {clip.sha256: known[clip.sha256] for clip in clips}
 
 
-def look_for_copies(folder: Path, clips: Sequence[Clip], workers: int) -> list[tuple[str, str]]:
+def find_near_duplicates(folder: Path, clips: Sequence[Clip], workers: int) -> list[tuple[str, str]]:
     """Pairs of near-duplicates among prepared clips; see `fingerprints` and `near_duplicates`."""
     return near_duplicates(clips, fingerprints(folder, clips, workers))
 
