@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slr.config import compose, help, jobs, overrides
+from slr.config import compose, help, jobs, overrides, schema
 
 ROOT = Path(__file__).resolve().parent.parent
 # log.md tells what was true on a day.
@@ -128,4 +128,4 @@ def test_settings_exist(page):
             options = [one for one in re.split(r"[|,]", value) if one and one != one.upper()]
             assert set(options) <= {*GROUPS[key], "null"}, f"{page}: {key}={value}"
         elif "." in key and not key.startswith("hydra."):
-            assert compose.kind_of(key) is not None, f"{page}: {key}"
+            assert key in schema.key_types(), f"{page}: {key}"
