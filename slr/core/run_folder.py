@@ -144,7 +144,7 @@ def _stop_code(error: BaseException, stopping: Stopping) -> int | None:
 
 def status_of(folder: RunFolder) -> str:
     """The status of a run: running, done, pruned, failed, stopped, killed, or missing where there is none."""
-    status = folder.facts.get("status", "missing")
+    status = folder.facts["status"] if folder.result.is_file() else "missing"
     return "killed" if status == "running" and not is_occupied(folder.root) else status
 
 
