@@ -16,7 +16,7 @@ from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
 from slr.prepare.ledger import Ledger
 from slr.prepare.wlasl.download import Failure, FetchPolicy, download
-from slr.prepare.wlasl.fetch import _Round, describe_fetched, fetch, fetched, file_name
+from slr.prepare.wlasl.fetch import _outcomes, describe_fetched, fetch, fetched, file_name
 from slr.prepare.wlasl.prepare import WlaslOptions, prepare_wlasl
 
 QUICK = FetchPolicy(
@@ -240,7 +240,7 @@ def test_a_signal_that_another_thread_takes_is_heard_while_files_come(tmp_path):
     before = signal.signal(signal.SIGUSR1, hear)
     try:
         asked = {f"http://a.example/{n}": tmp_path / n for n in "12"}
-        came = _Round(asked, replace(QUICK, per_host=1), take).run()
+        came = _outcomes(asked, replace(QUICK, per_host=1), take)
         assert next(came)[0] == "http://a.example/1"  # all threads have been started
         waits.set()
         with pytest.raises(KeyboardInterrupt):

@@ -3,7 +3,7 @@
 import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,11 @@ def _explained(error: Exception, warnings: Sequence[str], target: Path) -> Excep
     message = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(str(error).split())).removeprefix("ERROR: ")[:300]
     missing = any("JavaScript runtime" in warning for warning in warnings)
     runtime = Failure("javascript_runtime", f"{REMEDY} ({message})", passing=True) if missing else None
-    causes = list(_causes(error))
-    status = next((cause.status for cause in causes if isinstance(cause, HTTPError)), None)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, RequestError):
+        info = getattr(cause, "exc_info", None)  # where yt-dlp keeps what it met
+        cause = info[1] if info else cause.__context__
+    status = cause.status if isinstance(cause, HTTPError) else None
     if status in (404, 410):
         return Failure("gone", message, passing=False)
     if status:  # 403 is how YouTube slows down whom it mistrusts, or who cannot run its scripts
@@ -111,17 +114,4 @@ def _explained(error: Exception, warnings: Sequence[str], target: Path) -> Excep
             if reason == "disk":
                 return UserError(f"expected to write downloads to {target.parent}, found: {message}; {FREE_SPACE}")
             return Failure(reason, message, passing)
-    unreachable = any(isinstance(cause, RequestError) for cause in causes)
-    return runtime or Failure("unreachable" if unreachable else "youtube", message, passing=True)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and its causes, as yt-dlp and Python keep them."""
-    waiting, seen = [error], []
-    while waiting:
-        cause = waiting.pop(0)
-        if isinstance(cause, BaseException) and cause not in seen:
-            seen.append(cause)
-            yield cause
-            kept = getattr(cause, "exc_info", None)
-            waiting += [kept[1] if kept else None, getattr(cause, "cause", None), cause.__cause__, cause.__context__]
+    return runtime or Failure("unreachable" if cause else "youtube", message, passing=True)
