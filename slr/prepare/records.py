@@ -15,7 +15,7 @@ from slr.prepare.decode.sandbox import Unfit
 from slr.prepare.decode.video import WHOLE
 from slr.prepare.labels import ClipRecord
 from slr.prepare.ledger import Ledger, Outcome, outcomes_of, read_source, show_progress
-from slr.prepare.verify import LONGEST_SIDE, ClipJob, Facts, Prepared, prepare_clips, verify_clips
+from slr.prepare.verify import LONGEST_SIDE, ClipJob, Prepared, prepare_clips, verify_clips
 from slr.prepare.wlasl import urls
 
 VERSION = 2  # of what preparation makes of a file; a new number makes every clip anew
@@ -135,14 +135,12 @@ def _rejection(unfit: Unfit, record: ClipRecord) -> Outcome:
 
 
 def _verify(records: list[ClipRecord], out: Path, ledger: Ledger, workers: int) -> None:
-    waiting = [
-        (record, Facts(**{name: value for name, value in outcome["clip"].items() if name != "source_sha256"}))
-        for record in records
-        if "clip" in (outcome := ledger.outcomes.get(record.id, {})) and not outcome["verified"]
-    ]
-    results = verify_clips([(_clip_path(out, record), facts) for record, facts in waiting], workers)
+    outcomes = ledger.outcomes
+    cut = [record for record in records if "clip" in outcomes.get(record.id, {})]
+    waiting = [record for record in cut if not outcomes[record.id]["verified"]]
+    results = verify_clips([(_clip_path(out, record), outcomes[record.id]["clip"]) for record in waiting], workers)
     for number, unfit in show_progress(results, len(waiting), "verify", "clip", lambda pair: pair[1] is not None):
-        record, outcome = waiting[number][0], ledger.outcomes[waiting[number][0].id]
+        record, outcome = waiting[number], outcomes[waiting[number].id]
         if unfit is None:
             ledger.note(record.id, {**outcome, "verified": True})
         else:

@@ -63,8 +63,9 @@ class Guard:
     """
 
     def __init__(self, function: Callable[..., Any], workers: int, limits: Limits | None = None) -> None:
-        self._function = f"{function.__module__}:{function.__qualname__}"
         self._limits = limits or Limits()
+        self._order: dict[str, Any] = {"path": sys.path, "function": f"{function.__module__}:{function.__qualname__}"}
+        self._order |= {"cpu": self._limits.cpu, "memory": self._limits.memory}
         self._threads = ThreadPoolExecutor(workers)
         self._own = threading.local()  # a thread's child, which its first call starts
         self._alive: set[_Child] = set()
@@ -103,7 +104,11 @@ class Guard:
     def _call(self, arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401, it is what the guarded function returns
         child = getattr(self._own, "child", None)
         if child is None or child.ended:
-            child = self._own.child = self._start()
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("expected an open guard, found it closed")
+                child = self._own.child = _Child(self._order)
+                self._alive.add(child)
         reply = child.ask(arguments, self._limits.wall)
         if child.ended:
             child.close()
@@ -113,17 +118,8 @@ class Guard:
             about = f"cannot work on {arguments[0]}: {reply['refused']}"
             raise UserError(f"{about}; fix that and run the same command again")
         if "raised" in reply:
-            raise RuntimeError(f"{self._function}{arguments} raised in its child process:\n{reply['raised']}")
+            raise RuntimeError(f"{self._order['function']}{arguments} raised in its child process:\n{reply['raised']}")
         return reply["value"] if "value" in reply else Unfit(**reply)
-
-    def _start(self) -> "_Child":
-        order = {"path": sys.path, "function": self._function, "cpu": self._limits.cpu, "memory": self._limits.memory}
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("expected an open guard, found it closed")
-            child = _Child(order)
-            self._alive.add(child)
-        return child
 
 
 class _Child:
@@ -163,13 +159,10 @@ class _Child:
     def end(self) -> None:
         """Kill the process and its children; a thread that waits for its reply gets none."""
         self.ended = True
-        self._kill_group()
-        self._process.kill()
-
-    def _kill_group(self) -> None:
         if os.name == "posix" and self._process.returncode is None:  # else its number may be another's by now
             with suppress(ProcessLookupError, PermissionError):  # macOS refuses where all of them have ended
                 os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
 
     def close(self) -> None:
         """Kill the process and close its pipes."""
@@ -188,8 +181,8 @@ class _Child:
             clock.cancel()
 
     def _why_it_ended(self, seconds: float) -> dict[str, Any]:
-        expired, self.ended = self.ended, True
-        self._kill_group()  # what it started, and itself if it has done no more than close its pipe
+        expired = self.ended
+        self.end()  # what it started, and itself if it has done no more than close its pipe
         code = self._process.wait()
         if expired:
             return {"reason": "timeout", "detail": f"it took more than {seconds:g} seconds"}
@@ -220,11 +213,10 @@ def serve(function: str, cpu: int, memory: int) -> None:
 
 
 def _limit(name: str, soft: int) -> None:
-    kind = getattr(resource, name, None)
-    if resource is None or kind is None:
-        return
-    hard = resource.getrlimit(kind)[1]
-    with suppress(ValueError, OSError):  # a system may know a limit and yet not have it (macOS, address space)
+    # A system may lack a limit, or know it and yet not have it (macOS, address space).
+    with suppress(AttributeError, ValueError, OSError):
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 

@@ -6,10 +6,7 @@ unique. It opens no video. It raises UserError where a folder or a list is not t
 there twice.
 """
 
-import csv
-import io
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +14,7 @@ from pathlib import Path
 
 from slr.core.errors import UserError
 from slr.data.manifest import Rejected
-from slr.prepare.labels import ABSENT, ClipRecord, require, unique
+from slr.prepare.labels import ABSENT, ClipRecord, parse_csv, read_list, require, unique
 
 
 def divide(listed: Iterable[ClipRecord], folder: Path) -> tuple[list[ClipRecord], list[Rejected]]:
@@ -50,13 +47,12 @@ def _check_not_empty(records: Sequence[ClipRecord], lost: Sequence[Rejected], fo
         raise UserError(f"expected at least two glosses in {folder}, found {glosses}; set dataset.clips")
 
 
-def videos(folder: Path, key: re.Pattern[str] | Callable[[str], str | None]) -> dict[str, Path]:
+def videos(folder: Path, key: Callable[[str], str | None]) -> dict[str, Path]:
     """The files under a folder by their key, links left out.
 
     Args:
         folder: Where to look, at any depth.
-        key: Of a path relative to it with forward slashes: a pattern, whose first group is the key, or a function that
-            returns it or None for a file that is none of the data set's.
+        key: Of a path relative to it with forward slashes; None for a file that is none of the data set's.
 
     Raises:
         UserError: There is no such folder, or two files have one key.
@@ -66,11 +62,7 @@ def videos(folder: Path, key: re.Pattern[str] | Callable[[str], str | None]) -> 
     for place, folders, names in os.walk(folder):
         folders.sort()
         for path in (Path(place, name) for name in sorted(names)):
-            relative = path.relative_to(folder).as_posix()
-            if isinstance(key, re.Pattern):
-                own = match[1] if (match := key.fullmatch(relative)) else None
-            else:
-                own = key(relative)
+            own = key(path.relative_to(folder).as_posix())
             if own is None or path.is_symlink():  # a link out of an archive may lead anywhere
                 continue
             if own in found:
@@ -79,41 +71,24 @@ def videos(folder: Path, key: re.Pattern[str] | Callable[[str], str | None]) -> 
     return found
 
 
-def text(path: Path) -> str:
-    """The content of a list, of UTF-8.
-
-    Raises:
-        UserError: There is none.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"expected a list of the data set at {path}, cannot read it ({error}); set dataset.labels to its place"
-        ) from None
-
-
 def lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a list that are not empty, with their numbers; raises UserError where there is no list."""
-    return [(number, line.strip()) for number, line in enumerate(text(path).split("\n"), start=1) if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(read_list(path).split("\n"), start=1) if line.strip()]
 
 
 def table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
     """The rows of a CSV list with a header, values without spaces around them.
 
     Raises:
-        UserError: There is no such file, or it lacks a column or, somewhere, its value.
+        UserError: There is no such file, or one of these columns lacks a value somewhere.
     """
-    reader = csv.DictReader(io.StringIO(text(path), newline=""), skipinitialspace=True)
-    header = [name.strip() for name in reader.fieldnames or []]
-    if not set(columns) <= set(header):
-        raise UserError(f"expected the columns {', '.join(columns)} in {path}, found {', '.join(header) or 'none'}")
     rows = []
-    for cells in reader:
-        row = {(name or "").strip(): (value or "").strip() for name, value in cells.items() if isinstance(value, str)}
+    for number, cells in parse_csv(read_list(path)):
+        row = {name: (value or "").strip() for name, value in cells.items() if name is not None}
         empty = [name for name in columns if not row.get(name)]
         if empty:
-            raise UserError(f"expected a value for {empty[0]} in {path}, line {reader.line_num}, found none")
+            there = ", ".join(row)
+            raise UserError(f"expected a value for {empty[0]} in {path}, line {number}, found none; columns: {there}")
         rows.append(row)
     return rows
 

@@ -8,7 +8,6 @@ must be downloaded by the user: whole recordings named after their YouTube id, `
 them, `<title> [<id>].mp4`. Nothing is fetched.
 """
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -18,8 +17,8 @@ from slr.core.errors import UserError
 from slr.data.manifest import PARTS
 from slr.prepare.decode.video import Cut
 from slr.prepare.encode import FPS
-from slr.prepare.labels import ABSENT, ClipRecord, require
-from slr.prepare.layouts.listed import text, videos
+from slr.prepare.labels import ABSENT, ClipRecord, parse_json, read_list, require
+from slr.prepare.layouts.listed import videos
 from slr.prepare.wlasl.urls import distinct, youtube_id
 
 VIDEO = re.compile(r"(?:.*/)?(?:[^/]* \[)?([A-Za-z0-9_-]{11})\]?\.(?i:mp4|webm|mkv|mov|avi|flv)", re.DOTALL)
@@ -40,10 +39,7 @@ def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
 
 
 def _rows(path: Path) -> list[Any]:
-    try:
-        rows = json.loads(text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"expected JSON in {path}, found {error}") from None
+    rows = parse_json(read_list(path), path)
     if not isinstance(rows, list):
         raise UserError(f"expected a list of clips in {path}, found {type(rows).__name__}")
     return rows

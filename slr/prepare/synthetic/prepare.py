@@ -13,12 +13,11 @@ from slr.core.errors import UserError
 from slr.core.files import write_json
 from slr.core.locks import exclusive
 from slr.data.manifest import Clip, read_manifest, write_manifest, write_rejected
-from slr.prepare.encode import FPS, write_clip
 from slr.prepare.ledger import read_source
 from slr.prepare.synthetic.clip import DRAWING, Performance
 from slr.prepare.synthetic.signer import draw_signer
 from slr.prepare.synthetic.signs import Side, Sign, names, signer_seed, signs
-from slr.prepare.verify import checked
+from slr.prepare.verify import write_checked
 
 MOST_SIGNERS, MOST_SIGNS, MOST_TAKES = 10_000, 1000, 100  # so that no two takes share a seed
 CRF = 23  # drawn edges survive it, and a clip has a quarter of the bytes that 18 gives
@@ -110,10 +109,7 @@ def _draw_all(takes: list[Take], out: Path, size: int, workers: int) -> Iterator
 def _draw(out: Path, size: int, take: Take) -> Clip:
     file = f"clips/{take.id}.mp4"
     performance = Performance(take.sign, draw_signer(take.signer_seed), take.seed)
-    written = write_clip(out / file, (performance.draw(i, size) for i in range(performance.frames)), FPS, CRF)
-    facts = checked(out / file)
-    if facts.frames != written:
-        raise RuntimeError(f"expected {written} frames in {out / file}, found {facts.frames} on reading it back")
+    facts = write_checked(out / file, (performance.draw(i, size) for i in range(performance.frames)), CRF)
     return Clip(
         id=take.id,
         file=file,
