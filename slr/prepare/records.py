@@ -58,11 +58,12 @@ def prepare_records(
         (out / "clips").mkdir(parents=True, exist_ok=True)
         with exclusive(out):
             outcomes = _reusable(records, outcomes_of(read_source(out, kind), recipe), out)
-            if _unfinished(records, outcomes, stages):
-                in_order = {record.id: outcomes[record.id] for record in records if record.id in outcomes}
-                with Ledger(out / "source.json", recipe, in_order) as ledger:
-                    if "cut" in stages:
-                        _cut(records, out, ledger, least_frames, workers)
+            fresh = [record for record in records if record.id not in outcomes] if "cut" in stages else []
+            verify = "verify" in stages and any(not outcome.get("verified", True) for outcome in outcomes.values())
+            if fresh or verify:
+                with Ledger(out / "source.json", recipe, outcomes) as ledger:
+                    if fresh:
+                        _cut(fresh, out, ledger, least_frames, workers)
                     if "verify" in stages:
                         _verify(records, out, ledger, workers)
                     outcomes = ledger.outcomes
@@ -71,13 +72,6 @@ def prepare_records(
     except OSError as error:
         raise UserError(f"expected to write the prepared data set to {out}, found: {error}") from error
     return out / "manifest.jsonl"
-
-
-def _unfinished(records: list[ClipRecord], outcomes: dict[str, Outcome], stages: Sequence[str]) -> bool:
-    """Whether a stage has something left to do."""
-    for_cut = any(record.id not in outcomes for record in records)
-    for_verify = any("clip" in outcome and not outcome["verified"] for outcome in outcomes.values())
-    return (for_cut and "cut" in stages) or ((for_verify or for_cut) and "verify" in stages)
 
 
 def _refuse_overlap(records: list[ClipRecord], out: Path) -> None:
@@ -114,12 +108,11 @@ def _clip_path(out: Path, record: ClipRecord) -> Path:
     return out / "clips" / f"{record.id}.mp4"
 
 
-def _cut(records: list[ClipRecord], out: Path, ledger: Ledger, least_frames: int, workers: int) -> None:
-    fresh = [record for record in records if record.id not in ledger.outcomes]
+def _cut(fresh: list[ClipRecord], out: Path, ledger: Ledger, least_frames: int, workers: int) -> None:
     # Taken before a file is opened: one that changes meanwhile is prepared again by the next run.
     stamps = [_stamp(record) for record in fresh]
     jobs = [ClipJob(record.file, _clip_path(out, record), least_frames, record.cut) for record in fresh]
-    made = prepare_clips(jobs, workers) if jobs else ()
+    made = prepare_clips(jobs, workers)
     for number, result in show_progress(made, len(jobs), "cut", "clip", lambda pair: isinstance(pair[1], Unfit)):
         if isinstance(result, Prepared):
             outcome = {"clip": {**asdict(result.facts), "source_sha256": result.source_sha256}, "verified": False}
@@ -149,17 +142,17 @@ def _verify(records: list[ClipRecord], out: Path, ledger: Ledger, workers: int) 
 
 def _stubs(records: list[ClipRecord], outcomes: dict[str, Outcome]) -> dict[str, str]:
     """By id, files that a host gives under several addresses: its answer to every request."""
-    sharing: dict[tuple[str, str], list[ClipRecord]] = defaultdict(list)
+    sharing: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)  # host and content -> id -> address
     for record in records:
         outcome = outcomes.get(record.id, {})
         content = outcome.get("clip", outcome).get("source_sha256")
         if record.address and content:
-            sharing[urls.host(record.address), content].append(record)
+            sharing[urls.host(record.address), content][record.id] = urls.distinct(record.address)
     stubs = {}
-    for (host, _), group in sharing.items():
-        places = len({urls.distinct(record.address) for record in group if record.address})
-        if places >= STUB:
-            stubs |= {record.id: f"{host} gives this one file under {places} addresses" for record in group}
+    for (host, _), places in sharing.items():
+        count = len(set(places.values()))
+        if count >= STUB:
+            stubs |= dict.fromkeys(places, f"{host} gives this one file under {count} addresses")
     return stubs
 
 

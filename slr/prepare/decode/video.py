@@ -163,8 +163,8 @@ def _timed(
     Frames that are over by `since` may be left out.
     """
     step = float(1 / (stream.guessed_rate or stream.average_rate or Fraction(25)))
-    frames, origin, now = _sought(container, stream, since)
-    now -= step
+    frames, origin = _sought(container, stream, since)
+    now = -step
     for frame in frames:
         if origin is None and frame.time is not None:
             origin = frame.time - (now + step)
@@ -178,21 +178,20 @@ def _timed(
 
 def _sought(
     container: InputContainer, stream: av.VideoStream, since: float
-) -> tuple[Iterator[av.VideoFrame], float | None, float]:
-    """Frames from the start or from a key frame a second before `since`; the file's time of 0; the first one's time."""
-    if since < SEEK or container.format.name not in STATES_TIME:
-        return container.decode(stream), None, 0.0
-    first = next(container.decode(stream), None)
-    if first is None or first.pts is None or first.time is None or stream.time_base is None:
-        container.seek(0)
-        return container.decode(stream), None, 0.0
-    container.seek(first.pts + int((since - 1) / stream.time_base), stream=stream)
-    frames = container.decode(stream)
-    landed = next(frames, None)
-    if landed is not None and landed.time is not None and landed.time - first.time <= since:
-        return chain([landed], frames), first.time, landed.time - first.time
-    container.seek(first.pts, stream=stream)  # nowhere useful: as if nothing had been sought
-    return container.decode(stream), None, 0.0
+) -> tuple[Iterator[av.VideoFrame], float | None]:
+    """Frames from a key frame a second before `since` and the file's time of 0, or all frames and None."""
+    if since >= SEEK and container.format.name in STATES_TIME:
+        first = next(container.decode(stream), None)
+        if first is not None and first.pts is not None and first.time is not None and stream.time_base is not None:
+            container.seek(first.pts + int((since - 1) / stream.time_base), stream=stream)
+            frames = container.decode(stream)
+            landed = next(frames, None)
+            if landed is not None and landed.time is not None and landed.time - first.time <= since:
+                return chain([landed], frames), first.time
+            container.seek(first.pts, stream=stream)  # nowhere useful: as if nothing had been sought
+        else:
+            container.seek(0)
+    return container.decode(stream), None
 
 
 def _diagnosis(path: Path, decoded: int, error: Exception) -> Unfit:

@@ -8,7 +8,7 @@ there twice.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,11 +32,6 @@ def divide(listed: Iterable[ClipRecord], folder: Path) -> tuple[list[ClipRecord]
             lost.append(record.rejected("missing", f"it is not in {folder}"))
         else:
             records.append(record)
-    _check_not_empty(records, lost, folder)
-    return records, lost
-
-
-def _check_not_empty(records: Sequence[ClipRecord], lost: Sequence[Rejected], folder: Path) -> None:
     glosses = len({record.gloss for record in records})
     if not records:
         packed = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".zip", ".7z", ".rar", ".001")]
@@ -45,6 +40,7 @@ def _check_not_empty(records: Sequence[ClipRecord], lost: Sequence[Rejected], fo
         raise UserError(f"expected the listed videos in {folder}{first}, found none of {len(lost)}; {remedy}")
     if glosses < 2:
         raise UserError(f"expected at least two glosses in {folder}, found {glosses}; set dataset.clips")
+    return records, lost
 
 
 def videos(folder: Path, key: Callable[[str], str | None]) -> dict[str, Path]:

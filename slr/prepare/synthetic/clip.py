@@ -33,8 +33,8 @@ class Pose:
 class Performance:
     """One clip: a signer makes a sign once. Timing, aim, light and noise come from the seed.
 
-    >>> from slr.prepare.synthetic.signer import draw_signer
-    >>> performance = Performance(Sign("vee", "chin", "up", 1), draw_signer(0), seed=0)
+    >>> from slr.prepare.synthetic.signer import Signer
+    >>> performance = Performance(Sign("vee", "chin", "up", 1), Signer(0), seed=0)
     >>> performance.draw(performance.frames // 2, size=96).shape
     (96, 96, 3)
     """

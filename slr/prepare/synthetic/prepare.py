@@ -15,7 +15,7 @@ from slr.core.locks import exclusive
 from slr.data.manifest import Clip, read_manifest, write_manifest, write_rejected
 from slr.prepare.ledger import read_source
 from slr.prepare.synthetic.clip import DRAWING, Performance
-from slr.prepare.synthetic.signer import draw_signer
+from slr.prepare.synthetic.signer import Signer
 from slr.prepare.synthetic.signs import Side, Sign, names, signer_seed, signs
 from slr.prepare.verify import write_checked
 
@@ -77,8 +77,9 @@ def prepare_synthetic(out: Path, signs: int, signers: int, takes: int, seed: int
             path.unlink()
         jobs = list(_takes(signs, signers, takes, seed))
         write_rejected(out / "rejected.jsonl", [])
-        clips = _draw_all(jobs, out, size, workers)
-        write_manifest(manifest, tqdm(clips, total=len(jobs), desc="Drawing clips", unit="clip"))
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            clips = pool.map(partial(_draw, out, size), jobs, chunksize=8)
+            write_manifest(manifest, tqdm(clips, total=len(jobs), desc="Drawing clips", unit="clip"))
         write_json(out / "source.json", {**recipe, "complete": True})
     return manifest
 
@@ -100,15 +101,9 @@ def _takes(signs: int, signers: int, takes: int, seed: int) -> Iterator[Take]:
                 yield Take(f"{signer}_{gloss}_{take}", sign, gloss, signer, signer_seed(Side.DATA_SET, place), own)
 
 
-def _draw_all(takes: list[Take], out: Path, size: int, workers: int) -> Iterator[Clip]:
-    """Clips in the order of the takes, for any number of processes."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(partial(_draw, out, size), takes, chunksize=8)
-
-
 def _draw(out: Path, size: int, take: Take) -> Clip:
     file = f"clips/{take.id}.mp4"
-    performance = Performance(take.sign, draw_signer(take.signer_seed), take.seed)
+    performance = Performance(take.sign, Signer(take.signer_seed), take.seed)
     facts = write_checked(out / file, (performance.draw(i, size) for i in range(performance.frames)), CRF)
     return Clip(
         id=take.id,

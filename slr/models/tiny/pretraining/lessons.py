@@ -15,7 +15,7 @@ from PIL import Image
 
 from slr.models.tiny.pretraining.build import IMAGE_SIZE
 from slr.prepare.synthetic.clip import Performance
-from slr.prepare.synthetic.signer import draw_signer
+from slr.prepare.synthetic.signer import Signer
 from slr.prepare.synthetic.signs import HANDSHAPES, LOCATIONS, PATHS, Side, Sign, names, signer_seed, signs
 
 CLIP_SIZE = 160
@@ -63,7 +63,7 @@ def draw_lesson(number: int, frames: int) -> Lesson:
     rng = np.random.default_rng([number, 3])
     sign = curriculum()[rng.integers(len(curriculum()))]
     signer = signer_seed(Side.PRETRAINING, int(rng.integers(SIGNERS)))
-    performance = Performance(sign, draw_signer(signer), seed=number)
+    performance = Performance(sign, Signer(signer), seed=number)
     within = rng.random(frames) if rng.random() < 0.5 else np.full(frames, 0.5)
     positions = np.floor((np.arange(frames) + within) * performance.frames / frames).astype(int)
     light = rng.uniform(0.8, 1.2, 3)
