@@ -252,12 +252,14 @@ def test_a_signal_that_another_thread_takes_is_heard_while_files_come(tmp_path):
 
 def test_whatever_ends_it_stops_all_that_are_at_it(tmp_path, monkeypatch):
     """Ctrl-C comes while an outcome is noted; what holds its traceback must not keep downloads going."""
-    told = []
+    told, second = [], threading.Event()
 
     def take(address, target, policy, stop):
         target.write_bytes(b"x")
         if address.endswith("2"):
+            second.set()
             told.append(stop.wait(20))
+        second.wait(20)
 
     def interrupted(ledger, name, outcome):
         raise KeyboardInterrupt

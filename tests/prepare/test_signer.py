@@ -121,8 +121,8 @@ def test_about_one_signer_in_eight_is_left_handed_and_signs_on_the_other_side():
     assert 0.09 < np.mean([person.left_handed for person in people]) < 0.16
     for person in people[:100]:
         performance = Performance(Sign("flat", "flank", "up", 1), person, seed=0)
-        pose = performance.pose(performance.frames // 2)
-        assert (pose.dominant.x > pose.head.x) == person.left_handed
+        palm, _, head = performance.pose(performance.frames // 2)
+        assert (palm.x > head.x) == person.left_handed
 
 
 def test_a_hand_is_drawn_where_the_pose_says():
@@ -132,7 +132,7 @@ def test_a_hand_is_drawn_where_the_pose_says():
         start, end = (round(performance.frames * share) for share in (0.4, 0.62))
         change = np.abs(performance.draw(start, 96).astype(int) - performance.draw(end, 96)).sum(axis=2)
         for frame in (start, end):
-            hand = performance.pose(frame).dominant
+            hand, *_ = performance.pose(frame)
             row, column = round(hand.y * 96), round(hand.x * 96)
             assert change[row - 3 : row + 4, column - 3 : column + 4].mean() > 3 * np.median(change) + 5
 

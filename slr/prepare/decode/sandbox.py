@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,11 +21,6 @@ from typing import Any, Self
 
 from slr.core.errors import UserError
 from slr.core.signals import next_of
-
-try:
-    import resource
-except ImportError:  # Windows: the wall clock alone must do
-    resource = None
 
 # Not multiprocessing: it would import the parent's entry point, and with it torch, into every child.
 CHILD = "import json, sys; order = json.loads(sys.argv[1]); sys.path[:] = order.pop('path')\n"
@@ -206,15 +202,15 @@ def serve(function: str, cpu: int, memory: int) -> None:
     _limit("RLIMIT_CORE", 0)
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
-        if resource:
-            used = resource.getrusage(resource.RUSAGE_SELF)
-            _limit("RLIMIT_CPU", math.ceil(used.ru_utime + used.ru_stime) + cpu)
+        _limit("RLIMIT_CPU", math.ceil(time.process_time()) + cpu)
         print(_answer(call, json.loads(line)), file=replies, flush=True)
 
 
 def _limit(name: str, soft: int) -> None:
-    # A system may lack a limit, or know it and yet not have it (macOS, address space).
-    with suppress(AttributeError, ValueError, OSError):
+    # Windows has no limits; a system may lack one, or know it and yet not have it (macOS, address space).
+    with suppress(ImportError, AttributeError, ValueError, OSError):
+        import resource
+
         kind = getattr(resource, name)
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))

@@ -4,7 +4,6 @@ Coordinates: body coordinates as in slr.prepare.synthetic.motion for the hands; 
 right, y down, origin between the shoulders; in the picture both are shares of its width and height.
 """
 
-from dataclasses import dataclass
 from math import cos, pi, sin
 
 import numpy as np
@@ -19,15 +18,6 @@ from slr.prepare.synthetic.signs import Sign
 DRAWING = 2  # version; raised whenever a seed gives other pictures than before
 _FINER = 2  # pictures are drawn this many times larger and averaged down, for smooth edges
 _ORIGIN = Point(0.5, 0.42)  # of the stage in the picture, before the camera is moved
-
-
-@dataclass(frozen=True, slots=True)
-class Pose:
-    """Where the palms and the head are in the picture."""
-
-    dominant: Point
-    other: Point
-    head: Point
 
 
 class Performance:
@@ -61,10 +51,10 @@ class Performance:
         """The state of the movement at a frame."""
         return self.timing.moment((frame + 0.5) / FPS)
 
-    def pose(self, frame: int) -> Pose:
-        """Where palms and head are in a frame's picture."""
+    def pose(self, frame: int) -> tuple[Point, Point, Point]:
+        """Where the dominant palm, the other palm and the head are in a frame's picture."""
         dominant, other = self._palms(frame)
-        return Pose(self._seen(dominant), self._seen(other), self._seen(Point(*HEAD)))
+        return self._seen(dominant), self._seen(other), self._seen(Point(*HEAD))
 
     def draw(self, frame: int, size: int) -> np.ndarray:
         """The frame's picture: uint8 (size, size, 3), RGB."""

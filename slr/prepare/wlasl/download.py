@@ -116,10 +116,7 @@ def _attempt(part: _Part, policy: FetchPolicy, stop: threading.Event) -> None:
     for redirects in range(MOST_REDIRECTS + 1):
         try:
             address = urljoin(address, location) if redirects else address
-            with (
-                closing(_Connection(address, policy)) as connection,
-                closing(connection.ask(_headers(address, part))) as answer,
-            ):
+            with _asked(address, part, policy) as answer:
                 if answer.status not in (301, 302, 303, 307, 308):
                     return _take(answer, part, policy, stop)
                 location = answer.headers.get("Location", "")
@@ -190,40 +187,33 @@ def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.strip().isdecimal() else None
 
 
-class _Connection(http.client.HTTPConnection):
-    """A connection to the network address that was checked; with https the host's certificate is checked too."""
+@contextmanager
+def _asked(address: str, part: _Part, policy: FetchPolicy) -> Iterator[http.client.HTTPResponse]:
+    """The answer to one request, from the network address that was checked."""
+    scheme, name, port, target = web(address)
+    connected = socket.create_connection((reachable(name, port, policy.allow_private), port), policy.timeout)
+    if scheme == "https":
+        connected = ssl.create_default_context().wrap_socket(connected, server_hostname=name)
 
-    def __init__(self, address: str, policy: FetchPolicy) -> None:
-        self._scheme, name, port, self._target = web(address)
-        super().__init__(name, port, timeout=policy.timeout)
-        self.default_port = 443 if self._scheme == "https" else 80
-        self._policy = policy
-        self._late = False
+    def hang_up() -> None:
+        with suppress(OSError):  # it may be over
+            connected.shutdown(socket.SHUT_RDWR)
 
-    def connect(self) -> None:
-        place = reachable(self.host, self.port, self._policy.allow_private)
-        self.sock = socket.create_connection((place, self.port), self._policy.timeout)
-        if self._scheme == "https":
-            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
-
-    def ask(self, headers: dict[str, str]) -> http.client.HTTPResponse:
-        """Ask, and read the answer's head, which may come a byte at a time but has a deadline."""
-        clock = threading.Timer(self._policy.timeout + self._policy.window, self._hang_up)
+    with closing(http.client.HTTPConnection(name, port)) as connection:
+        connection.sock, connection.default_port = connected, 443 if scheme == "https" else 80
+        # The head may come a byte at a time but has a deadline; one that ends in the middle reads like a short one.
+        limit = policy.timeout + policy.window
+        deadline, clock = time.monotonic() + limit, threading.Timer(limit, hang_up)
         clock.start()
         try:
-            self.request("GET", self._target, headers=headers)
-            answer = self.getresponse()
+            connection.request("GET", target, headers=_headers(address, part))
+            answer = connection.getresponse()
         finally:
             clock.cancel()
-        if self._late:  # a head that ends in the middle reads like a short one
-            answer.close()
-            raise TimeoutError
-        return answer
-
-    def _hang_up(self) -> None:
-        self._late = True
-        with suppress(OSError, AttributeError):  # it may be over, or never have begun
-            self.sock.shutdown(socket.SHUT_RDWR)
+        with closing(answer):
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            yield answer
 
 
 def _headers(address: str, part: _Part) -> dict[str, str]:

@@ -77,8 +77,8 @@ def draw_lesson(number: int, frames: int) -> Lesson:
         sign=sign,
         signer=signer,
         pictures=np.stack(pictures).transpose(0, 3, 1, 2),
-        palms=np.array([(pose.dominant, pose.other) for pose in poses], dtype=np.float32),
-        head=np.array(poses[0].head, dtype=np.float32),
+        palms=np.array([pose[:2] for pose in poses], dtype=np.float32),
+        head=np.array(poses[0][2], dtype=np.float32),
         shapes=np.stack([shape, other], axis=1),
         raised=raised,
     )
