@@ -66,22 +66,18 @@ def read_labels(labels: Path, clips: Path) -> list[ClipRecord]:
 def _rows(labels: Path) -> Iterable[tuple[str | None, dict[str, Any]]]:
     text = read_list(labels)
     if not text.lstrip().startswith(("[", "{")):
-        return _csv_rows(text, labels)
+        lines = list(parse_csv(text))
+        for number, row in lines:
+            if None in row:
+                cells = f"{len(row) - 1} cells in {labels}, line {number}"
+                raise UserError(f"expected {cells}, found more; quote values that hold separators")
+        return [(None, row) for _, row in lines]
     content = parse_json(text, labels)
     rows = list(content.items()) if isinstance(content, dict) else [(None, row) for row in content]
     for number, (_, row) in enumerate(rows, start=1):
         if not isinstance(row, dict):
             what = f"{type(row).__name__} {str(row)[:40]!r} as number {number}"
             raise UserError(f"expected records in {labels}, found {what}")
-    return rows
-
-
-def _csv_rows(text: str, labels: Path) -> list[tuple[None, dict[str, Any]]]:
-    rows = []
-    for number, row in parse_csv(text):
-        if None in row:
-            raise UserError(f"expected {len(row) - 1} cells in {labels}, line {number}, found more; quote such values")
-        rows.append((None, row))
     return rows
 
 

@@ -162,10 +162,8 @@ class _Child:
 
     def close(self) -> None:
         """Kill the process and close its pipes."""
-        self.end()
-        self._process.wait()
-        self._calls.close()
-        self._replies.close()
+        with self._process:  # waits for it and closes its pipes
+            self.end()
 
     def _read_line(self, seconds: float) -> bytes:
         # A read cannot time out on every system, but the other end of the pipe can always be ended.

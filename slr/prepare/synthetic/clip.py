@@ -34,6 +34,9 @@ class Performance:
         self.sign = sign
         self.signer = signer
         self.timing: Timing = draw_timing(signer.tempo * rng.uniform(0.95, 1.05), rng)
+        self.frames = self.timing.frames(FPS)
+        # Where the dominant hand is: a right-handed person's right hand is on the picture's left.
+        self._side = 1 if signer.left_handed else -1
         self._aim = Point(rng.normal(0, 0.008), rng.normal(0, 0.008))
         self._breadth = signer.breadth * rng.uniform(0.95, 1.05)
         self._drift = rng.uniform(0, 2 * pi, 2)
@@ -41,11 +44,6 @@ class Performance:
         self._grain = rng.uniform(0.5, 2.5)
         self._noise = rng.integers(0, 64, (self.frames, 2))
         self._stage: Image.Image | None = None
-
-    @property
-    def frames(self) -> int:
-        """How many frames the clip has at 25 frames a second."""
-        return self.timing.frames(FPS)
 
     def moment(self, frame: int) -> Moment:
         """The state of the movement at a frame."""
@@ -74,11 +72,6 @@ class Performance:
         noise = noise_tile(size)[tuple(slice(at, at + size) for at in self._noise[frame])]
         pixels = np.asarray(picture.reduce(_FINER)) * self._light + noise * np.float32(self._grain)
         return np.clip(pixels, 0, 255).astype(np.uint8)
-
-    @property
-    def _side(self) -> int:
-        """Where the dominant hand is: a right-handed person's right hand is on the picture's left."""
-        return 1 if self.signer.left_handed else -1
 
     def _palms(self, frame: int) -> tuple[Point, Point]:
         """The dominant and the other palm on the stage."""

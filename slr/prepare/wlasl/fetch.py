@@ -49,8 +49,7 @@ def fetch(wanted: Mapping[str, str], folder: Path, policy: FetchPolicy, get: Get
 
     Args:
         wanted: address, as `distinct` spells it, → name of its file.
-        folder: Where files go.
-        policy: How hosts are asked.
+        folder, policy: Where files go, and how hosts are asked.
         get: What downloads one address into a file.
 
     Raises:

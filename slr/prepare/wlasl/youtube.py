@@ -44,10 +44,7 @@ def download_youtube(
     """Download one video in one attempt, which continues after a cut connection.
 
     Args:
-        address: Of a YouTube video.
-        target: Where the file goes; it is written beside and renamed.
-        policy: Time-outs and the largest size.
-        stop: Ends the download when it is set.
+        address, target, policy, stop: See `download`.
         extractors: What reads the address in place of yt-dlp's own extractor for YouTube.
 
     Raises:
