@@ -119,14 +119,12 @@ def prepare_clip(
     return {"facts": asdict(facts), "source_sha256": sha256(Path(source)), "lacking": part.lacking(facts.frames)}
 
 
-def verify_clips(
-    clips: Sequence[tuple[Path, Mapping[str, Any]]], workers: int, limits: Limits | None = None
-) -> Iterator[tuple[int, Unfit | None]]:
+def verify_clips(clips: Sequence[tuple[Path, Mapping[str, Any]]], workers: int) -> Iterator[tuple[int, Unfit | None]]:
     """Read written clips back in guarded children; yields (position of the clip, None or Unfit) when done.
 
     Each clip comes with its `Facts` as a mapping.
     """
-    with Guard(verify_clip, workers, limits) as guard:
+    with Guard(verify_clip, workers) as guard:
         yield from guard.run([(str(path), {**facts}) for path, facts in clips])
 
 

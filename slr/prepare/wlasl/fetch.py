@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +19,6 @@ from slr.prepare.wlasl import urls as addresses
 from slr.prepare.wlasl.download import FREE_SPACE, Failure, FetchPolicy, download
 
 HEAD: dict[str, Any] = {"dataset": "downloads", "version": 1}
-Get = Callable[[str, Path, FetchPolicy, threading.Event], None]
 
 
 def file_name(first_id: str, address: str) -> str:
@@ -41,7 +40,7 @@ def download_any(address: str, target: Path, policy: FetchPolicy, stop: threadin
         download_youtube(address, target, policy, stop)
 
 
-def fetch(wanted: Mapping[str, str], folder: Path, policy: FetchPolicy, get: Get = download_any) -> None:
+def fetch(wanted: Mapping[str, str], folder: Path, policy: FetchPolicy) -> None:
     """Download the files of distinct addresses into a folder, as far as possible; see `fetched` for the outcomes.
 
     Files that are there are not asked for again, nor addresses that failed for good (gone, forbidden …); those that
@@ -50,7 +49,6 @@ def fetch(wanted: Mapping[str, str], folder: Path, policy: FetchPolicy, get: Get
     Args:
         wanted: address, as `distinct` spells it, → name of its file.
         folder, policy: Where files go, and how hosts are asked.
-        get: What downloads one address into a file.
 
     Raises:
         UserError: The folder cannot be written, or holds something else.
@@ -68,7 +66,7 @@ def fetch(wanted: Mapping[str, str], folder: Path, policy: FetchPolicy, get: Get
             }
             if not asked:
                 return
-            outcomes = _outcomes(asked, policy, get)
+            outcomes = _outcomes(asked, policy)
             shown = show_progress(outcomes, len(asked), "fetch", "file", lambda pair: "reason" in pair[1])
             with Ledger(folder / "fetched.json", HEAD, known) as ledger, closing(outcomes):
                 for address, outcome in shown:
@@ -103,9 +101,9 @@ def describe_fetched(wanted: Mapping[str, str], folder: Path) -> list[str]:
 class _Host:
     """One host: its threads, when it may be asked next, and whether it is given up."""
 
-    def __init__(self, policy: FetchPolicy, get: Get, stop: threading.Event) -> None:
+    def __init__(self, policy: FetchPolicy, stop: threading.Event) -> None:
         self.threads = ThreadPoolExecutor(policy.per_host)
-        self._policy, self._get, self._stop = policy, get, stop
+        self._policy, self._stop = policy, stop
         self._parked = ""  # why
         self._failures = 0  # addresses in a row
         self._next = 0.0
@@ -119,7 +117,7 @@ class _Host:
                 break
             self._wait_turn()
             try:
-                self._get(address, target, self._policy, self._stop)
+                download_any(address, target, self._policy, self._stop)
                 self._failures = 0
                 return {"bytes": target.stat().st_size}
             except Failure as error:
@@ -145,11 +143,11 @@ class _Host:
         self._stop.wait(max(0.0, start - time.monotonic()))
 
 
-def _outcomes(asked: Mapping[str, Path], policy: FetchPolicy, get: Get) -> Generator[tuple[str, Outcome], None, None]:
+def _outcomes(asked: Mapping[str, Path], policy: FetchPolicy) -> Generator[tuple[str, Outcome], None, None]:
     """Download addresses, all hosts side by side; yields (address, outcome) when done."""
     stop = threading.Event()
     finished: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
-    hosts = {name: _Host(policy, get, stop) for name in {addresses.host(address) for address in asked}}
+    hosts = {name: _Host(policy, stop) for name in {addresses.host(address) for address in asked}}
     try:
         pending: dict[Future[Outcome], str] = {}
         for address, target in asked.items():

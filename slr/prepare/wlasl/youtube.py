@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from yt_dlp import YoutubeDL
-from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.networking.exceptions import HTTPError, RequestError
 from yt_dlp.utils import DownloadError
 
@@ -34,18 +33,8 @@ MESSAGES = (
 )
 
 
-def download_youtube(
-    address: str,
-    target: Path,
-    policy: FetchPolicy,
-    stop: threading.Event,
-    extractors: Sequence[InfoExtractor] | None = None,
-) -> None:
+def download_youtube(address: str, target: Path, policy: FetchPolicy, stop: threading.Event) -> None:
     """Download one video in one attempt, which continues after a cut connection.
-
-    Args:
-        address, target, policy, stop: See `download`.
-        extractors: What reads the address in place of yt-dlp's own extractor for YouTube.
 
     Raises:
         Failure: There is no video, or not now.
@@ -56,9 +45,7 @@ def download_youtube(
         left.unlink(missing_ok=True)
     messages, logger = BufferingHandler(1000), logging.Logger("yt-dlp", logging.WARNING)
     logger.addHandler(messages)
-    with YoutubeDL(_settings(target, policy, logger, stop), auto_init=extractors is None) as program:  # pyright: ignore[reportArgumentType]
-        for extractor in extractors or ():
-            program.add_info_extractor(extractor)
+    with YoutubeDL(_settings(target, policy, logger, stop)) as program:  # pyright: ignore[reportArgumentType]
         try:
             program.extract_info(address)
         except (DownloadError, RequestError) as error:
