@@ -126,7 +126,7 @@ def parse_json(text: str, path: Path) -> Any:  # noqa: ANN401
         raise UserError(f"expected JSON in {path}, found {error}") from None
 
 
-def parse_csv(text: str) -> Iterator[tuple[int, dict[str | None, Any]]]:
+def parse_csv(text: str) -> Iterator[tuple[int, dict[Any, Any]]]:
     """Line number and row of CSV with a header, without spaces around values; what has no column is under None."""
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)  # many spreadsheets write semicolons

@@ -14,7 +14,7 @@ from slr.data.manifest import Clip, Rejected, read_manifest, read_rejected, writ
 from slr.prepare.decode.sandbox import Unfit
 from slr.prepare.decode.video import WHOLE
 from slr.prepare.labels import ClipRecord
-from slr.prepare.ledger import Ledger, Outcome, outcomes_of, read_source, show_progress
+from slr.prepare.ledger import Note, Outcome, open_ledger, outcomes_of, read_source, show_progress
 from slr.prepare.verify import LONGEST_SIDE, ClipJob, Prepared, prepare_clips, verify_clips
 from slr.prepare.wlasl import urls
 
@@ -61,12 +61,11 @@ def prepare_records(
             fresh = [record for record in records if record.id not in outcomes] if "cut" in stages else []
             verify = "verify" in stages and any(not outcome.get("verified", True) for outcome in outcomes.values())
             if fresh or verify:
-                with Ledger(out / "source.json", recipe, outcomes) as ledger:
+                with open_ledger(out / "source.json", recipe, outcomes) as note:
                     if fresh:
-                        _cut(fresh, out, ledger, least_frames, workers)
+                        _cut(fresh, out, note, least_frames, workers)
                     if "verify" in stages:
-                        _verify(records, out, ledger, workers)
-                    outcomes = ledger.outcomes
+                        _verify(records, out, outcomes, note, workers)
             if "manifest" in stages:
                 _write_lists(records, outcomes, lost, out)
     except OSError as error:
@@ -108,7 +107,7 @@ def _clip_path(out: Path, record: ClipRecord) -> Path:
     return out / "clips" / f"{record.id}.mp4"
 
 
-def _cut(fresh: list[ClipRecord], out: Path, ledger: Ledger, least_frames: int, workers: int) -> None:
+def _cut(fresh: list[ClipRecord], out: Path, note: Note, least_frames: int, workers: int) -> None:
     # Taken before a file is opened: one that changes meanwhile is prepared again by the next run.
     stamps = [_stamp(record) for record in fresh]
     jobs = [ClipJob(record.file, _clip_path(out, record), least_frames, record.cut) for record in fresh]
@@ -119,7 +118,7 @@ def _cut(fresh: list[ClipRecord], out: Path, ledger: Ledger, least_frames: int, 
             outcome |= {"lacking": result.lacking} if result.lacking > 0 else {}
         else:
             outcome = _rejection(result, fresh[number])
-        ledger.note(fresh[number].id, {"stamp": stamps[number], **outcome})
+        note(fresh[number].id, {"stamp": stamps[number], **outcome})
 
 
 def _rejection(unfit: Unfit, record: ClipRecord) -> Outcome:
@@ -127,17 +126,16 @@ def _rejection(unfit: Unfit, record: ClipRecord) -> Outcome:
     return {"rejected": {"reason": unfit.reason, "detail": unfit.detail}, **content}
 
 
-def _verify(records: list[ClipRecord], out: Path, ledger: Ledger, workers: int) -> None:
-    outcomes = ledger.outcomes
+def _verify(records: list[ClipRecord], out: Path, outcomes: dict[str, Outcome], note: Note, workers: int) -> None:
     cut = [record for record in records if "clip" in outcomes.get(record.id, {})]
     waiting = [record for record in cut if not outcomes[record.id]["verified"]]
     results = verify_clips([(_clip_path(out, record), outcomes[record.id]["clip"]) for record in waiting], workers)
     for number, unfit in show_progress(results, len(waiting), "verify", "clip", lambda pair: pair[1] is not None):
         record, outcome = waiting[number], outcomes[waiting[number].id]
         if unfit is None:
-            ledger.note(record.id, {**outcome, "verified": True})
+            note(record.id, {**outcome, "verified": True})
         else:
-            ledger.note(record.id, {"stamp": outcome["stamp"], **_rejection(unfit, record)})
+            note(record.id, {"stamp": outcome["stamp"], **_rejection(unfit, record)})
 
 
 def _stubs(records: list[ClipRecord], outcomes: dict[str, Outcome]) -> dict[str, str]:

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,6 @@ from servers import Server
 
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
-from slr.prepare.ledger import Ledger
 from slr.prepare.wlasl.download import Failure, FetchPolicy, download
 from slr.prepare.wlasl.fetch import _outcomes, describe_fetched, fetch, fetched, file_name
 from slr.prepare.wlasl.prepare import WlaslOptions, prepare_wlasl
@@ -265,11 +264,11 @@ def test_whatever_ends_it_stops_all_that_are_at_it(tmp_path, monkeypatch):
             told.append(stop.wait(20))
         second.wait(20)
 
-    def interrupted(ledger, name, outcome):
+    def interrupted(name, outcome):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ONE, take)
-    monkeypatch.setattr(Ledger, "note", interrupted)
+    monkeypatch.setattr("slr.prepare.wlasl.fetch.open_ledger", lambda *words: nullcontext(interrupted))
     with pytest.raises(KeyboardInterrupt) as stopped:
         fetch({f"http://a.example/{n}": n for n in "12"}, tmp_path, QUICK)
     assert told == [True], stopped.traceback

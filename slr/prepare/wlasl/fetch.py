@@ -14,7 +14,7 @@ from typing import Any
 from slr.core.errors import UserError
 from slr.core.locks import exclusive
 from slr.core.signals import next_of
-from slr.prepare.ledger import Ledger, Outcome, outcomes_of, read_ledger, show_progress
+from slr.prepare.ledger import Outcome, open_ledger, outcomes_of, read_ledger, show_progress
 from slr.prepare.wlasl import urls as addresses
 from slr.prepare.wlasl.download import FREE_SPACE, Failure, FetchPolicy, download
 
@@ -68,9 +68,9 @@ def fetch(wanted: Mapping[str, str], folder: Path, policy: FetchPolicy) -> None:
                 return
             outcomes = _outcomes(asked, policy)
             shown = show_progress(outcomes, len(asked), "fetch", "file", lambda pair: "reason" in pair[1])
-            with Ledger(folder / "fetched.json", HEAD, known) as ledger, closing(outcomes):
+            with open_ledger(folder / "fetched.json", HEAD, known) as note, closing(outcomes):
                 for address, outcome in shown:
-                    ledger.note(address, outcome)
+                    note(address, outcome)
     except OSError as error:
         raise UserError(f"expected to write downloads to {folder}, found: {error}; {FREE_SPACE}") from None
 
