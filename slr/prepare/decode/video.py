@@ -52,13 +52,13 @@ class Cut:
     last: int  # the last one, or -1 for the recording's end
     crop: Crop | None = None
 
-    def lacking(self, found: int) -> int:
+    def lacking(self, count: int) -> int:
         """How many pictures of the range a recording lacks that gave so many.
 
         >>> Cut(10, 19).lacking(8), Cut(10, -1).lacking(8)
         (2, 0)
         """
-        return 0 if self.last == -1 else self.last - self.first + 1 - found
+        return 0 if self.last == -1 else self.last - self.first + 1 - count
 
 
 WHOLE = Cut(1, -1)
@@ -78,7 +78,7 @@ def read_untrusted(
             that cannot be had.
     """
     _check_beginning(path)
-    found, wanted = 0, None if cut.last == -1 else cut.last - cut.first + 1
+    count, wanted = 0, None if cut.last == -1 else cut.last - cut.first + 1
     try:
         # Some good files carry metadata that is not UTF-8.
         with av.open(str(path.absolute()), metadata_errors="replace", options=OPENING) as container:
@@ -87,15 +87,15 @@ def read_untrusted(
             for frame in islice(resample(timed, fps, cut.first - 1), wanted):
                 # Once: reading a frame's side data ties it into a reference cycle, and memory fills with frames.
                 view = view or View(frame, stream, longest_side, cut.crop)
-                found += 1
+                count += 1
                 yield view(frame)
     except (Unfit, MemoryError):
         raise
     except Exception as error:  # whatever a decoder raises on garbage is about this file
-        raise _diagnosis(path, found, error) from error
-    if (cut.first > 1 and found == 0) or cut.lacking(found) > MOST_LACKING * (wanted or 0):
-        raise Unfit("range_past_end", f"pictures {cut.first} to {cut.last} were asked for, {found} of them are there")
-    if found == 0:
+        raise _diagnosis(path, count, error) from error
+    if (cut.first > 1 and count == 0) or cut.lacking(count) > MOST_LACKING * (wanted or 0):
+        raise Unfit("range_past_end", f"pictures {cut.first} to {cut.last} were asked for, {count} of them are there")
+    if count == 0:
         raise Unfit("too_short", "not one picture could be decoded")
 
 

@@ -54,17 +54,17 @@ def videos(folder: Path, key: Callable[[str], str | None]) -> dict[str, Path]:
         UserError: There is no such folder, or two files have one key.
     """
     require(folder)
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for place, folders, names in os.walk(folder):
         folders.sort()
         for path in (Path(place, name) for name in sorted(names)):
             own = key(path.relative_to(folder).as_posix())
             if own is None or path.is_symlink():  # a link out of an archive may lead anywhere
                 continue
-            if own in found:
-                raise UserError(f"expected one file for {own} in {folder}, found {found[own]} and {path}; remove one")
-            found[own] = path
-    return found
+            if own in files:
+                raise UserError(f"expected one file for {own} in {folder}, found {files[own]} and {path}; remove one")
+            files[own] = path
+    return files
 
 
 def lines(path: Path) -> list[tuple[int, str]]:

@@ -35,7 +35,7 @@ def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
             raise UserError(f"expected a list of clips in {path}, found {type(rows).__name__}")
         listed += [_listed(row, part, f"entry {number} of {path}") for number, row in enumerate(rows, start=1)]
     wanted = {youtube_id(row.given) for row in listed}
-    there = videos(folder, lambda path: found[1] if (found := VIDEO.fullmatch(path)) and found[1] in wanted else None)
+    there = videos(folder, lambda path: name[1] if (name := VIDEO.fullmatch(path)) and name[1] in wanted else None)
     return [replace(row, file=there.get(youtube_id(row.given) or "", ABSENT)) for row in listed]
 
 

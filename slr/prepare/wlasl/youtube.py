@@ -87,7 +87,7 @@ def _explained(error: Exception, warnings: Sequence[str], target: Path) -> Excep
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, RequestError):
         info = getattr(cause, "exc_info", None)  # where yt-dlp keeps what it met
-        cause = info[1] if info else cause.__context__
+        cause = (info and info[1]) or getattr(cause, "cause", None) or cause.__context__
     status = cause.status if isinstance(cause, HTTPError) else None
     if status in (404, 410):
         return Failure("gone", message, passing=False)
