@@ -1,6 +1,5 @@
 """`dataset=wlasl`: the WLASL index and the recordings that still exist → a prepared data set."""
 
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -58,7 +57,10 @@ def prepare_wlasl(
     if "select" in stages:
         print(f"selected  {options.subset}: {wlasl_index.describe_instances(chosen)}")
         print("\n".join(wlasl_index.describe_glossary(listed) if options.subset == "core" else ()))
-    local = _local_files(options.clips)
+    local = {}  # files by the id that they are named after
+    if options.clips is not None:
+        require(options.clips)
+        local = {path.stem: path for path in options.clips.glob("*.mp4")}
     ask_network = options.clips is None if options.fetch is None else options.fetch
     names = _wanted(listed, chosen, local) if ask_network else {}
     if "fetch" in stages and names:
@@ -95,14 +97,6 @@ def _index(options: WlaslOptions, downloads: Path) -> list[Instance]:
     except UserError:
         path.unlink()  # the next run fetches it again
         raise
-
-
-def _local_files(folder: Path | None) -> dict[str, Path]:
-    """The folder's files by the id that they are named after."""
-    if folder is None:
-        return {}
-    require(folder)
-    return {name.removesuffix(".mp4"): folder / name for name in os.listdir(folder) if name.endswith(".mp4")}
 
 
 def _wanted(listed: Sequence[Instance], chosen: Sequence[Instance], local: Mapping[str, object]) -> dict[str, str]:
