@@ -3,6 +3,7 @@
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,10 @@ def _write_lists(records: list[ClipRecord], outcomes: dict[str, Outcome], lost: 
             rejected.append(record.rejected(**why))
     rejected += lost
     total, explanation = len(records) + len(lost), f"the reasons are in {out / 'rejected.jsonl'}"
-    if not _already(out, clips, rejected):
+    written = False
+    with suppress(UserError):
+        written = read_manifest(out / "manifest.jsonl") == clips and read_rejected(out / "rejected.jsonl") == rejected
+    if not written:
         write_rejected(out / "rejected.jsonl", rejected)
         write_manifest(out / "manifest.jsonl", clips)
         wanted = {f"{record.id}.mp4" for record in records if "clip" in outcomes.get(record.id, {})}
@@ -196,10 +200,3 @@ def _clip(record: ClipRecord, facts: dict[str, Any]) -> Clip:
         segment=record.segment,
         **facts,
     )
-
-
-def _already(out: Path, clips: list[Clip], rejected: list[Rejected]) -> bool:
-    try:
-        return read_manifest(out / "manifest.jsonl") == clips and read_rejected(out / "rejected.jsonl") == rejected
-    except UserError:
-        return False

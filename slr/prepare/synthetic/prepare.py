@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -69,7 +70,10 @@ def prepare_synthetic(out: Path, signs: int, signers: int, takes: int, seed: int
     read_source(out, "synthetic")  # refuses a foreign folder before anything is written there
     (out / "clips").mkdir(parents=True, exist_ok=True)
     with exclusive(out):
-        if read_source(out, "synthetic") == {**recipe, "complete": True, "outcomes": {}} and _whole(manifest):
+        source, whole = read_source(out, "synthetic"), False
+        with suppress(UserError):
+            whole = all((out / clip.file).is_file() for clip in read_manifest(manifest))
+        if whole and source == {**recipe, "complete": True, "outcomes": {}}:
             return manifest
         write_json(out / "source.json", {**recipe, "complete": False})
         manifest.unlink(missing_ok=True)
@@ -82,13 +86,6 @@ def prepare_synthetic(out: Path, signs: int, signers: int, takes: int, seed: int
             write_manifest(manifest, tqdm(clips, total=len(jobs), desc="Drawing clips", unit="clip"))
         write_json(out / "source.json", {**recipe, "complete": True})
     return manifest
-
-
-def _whole(manifest: Path) -> bool:
-    try:
-        return all((manifest.parent / clip.file).is_file() for clip in read_manifest(manifest))
-    except UserError:
-        return False
 
 
 def _takes(signs: int, signers: int, takes: int, seed: int) -> Iterator[Take]:
