@@ -81,9 +81,8 @@ def prepare_synthetic(out: Path, signs: int, signers: int, takes: int, seed: int
             path.unlink()
         jobs = list(_takes(signs, signers, takes, seed))
         write_rejected(out / "rejected.jsonl", [])
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            clips = pool.map(partial(_draw, out, size), jobs, chunksize=8)
-            write_manifest(manifest, tqdm(clips, total=len(jobs), desc="Drawing clips", unit="clip"))
+        clips = _draw_all(jobs, out, size, workers)
+        write_manifest(manifest, tqdm(clips, total=len(jobs), desc="Drawing clips", unit="clip"))
         write_json(out / "source.json", {**recipe, "complete": True})
     return manifest
 
@@ -96,6 +95,12 @@ def _takes(signs: int, signers: int, takes: int, seed: int) -> Iterator[Take]:
             for take in range(takes):
                 own = (place * MOST_SIGNS + rank) * MOST_TAKES + take
                 yield Take(f"{signer}_{gloss}_{take}", sign, gloss, signer, signer_seed(Side.DATA_SET, place), own)
+
+
+def _draw_all(takes: list[Take], out: Path, size: int, workers: int) -> Iterator[Clip]:
+    """Clips in the order of the takes, for any number of processes."""
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(partial(_draw, out, size), takes, chunksize=8)
 
 
 def _draw(out: Path, size: int, take: Take) -> Clip:
