@@ -14,6 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from slr.core.errors import UserError, explained
@@ -49,7 +50,7 @@ def measure(sources: Sequence[Path], workers: int) -> tuple[float, float]:
         begun = time.monotonic()
         outcomes = dict(prepare_clips(jobs, workers))
         middle = time.monotonic()
-        made = [(jobs[n].target, one.facts) for n, one in sorted(outcomes.items()) if isinstance(one, Prepared)]
+        made = [(jobs[n].target, asdict(one.facts)) for n, one in sorted(outcomes.items()) if isinstance(one, Prepared)]
         list(verify_clips(made, workers))
         return middle - begun, time.monotonic() - middle
 

@@ -10,7 +10,7 @@ from slr.prepare.encode import write_clip
 from slr.prepare.synthetic.clip import FPS, Performance
 from slr.prepare.synthetic.motion import Moment
 from slr.prepare.synthetic.prepare import vocabulary
-from slr.prepare.synthetic.signer import Signer, draw_signer
+from slr.prepare.synthetic.signer import Signer
 from slr.prepare.synthetic.signs import Side, signer_seed
 
 UNSEEN = 5000  # the number of the first signer; a demo draws those below 64
@@ -55,7 +55,7 @@ def _pictures(
     rng = np.random.default_rng(seed)
     glosses, count = vocabulary(signs), 0
     for number in range(signers):
-        signer = draw_signer(signer_seed(Side.DATA_SET, UNSEEN + 10 * seed + number))
+        signer = Signer(signer_seed(Side.DATA_SET, UNSEEN + 10 * seed + number))
         while count < (number + 1) / signers * seconds * FPS:
             gloss = str(rng.choice(list(glosses)))
             performance = Performance(glosses[gloss], signer, seed=int(rng.integers(2**31)))

@@ -21,14 +21,8 @@ READERS = {
 def prepare_folder(clips: Path, labels: Path | None, out: Path, workers: int, layout: str = "labels") -> Path:
     """Turn the videos of a folder into verified clips; returns the path of the manifest.
 
-    Args:
-        clips: The folder of the videos.
-        labels: What lists them; see `read_layout`.
-        out, workers: See `prepare_records`.
-        layout: See `read_layout`. Of a published data set, clips of less than `LEAST_FRAMES` are rejected.
-
-    Raises:
-        UserError: As `read_layout` (then nothing is written), or as `prepare_records`.
+    Arguments are those of `read_layout`, which refuses before anything is written, and of `prepare_records`. Of a
+    published data set, clips of less than `LEAST_FRAMES` are rejected.
     """
     records, lost = read_layout(layout, clips, labels)
     return prepare_records("folder", records, out, workers, 1 if layout == "labels" else LEAST_FRAMES, lost)

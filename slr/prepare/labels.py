@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,34 +64,20 @@ def read_labels(labels: Path, clips: Path) -> list[ClipRecord]:
 
 
 def _rows(labels: Path) -> Iterable[tuple[str | None, dict[str, Any]]]:
-    try:
-        text = labels.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"expected UTF-8 text at {labels}, found none ({error}); set dataset.labels") from None
+    text = read_list(labels)
     if not text.lstrip().startswith(("[", "{")):
-        return _csv_rows(text, labels)
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"expected JSON in {labels}, found {error}") from None
+        lines = list(parse_csv(text))
+        for number, row in lines:
+            if None in row:
+                cells = f"{len(row) - 1} cells in {labels}, line {number}"
+                raise UserError(f"expected {cells}, found more; quote values that hold separators")
+        return [(None, row) for _, row in lines]
+    content = parse_json(text, labels)
     rows = list(content.items()) if isinstance(content, dict) else [(None, row) for row in content]
     for number, (_, row) in enumerate(rows, start=1):
         if not isinstance(row, dict):
             what = f"{type(row).__name__} {str(row)[:40]!r} as number {number}"
             raise UserError(f"expected records in {labels}, found {what}")
-    return rows
-
-
-def _csv_rows(text: str, labels: Path) -> list[tuple[None, dict[str, Any]]]:
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # many spreadsheets write semicolons
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    rows: list[tuple[None, dict[str, Any]]] = []
-    for row in reader:
-        if None in row:
-            cells = len(reader.fieldnames or [])
-            raise UserError(f"{labels}, line {reader.line_num}: expected {cells} cells, found more; quote such values")
-        rows.append((None, {name.strip(): value for name, value in row.items()}))
     return rows
 
 
@@ -122,6 +108,31 @@ def _value(row: dict[str, Any], names: tuple[str, ...], place: str) -> str | Non
         if value is not None and str(value).strip():
             return str(value).strip()
     return None
+
+
+def read_list(path: Path) -> str:
+    """The text of a list; raises UserError where there is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"expected UTF-8 text at {path}, cannot read it ({error}); set dataset.labels") from None
+
+
+def parse_json(text: str, path: Path) -> Any:  # noqa: ANN401
+    """The content of a JSON list; raises UserError where it is none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"expected JSON in {path}, found {error}") from None
+
+
+def parse_csv(text: str) -> Iterator[tuple[int, dict[Any, Any]]]:
+    """Line number and row of CSV with a header, without spaces around values; what has no column is under None."""
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)  # many spreadsheets write semicolons
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    for row in reader:
+        yield reader.line_num, {name and name.strip(): value for name, value in row.items()}
 
 
 def require(folder: Path) -> None:

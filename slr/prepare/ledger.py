@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -12,52 +12,44 @@ from slr.core.errors import UserError
 from slr.core.files import write_whole
 
 Outcome = dict[str, Any]
+Note = Callable[[str, Outcome], None]  # keeps the outcome of a name, in place of an earlier one
 Item = TypeVar("Item")
 
 
-class Ledger:
-    """Outcomes by name in a JSON file; while it is open, each also goes to a journal beside it, so a kill loses none.
+@contextmanager
+def open_ledger(path: Path, head: dict[str, Any], outcomes: dict[str, Outcome]) -> Iterator[Note]:
+    """Write outcomes by name to a JSON file; gives the function that notes another one.
+
+    While it is open, each outcome also goes to a journal beside the file, so a kill loses none.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
     >>> path = Path(folder.name) / "source.json"
-    >>> with Ledger(path, {"version": 1}, {}) as ledger:
-    ...     ledger.note("a", {"frames": 8})
+    >>> with open_ledger(path, {"version": 1}, {}) as note:
+    ...     note("a", {"frames": 8})
     >>> read_ledger(path)
     {'version': 1, 'outcomes': {'a': {'frames': 8}}}
     >>> folder.cleanup()
     """
+    _write(path, head, outcomes)
+    with _journal(path).open("w", encoding="utf-8") as journal:
 
-    def __init__(self, path: Path, head: dict[str, Any], outcomes: dict[str, Outcome]) -> None:
-        self.outcomes = outcomes
-        self._path, self._head = path, head
-        self._write()
-        self._journal = _journal(path).open("w", encoding="utf-8")
-        self._line(head)
+        def line(content: object) -> None:
+            journal.write(json.dumps(content) + "\n")
+            journal.flush()
 
-    def note(self, name: str, outcome: Outcome) -> None:
-        """Keep an outcome, in place of an earlier one of this name."""
-        self.outcomes[name] = outcome
-        self._line([name, outcome])
+        def note(name: str, outcome: Outcome) -> None:
+            outcomes[name] = outcome
+            line([name, outcome])
 
-    def __enter__(self) -> Self:
-        return self
+        line(head)
+        yield note
+    _write(path, head, outcomes)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._journal.close()
-            self._write()
-        else:
-            with suppress(OSError):  # the first error is the one to report
-                self._journal.close()
 
-    def _line(self, content: object) -> None:
-        self._journal.write(json.dumps(content) + "\n")
-        self._journal.flush()
-
-    def _write(self) -> None:
-        write_whole(self._path, json.dumps({**self._head, "outcomes": self.outcomes}, indent=1) + "\n")
-        _journal(self._path).unlink(missing_ok=True)
+def _write(path: Path, head: dict[str, Any], outcomes: dict[str, Outcome]) -> None:
+    write_whole(path, json.dumps({**head, "outcomes": outcomes}, indent=1) + "\n")
+    _journal(path).unlink(missing_ok=True)
 
 
 def read_ledger(path: Path) -> dict[str, Any] | None:

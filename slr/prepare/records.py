@@ -3,6 +3,7 @@
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from slr.data.manifest import Clip, Rejected, read_manifest, read_rejected, writ
 from slr.prepare.decode.sandbox import Unfit
 from slr.prepare.decode.video import WHOLE
 from slr.prepare.labels import ClipRecord
-from slr.prepare.ledger import Ledger, Outcome, outcomes_of, read_source, show_progress
-from slr.prepare.verify import LONGEST_SIDE, ClipJob, Facts, Prepared, prepare_clips, verify_clips
+from slr.prepare.ledger import Note, Outcome, open_ledger, outcomes_of, read_source, show_progress
+from slr.prepare.verify import LONGEST_SIDE, ClipJob, Prepared, prepare_clips, verify_clips
 from slr.prepare.wlasl import urls
 
 VERSION = 2  # of what preparation makes of a file; a new number makes every clip anew
@@ -58,26 +59,19 @@ def prepare_records(
         (out / "clips").mkdir(parents=True, exist_ok=True)
         with exclusive(out):
             outcomes = _reusable(records, outcomes_of(read_source(out, kind), recipe), out)
-            if _unfinished(records, outcomes, stages):
-                in_order = {record.id: outcomes[record.id] for record in records if record.id in outcomes}
-                with Ledger(out / "source.json", recipe, in_order) as ledger:
-                    if "cut" in stages:
-                        _cut(records, out, ledger, least_frames, workers)
+            fresh = [record for record in records if record.id not in outcomes] if "cut" in stages else []
+            verify = "verify" in stages and any(not outcome.get("verified", True) for outcome in outcomes.values())
+            if fresh or verify:
+                with open_ledger(out / "source.json", recipe, outcomes) as note:
+                    if fresh:
+                        _cut(fresh, out, note, least_frames, workers)
                     if "verify" in stages:
-                        _verify(records, out, ledger, workers)
-                    outcomes = ledger.outcomes
+                        _verify(records, out, outcomes, note, workers)
             if "manifest" in stages:
                 _write_lists(records, outcomes, lost, out)
     except OSError as error:
         raise UserError(f"expected to write the prepared data set to {out}, found: {error}") from error
     return out / "manifest.jsonl"
-
-
-def _unfinished(records: list[ClipRecord], outcomes: dict[str, Outcome], stages: Sequence[str]) -> bool:
-    """Whether a stage has something left to do."""
-    for_cut = any(record.id not in outcomes for record in records)
-    for_verify = any("clip" in outcome and not outcome["verified"] for outcome in outcomes.values())
-    return (for_cut and "cut" in stages) or ((for_verify or for_cut) and "verify" in stages)
 
 
 def _refuse_overlap(records: list[ClipRecord], out: Path) -> None:
@@ -114,19 +108,18 @@ def _clip_path(out: Path, record: ClipRecord) -> Path:
     return out / "clips" / f"{record.id}.mp4"
 
 
-def _cut(records: list[ClipRecord], out: Path, ledger: Ledger, least_frames: int, workers: int) -> None:
-    fresh = [record for record in records if record.id not in ledger.outcomes]
+def _cut(fresh: list[ClipRecord], out: Path, note: Note, least_frames: int, workers: int) -> None:
     # Taken before a file is opened: one that changes meanwhile is prepared again by the next run.
     stamps = [_stamp(record) for record in fresh]
     jobs = [ClipJob(record.file, _clip_path(out, record), least_frames, record.cut) for record in fresh]
-    made = prepare_clips(jobs, workers) if jobs else ()
+    made = prepare_clips(jobs, workers)
     for number, result in show_progress(made, len(jobs), "cut", "clip", lambda pair: isinstance(pair[1], Unfit)):
         if isinstance(result, Prepared):
             outcome = {"clip": {**asdict(result.facts), "source_sha256": result.source_sha256}, "verified": False}
             outcome |= {"lacking": result.lacking} if result.lacking > 0 else {}
         else:
             outcome = _rejection(result, fresh[number])
-        ledger.note(fresh[number].id, {"stamp": stamps[number], **outcome})
+        note(fresh[number].id, {"stamp": stamps[number], **outcome})
 
 
 def _rejection(unfit: Unfit, record: ClipRecord) -> Outcome:
@@ -134,34 +127,31 @@ def _rejection(unfit: Unfit, record: ClipRecord) -> Outcome:
     return {"rejected": {"reason": unfit.reason, "detail": unfit.detail}, **content}
 
 
-def _verify(records: list[ClipRecord], out: Path, ledger: Ledger, workers: int) -> None:
-    waiting = [
-        (record, Facts(**{name: value for name, value in outcome["clip"].items() if name != "source_sha256"}))
-        for record in records
-        if "clip" in (outcome := ledger.outcomes.get(record.id, {})) and not outcome["verified"]
-    ]
-    results = verify_clips([(_clip_path(out, record), facts) for record, facts in waiting], workers)
+def _verify(records: list[ClipRecord], out: Path, outcomes: dict[str, Outcome], note: Note, workers: int) -> None:
+    cut = [record for record in records if "clip" in outcomes.get(record.id, {})]
+    waiting = [record for record in cut if not outcomes[record.id]["verified"]]
+    results = verify_clips([(_clip_path(out, record), outcomes[record.id]["clip"]) for record in waiting], workers)
     for number, unfit in show_progress(results, len(waiting), "verify", "clip", lambda pair: pair[1] is not None):
-        record, outcome = waiting[number][0], ledger.outcomes[waiting[number][0].id]
+        record, outcome = waiting[number], outcomes[waiting[number].id]
         if unfit is None:
-            ledger.note(record.id, {**outcome, "verified": True})
+            note(record.id, {**outcome, "verified": True})
         else:
-            ledger.note(record.id, {"stamp": outcome["stamp"], **_rejection(unfit, record)})
+            note(record.id, {"stamp": outcome["stamp"], **_rejection(unfit, record)})
 
 
 def _stubs(records: list[ClipRecord], outcomes: dict[str, Outcome]) -> dict[str, str]:
     """By id, files that a host gives under several addresses: its answer to every request."""
-    sharing: dict[tuple[str, str], list[ClipRecord]] = defaultdict(list)
+    sharing: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)  # host and content -> id -> address
     for record in records:
         outcome = outcomes.get(record.id, {})
         content = outcome.get("clip", outcome).get("source_sha256")
         if record.address and content:
-            sharing[urls.host(record.address), content].append(record)
+            sharing[urls.host(record.address), content][record.id] = urls.distinct(record.address)
     stubs = {}
-    for (host, _), group in sharing.items():
-        places = len({urls.distinct(record.address) for record in group if record.address})
-        if places >= STUB:
-            stubs |= {record.id: f"{host} gives this one file under {places} addresses" for record in group}
+    for (host, _), places in sharing.items():
+        count = len(set(places.values()))
+        if count >= STUB:
+            stubs |= dict.fromkeys(places, f"{host} gives this one file under {count} addresses")
     return stubs
 
 
@@ -179,7 +169,10 @@ def _write_lists(records: list[ClipRecord], outcomes: dict[str, Outcome], lost: 
             rejected.append(record.rejected(**why))
     rejected += lost
     total, explanation = len(records) + len(lost), f"the reasons are in {out / 'rejected.jsonl'}"
-    if not _already(out, clips, rejected):
+    written = False
+    with suppress(UserError):
+        written = read_manifest(out / "manifest.jsonl") == clips and read_rejected(out / "rejected.jsonl") == rejected
+    if not written:
         write_rejected(out / "rejected.jsonl", rejected)
         write_manifest(out / "manifest.jsonl", clips)
         wanted = {f"{record.id}.mp4" for record in records if "clip" in outcomes.get(record.id, {})}
@@ -207,10 +200,3 @@ def _clip(record: ClipRecord, facts: dict[str, Any]) -> Clip:
         segment=record.segment,
         **facts,
     )
-
-
-def _already(out: Path, clips: list[Clip], rejected: list[Rejected]) -> bool:
-    try:
-        return read_manifest(out / "manifest.jsonl") == clips and read_rejected(out / "rejected.jsonl") == rejected
-    except UserError:
-        return False

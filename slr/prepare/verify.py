@@ -1,6 +1,6 @@
 """Untrusted video files → clips that are decoded in full before they are used."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
@@ -57,6 +57,14 @@ class Prepared:
     lacking: int = 0  # pictures of the range that was asked for that lie past the recording's end
 
 
+def write_checked(path: Path, frames: Iterable[np.ndarray], crf: int = 20) -> Facts:
+    """Encode frames as `write_clip` does and decode the file again."""
+    written, facts = write_clip(path, frames, crf=crf), checked(path)
+    if facts.frames != written:
+        raise RuntimeError(f"expected {written} frames in {path}, found {facts.frames} on reading it back")
+    return facts
+
+
 def checked(path: Path) -> Facts:
     """Decode every frame of a file that `write_clip` wrote; raises av.FFmpegError if it does not decode."""
     with av.open(str(path.absolute())) as container:
@@ -102,22 +110,22 @@ def prepare_clip(
         frames = read_pictures(Path(source), FPS, LONGEST_SIDE)
     else:
         frames = read_untrusted(Path(source), FPS, LONGEST_SIDE, part, longest)
-    written = write_clip(path, frames)
-    if written < least_frames:
+    facts = write_checked(path, frames)
+    if facts.frames < least_frames:
         path.unlink()
-        raise Unfit("too_short", f"it has {written} pictures at {FPS} a second, at least {least_frames} are wanted")
-    facts = checked(path)
-    if facts.frames != written:
-        raise RuntimeError(f"expected {written} frames in {path}, found {facts.frames} on reading it back")
-    return {"facts": asdict(facts), "source_sha256": sha256(Path(source)), "lacking": part.lacking(written)}
+        raise Unfit(
+            "too_short", f"it has {facts.frames} pictures at {FPS} a second, at least {least_frames} are wanted"
+        )
+    return {"facts": asdict(facts), "source_sha256": sha256(Path(source)), "lacking": part.lacking(facts.frames)}
 
 
-def verify_clips(
-    clips: Sequence[tuple[Path, Facts]], workers: int, limits: Limits | None = None
-) -> Iterator[tuple[int, Unfit | None]]:
-    """Read written clips back in guarded children; yields (position of the clip, None or Unfit) when done."""
-    with Guard(verify_clip, workers, limits) as guard:
-        yield from guard.run([(str(path), asdict(facts)) for path, facts in clips])
+def verify_clips(clips: Sequence[tuple[Path, Mapping[str, Any]]], workers: int) -> Iterator[tuple[int, Unfit | None]]:
+    """Read written clips back in guarded children; yields (position of the clip, None or Unfit) when done.
+
+    Each clip comes with its `Facts` as a mapping.
+    """
+    with Guard(verify_clip, workers) as guard:
+        yield from guard.run([(str(path), {**facts}) for path, facts in clips])
 
 
 def verify_clip(path: str, facts: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from slr.prepare.synthetic.clip import Performance
-from slr.prepare.synthetic.signer import draw_signer
+from slr.prepare.synthetic.signer import Signer
 from slr.prepare.synthetic.signs import HANDSHAPES, LOCATIONS, PATHS, Side, Sign, names, signer_seed, signs
 
 IMAGE_SIZE = 96  # of the model's frames, in pixels
@@ -58,7 +58,7 @@ def draw_clip(number: int, frames: int) -> LabelledClip:
     rng = np.random.default_rng([number, 3])
     sign = curriculum()[rng.integers(len(curriculum()))]
     signer = signer_seed(Side.PRETRAINING, int(rng.integers(SIGNERS)))
-    performance = Performance(sign, draw_signer(signer), seed=number)
+    performance = Performance(sign, Signer(signer), seed=number)
     within = rng.random(frames) if rng.random() < 0.5 else np.full(frames, 0.5)
     positions = np.floor((np.arange(frames) + within) * performance.frames / frames).astype(int).tolist()
     light = rng.uniform(0.8, 1.2, 3)
@@ -72,8 +72,8 @@ def draw_clip(number: int, frames: int) -> LabelledClip:
         sign=sign,
         signer=signer,
         pictures=np.stack(pictures).transpose(0, 3, 1, 2),
-        palms=np.array([(pose.dominant, pose.other) for pose in poses], dtype=np.float32),
-        head=np.array(poses[0].head, dtype=np.float32),
+        palms=np.array([pose[:2] for pose in poses], dtype=np.float32),
+        head=np.array(poses[0][2], dtype=np.float32),
         shapes=np.stack([shape, other], axis=1),
         raised=raised,
     )

@@ -178,10 +178,10 @@ def test_a_person_at_rest_signs_nothing(recognizer, tmp_path):
     from recordings import Resting
 
     from slr.prepare.synthetic.prepare import vocabulary
-    from slr.prepare.synthetic.signer import draw_signer
+    from slr.prepare.synthetic.signer import Signer
 
     sign = next(iter(vocabulary(2).values()))
-    rest = Resting(sign, draw_signer(99), seed=1)
+    rest = Resting(sign, Signer(99), seed=1)
     pictures = [rest.draw(frame % rest.frames, 160) for frame in range(150)]
     write_clip(tmp_path / "rest.mp4", pictures)
     assert recognizer.scan(tmp_path / "rest.mp4") == []

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +14,14 @@ from servers import Server
 
 from slr.core.errors import UserError
 from slr.data.manifest import read_manifest, read_rejected
-from slr.prepare.ledger import Ledger
 from slr.prepare.wlasl.download import Failure, FetchPolicy, download
-from slr.prepare.wlasl.fetch import _Round, describe_fetched, fetch, fetched, file_name
+from slr.prepare.wlasl.fetch import _outcomes, describe_fetched, fetch, fetched, file_name
 from slr.prepare.wlasl.prepare import WlaslOptions, prepare_wlasl
 
 QUICK = FetchPolicy(
     pause=0, backoff=0.01, attempts=4, park_after=3, timeout=0.5, window=0.3, largest=2 * 1024**2, allow_private=True
 )
+ONE = "slr.prepare.wlasl.fetch.download_any"  # what downloads one address
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
@@ -186,7 +186,7 @@ def test_a_host_that_keeps_failing_is_left_alone(tmp_path):
     assert "3 addresses in a row failed" in parked["detail"]
 
 
-def test_few_at_a_time_and_not_too_fast(tmp_path):
+def test_few_at_a_time_and_not_too_fast(tmp_path, monkeypatch):
     """At most two requests to one host at a time, and none before all those before it have had their pause."""
     now, most, starts, lock = [0], [0], [], threading.Lock()
     two = threading.Event()
@@ -206,24 +206,26 @@ def test_few_at_a_time_and_not_too_fast(tmp_path):
 
     polite = FetchPolicy(pause=0.02, per_host=2)
     began = time.monotonic()
-    fetch({f"http://a.example/{n}": str(n) for n in range(8)}, tmp_path, polite, slow)
+    monkeypatch.setattr(ONE, slow)
+    fetch({f"http://a.example/{n}": str(n) for n in range(8)}, tmp_path, polite)
     assert most[0] == 2
     assert (np.sort(starts) - began >= polite.pause * np.arange(8) - 0.001).all()
 
 
-def test_hosts_do_not_wait_for_one_another(tmp_path):
+def test_hosts_do_not_wait_for_one_another(tmp_path, monkeypatch):
     together = threading.Barrier(6, timeout=20)
 
     def meet(address, target, policy, stop):
         together.wait()
         target.write_bytes(b"x")
 
-    fetch({f"http://{n}.example/": str(n) for n in range(6)}, tmp_path, FetchPolicy(pause=0, per_host=1), meet)
+    monkeypatch.setattr(ONE, meet)
+    fetch({f"http://{n}.example/": str(n) for n in range(6)}, tmp_path, FetchPolicy(pause=0, per_host=1))
     assert len(list((tmp_path / "files").iterdir())) == 6
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to a thread")
-def test_a_signal_that_another_thread_takes_is_heard_while_files_come(tmp_path):
+def test_a_signal_that_another_thread_takes_is_heard_while_files_come(tmp_path, monkeypatch):
     waits, heard, while_waiting = threading.Event(), threading.Event(), []
 
     def take(address, target, policy, stop):
@@ -237,10 +239,11 @@ def test_a_signal_that_another_thread_takes_is_heard_while_files_come(tmp_path):
         heard.set()
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(ONE, take)
     before = signal.signal(signal.SIGUSR1, hear)
     try:
         asked = {f"http://a.example/{n}": tmp_path / n for n in "12"}
-        came = _Round(asked, replace(QUICK, per_host=1), take).run()
+        came = _outcomes(asked, replace(QUICK, per_host=1))
         assert next(came)[0] == "http://a.example/1"  # all threads have been started
         waits.set()
         with pytest.raises(KeyboardInterrupt):
@@ -252,28 +255,32 @@ def test_a_signal_that_another_thread_takes_is_heard_while_files_come(tmp_path):
 
 def test_whatever_ends_it_stops_all_that_are_at_it(tmp_path, monkeypatch):
     """Ctrl-C comes while an outcome is noted; what holds its traceback must not keep downloads going."""
-    told = []
+    told, second = [], threading.Event()
 
     def take(address, target, policy, stop):
         target.write_bytes(b"x")
         if address.endswith("2"):
+            second.set()
             told.append(stop.wait(20))
+        second.wait(20)
 
-    def interrupted(ledger, name, outcome):
+    def interrupted(name, outcome):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Ledger, "note", interrupted)
+    monkeypatch.setattr(ONE, take)
+    monkeypatch.setattr("slr.prepare.wlasl.fetch.open_ledger", lambda *words: nullcontext(interrupted))
     with pytest.raises(KeyboardInterrupt) as stopped:
-        fetch({f"http://a.example/{n}": n for n in "12"}, tmp_path, QUICK, take)
+        fetch({f"http://a.example/{n}": n for n in "12"}, tmp_path, QUICK)
     assert told == [True], stopped.traceback
 
 
-def test_a_fault_stops_everything(tmp_path):
+def test_a_fault_stops_everything(tmp_path, monkeypatch):
     def faulty(address, target, policy, stop):
         raise UserError("the disk is full")
 
+    monkeypatch.setattr(ONE, faulty)
     with pytest.raises(UserError, match="the disk is full"):
-        fetch({f"http://a.example/{n}": str(n) for n in range(9)}, tmp_path, QUICK, faulty)
+        fetch({f"http://a.example/{n}": str(n) for n in range(9)}, tmp_path, QUICK)
 
 
 def test_links_and_foreign_notes_are_refused(tmp_path):

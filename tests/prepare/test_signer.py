@@ -7,7 +7,7 @@ import pytest
 
 from slr.prepare.synthetic.clip import FPS, Performance
 from slr.prepare.synthetic.motion import Point, Timing, along, dominant_hand, draw_timing
-from slr.prepare.synthetic.signer import draw_signer
+from slr.prepare.synthetic.signer import Signer
 from slr.prepare.synthetic.signs import (
     HANDS,
     HANDSHAPES,
@@ -101,44 +101,44 @@ def test_timing_lasts_as_long_as_it_says():
 
 def test_the_same_seeds_give_the_same_pictures_and_others_do_not():
     sign = signs(Side.DATA_SET)[0]
-    first, again = (Performance(sign, draw_signer(5), seed=3).draw(10, 96) for _ in range(2))
+    first, again = (Performance(sign, Signer(5), seed=3).draw(10, 96) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert (first != Performance(sign, draw_signer(7), seed=3).draw(10, 96)).any()
-    assert (first != Performance(sign, draw_signer(5), seed=4).draw(10, 96)).any()
+    assert (first != Performance(sign, Signer(7), seed=3).draw(10, 96)).any()
+    assert (first != Performance(sign, Signer(5), seed=4).draw(10, 96)).any()
 
 
 def test_frames_can_be_drawn_in_any_order_and_size():
-    performance = Performance(signs(Side.DATA_SET)[2], draw_signer(1), seed=0)
+    performance = Performance(signs(Side.DATA_SET)[2], Signer(1), seed=0)
     last, first = performance.draw(performance.frames - 1, 64), performance.draw(0, 64)
-    fresh = Performance(signs(Side.DATA_SET)[2], draw_signer(1), seed=0)
+    fresh = Performance(signs(Side.DATA_SET)[2], Signer(1), seed=0)
     assert fresh.draw(0, 128).shape == (128, 128, 3)
     np.testing.assert_array_equal(fresh.draw(0, 64), first)
     np.testing.assert_array_equal(fresh.draw(performance.frames - 1, 64), last)
 
 
 def test_about_one_signer_in_eight_is_left_handed_and_signs_on_the_other_side():
-    people = [draw_signer(seed) for seed in range(2000)]
+    people = [Signer(seed) for seed in range(2000)]
     assert 0.09 < np.mean([person.left_handed for person in people]) < 0.16
     for person in people[:100]:
         performance = Performance(Sign("flat", "flank", "up", 1), person, seed=0)
-        pose = performance.pose(performance.frames // 2)
-        assert (pose.dominant.x > pose.head.x) == person.left_handed
+        palm, _, head = performance.pose(performance.frames // 2)
+        assert (palm.x > head.x) == person.left_handed
 
 
 def test_a_hand_is_drawn_where_the_pose_says():
     """Frames of one clip differ where the hand is and where it was, hence around the two poses."""
     for seed in range(6):
-        performance = Performance(Sign("spread", "shoulder", "up", 1), draw_signer(2 * seed), seed)
+        performance = Performance(Sign("spread", "shoulder", "up", 1), Signer(2 * seed), seed)
         start, end = (round(performance.frames * share) for share in (0.4, 0.62))
         change = np.abs(performance.draw(start, 96).astype(int) - performance.draw(end, 96)).sum(axis=2)
         for frame in (start, end):
-            hand = performance.pose(frame).dominant
+            hand, *_ = performance.pose(frame)
             row, column = round(hand.y * 96), round(hand.x * 96)
             assert change[row - 3 : row + 4, column - 3 : column + 4].mean() > 3 * np.median(change) + 5
 
 
 def test_hands_stand_out_from_clothes_and_wall():
     for seed in range(200):
-        person = draw_signer(seed)
+        person = Signer(seed)
         for other in (person.clothes, person.wall):
             assert np.linalg.norm(np.subtract(person.skin, other)) > 60

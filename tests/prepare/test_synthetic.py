@@ -11,7 +11,7 @@ from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
 from slr.prepare.synthetic.clip import Performance
 from slr.prepare.synthetic.prepare import prepare_synthetic, vocabulary
-from slr.prepare.synthetic.signer import draw_signer
+from slr.prepare.synthetic.signer import Signer
 from slr.prepare.synthetic.signs import Side, names, signer_seed, signs
 from slr.prepare.verify import sha256
 
@@ -41,7 +41,7 @@ def test_the_manifest_tells_what_the_files_are(prepared):
 def test_a_file_shows_the_sign_that_its_gloss_names(prepared):
     """The last clip of the manifest, drawn here once more and compared with the decoded file."""
     clip = read_manifest(prepared)[-1]
-    person = draw_signer(signer_seed(Side.DATA_SET, 2))
+    person = Signer(signer_seed(Side.DATA_SET, 2))
     performance = Performance(vocabulary(4)[clip.gloss], person, seed=(2 * 1000 + 3) * 100 + 1)
     with av.open(str(prepared.parent / clip.file)) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -125,7 +125,7 @@ def test_a_linear_probe_on_pixels_does_not_read_the_signs():
 
     pixels, labels = [], []
     for signer in range(64):
-        person = draw_signer(signer_seed(Side.DATA_SET, signer))
+        person = Signer(signer_seed(Side.DATA_SET, signer))
         for number, sign in enumerate(vocabulary(16).values()):
             performance = Performance(sign, person, seed=signer * 100_000 + number * 100)
             positions = ((np.arange(8) + 0.5) * performance.frames / 8).astype(int)

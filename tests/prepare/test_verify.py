@@ -102,12 +102,12 @@ def test_written_clips_read_back(tmp_path):
     for count in (1, 13, 150):
         write_clip(tmp_path / f"{count}.mp4", noise(count))
     paths = sorted(tmp_path.iterdir())
-    assert dict(verify_clips([(path, checked(path)) for path in paths], 2)) == {0: None, 1: None, 2: None}
+    assert dict(verify_clips([(path, asdict(checked(path))) for path in paths], 2)) == {0: None, 1: None, 2: None}
 
 
 def test_a_file_that_was_changed_or_lost_is_noticed(tmp_path):
     write_clip(tmp_path / "a.mp4", noise(13))
-    facts = checked(tmp_path / "a.mp4")
+    facts = asdict(checked(tmp_path / "a.mp4"))
     write_clip(tmp_path / "a.mp4", noise(12))
     changed, absent = dict(verify_clips([(tmp_path / "a.mp4", facts), (tmp_path / "b.mp4", facts)], 1)).values()
     assert changed.reason == absent.reason == "unverified"

@@ -2,10 +2,13 @@ import gc
 import inspect
 import re
 import threading
+from contextlib import contextmanager
+from unittest import mock
 
 import numpy as np
 import pytest
 from servers import Server
+from yt_dlp import YoutubeDL
 from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.extractor.youtube import _video
 from yt_dlp.utils import ExtractorError
@@ -65,6 +68,20 @@ class Site(InfoExtractor):
         return {"id": name, "title": "../../a sign/%(id)s", "formats": formats}
 
 
+@contextmanager
+def read_by(*extractors):
+    """Within it, these extractors alone read addresses."""
+
+    def program(settings):
+        bare = YoutubeDL(settings, auto_init=False)
+        for extractor in extractors:
+            bare.add_info_extractor(extractor)
+        return bare
+
+    with mock.patch.object(youtube, "YoutubeDL", program):
+        yield
+
+
 PAGE = b"""/sound https 0 sound
 /small https 360 video
 /right https 720 video
@@ -86,7 +103,8 @@ def site(manner, clip, page=PAGE):
 
 
 def get(server, target, says="", policy=QUICK, stop=None):
-    download_youtube(ADDRESS, target, policy, stop or threading.Event(), [Site(server.address, says)])
+    with read_by(Site(server.address, says)):
+        download_youtube(ADDRESS, target, policy, stop or threading.Event())
 
 
 def test_one_file_with_video_no_larger_than_clips_become(tmp_path, clip):
@@ -115,7 +133,8 @@ def test_a_cut_connection_goes_on(tmp_path, clip):
                     one["url"] = one["url"].replace(page.address, videos.address)
                 return found
 
-        download_youtube(ADDRESS, tmp_path / "file", QUICK, threading.Event(), [Elsewhere(page.address)])
+        with read_by(Elsewhere(page.address)):
+            download_youtube(ADDRESS, tmp_path / "file", QUICK, threading.Event())
         asked = [wanted for path, wanted in videos.asked if path == "/right"]
     assert (tmp_path / "file").read_bytes() == clip
     assert len(asked) == 3
@@ -162,8 +181,8 @@ def test_a_missing_runtime_is_named_with_its_remedy(tmp_path, clip):
             self.report_warning("No supported JavaScript runtime could be found. Only deno is enabled by default")
             return super()._real_extract(url) | {"formats": []}
 
-    with site("plain", clip) as server, pytest.raises(Failure) as failure:
-        download_youtube(ADDRESS, tmp_path / "file", QUICK, threading.Event(), [Scriptless(server.address)])
+    with site("plain", clip) as server, read_by(Scriptless(server.address)), pytest.raises(Failure) as failure:
+        download_youtube(ADDRESS, tmp_path / "file", QUICK, threading.Event())
     assert failure.value.reason == "javascript_runtime"
     assert "install Deno" in failure.value.detail
 
@@ -189,16 +208,14 @@ def test_a_stop_is_heeded(tmp_path, clip):
 
 
 def test_other_sites_are_not_read_by_youtubes_way(tmp_path):
-    with pytest.raises(Failure):
-        download_youtube("https://example.org/a.mp4", tmp_path / "file", QUICK, threading.Event(), [])
+    with read_by(), pytest.raises(Failure):
+        download_youtube("https://example.org/a.mp4", tmp_path / "file", QUICK, threading.Event())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_many_instances_of_one_video_are_one_download(tmp_path, clip, monkeypatch):
+def test_many_instances_of_one_video_are_one_download(tmp_path, clip):
     """The stage as WLASL uses it: both spellings of an address, a file named by an id, its range cut by others."""
-    honest = youtube.download_youtube
-    with site("plain", clip) as server:
-        monkeypatch.setattr(youtube, "download_youtube", lambda *words: honest(*words, [Site(server.address)]))
+    with site("plain", clip) as server, read_by(Site(server.address)):
         rows = [
             Instance(str(n), "x", a, 1, -1, (0, 0, 9, 9), "aslu", "1", "train")
             for n, a in enumerate([ADDRESS, "https://youtu.be/0UsjUE-TXns"])

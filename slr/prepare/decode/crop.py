@@ -65,7 +65,7 @@ class View:
         kept = window(crop, round(upright[0]), round(upright[1])) if crop else (0.0, 0.0, 1.0, 1.0)
         sides = upright[0] * (kept[2] - kept[0]), upright[1] * (kept[3] - kept[1])
         scale = min(1.0, longest_side / max(sides))
-        self._size = _even(wide * scale), _even(height * scale)
+        self._size = even(wide * scale), even(height * scale)
         across, down = self._size[::-1] if turned else self._size
         self._columns, self._rows = _slice(kept[0], kept[2], across), _slice(kept[1], kept[3], down)
         self._scaler = VideoReformatter()
@@ -77,13 +77,14 @@ class View:
         return self._turn(rgb)[self._rows, self._columns]
 
 
-def _even(length: float) -> int:
+def even(length: float) -> int:
+    """The even number of pixels nearest to a length, at least two."""
     return max(2, 2 * round(length / 2))
 
 
 def _slice(low: float, high: float, length: int) -> slice:
     """An even number of pixels that covers low to high as closely as possible."""
-    wanted = min(length, max(16, _even((high - low) * length)))
+    wanted = min(length, max(16, even((high - low) * length)))
     start = min(round(low * length), length - wanted)
     return slice(max(0, start), max(0, start) + wanted)
 

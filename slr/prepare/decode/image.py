@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from slr.prepare.decode.crop import even
 from slr.prepare.decode.sandbox import Unfit
 from slr.prepare.decode.video import LONGEST, NO_VIDEO, SMALLEST_SIDE, beginning, resample
 
@@ -56,7 +57,9 @@ def _timed(image, longest_side: int) -> Iterator[tuple[float, float, np.ndarray]
     for frame in ImageSequence.Iterator(image):
         _check(*frame.size)  # pages of a TIFF have sizes of their own
         upright = ImageOps.exif_transpose(frame).convert("RGB")
-        size = size or _size(upright.size, longest_side)
+        if size is None:
+            scale = min(1.0, longest_side / max(upright.size))
+            size = [even(side * scale) for side in upright.size]
         # Browsers show what states less than 0.02 s for 0.1 s; a still picture is a moment.
         stated = float(frame.info.get("duration", 0)) / 1000
         duration = (stated if stated >= 0.02 else 0.1) if getattr(image, "is_animated", False) else 0.0
@@ -64,10 +67,3 @@ def _timed(image, longest_side: int) -> Iterator[tuple[float, float, np.ndarray]
             raise Unfit("too_long", f"it lasts more than {LONGEST:.0f} seconds")
         yield now, duration, np.asarray(upright.resize(size))
         now += duration
-
-
-def _size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
-    """Even sides, at most the longest."""
-    scale = min(1.0, longest_side / max(size))
-    width, height = (max(2, 2 * round(side * scale / 2)) for side in size)
-    return width, height

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,11 +21,6 @@ from typing import Any, Self
 
 from slr.core.errors import UserError
 from slr.core.signals import next_of
-
-try:
-    import resource
-except ImportError:  # Windows: the wall clock alone must do
-    resource = None
 
 # Not multiprocessing: it would import the parent's entry point, and with it torch, into every child.
 CHILD = "import json, sys; order = json.loads(sys.argv[1]); sys.path[:] = order.pop('path')\n"
@@ -63,8 +59,9 @@ class Guard:
     """
 
     def __init__(self, function: Callable[..., Any], workers: int, limits: Limits | None = None) -> None:
-        self._function = f"{function.__module__}:{function.__qualname__}"
         self._limits = limits or Limits()
+        self._order: dict[str, Any] = {"path": sys.path, "function": f"{function.__module__}:{function.__qualname__}"}
+        self._order |= {"cpu": self._limits.cpu, "memory": self._limits.memory}
         self._threads = ThreadPoolExecutor(workers)
         self._own = threading.local()  # a thread's child, which its first call starts
         self._alive: set[_Child] = set()
@@ -103,7 +100,11 @@ class Guard:
     def _call(self, arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401, it is what the guarded function returns
         child = getattr(self._own, "child", None)
         if child is None or child.ended:
-            child = self._own.child = self._start()
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("expected an open guard, found it closed")
+                child = self._own.child = _Child(self._order)
+                self._alive.add(child)
         reply = child.ask(arguments, self._limits.wall)
         if child.ended:
             child.close()
@@ -113,17 +114,8 @@ class Guard:
             about = f"cannot work on {arguments[0]}: {reply['refused']}"
             raise UserError(f"{about}; fix that and run the same command again")
         if "raised" in reply:
-            raise RuntimeError(f"{self._function}{arguments} raised in its child process:\n{reply['raised']}")
+            raise RuntimeError(f"{self._order['function']}{arguments} raised in its child process:\n{reply['raised']}")
         return reply["value"] if "value" in reply else Unfit(**reply)
-
-    def _start(self) -> "_Child":
-        order = {"path": sys.path, "function": self._function, "cpu": self._limits.cpu, "memory": self._limits.memory}
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("expected an open guard, found it closed")
-            child = _Child(order)
-            self._alive.add(child)
-        return child
 
 
 class _Child:
@@ -163,20 +155,15 @@ class _Child:
     def end(self) -> None:
         """Kill the process and its children; a thread that waits for its reply gets none."""
         self.ended = True
-        self._kill_group()
-        self._process.kill()
-
-    def _kill_group(self) -> None:
         if os.name == "posix" and self._process.returncode is None:  # else its number may be another's by now
             with suppress(ProcessLookupError, PermissionError):  # macOS refuses where all of them have ended
                 os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
 
     def close(self) -> None:
         """Kill the process and close its pipes."""
-        self.end()
-        self._process.wait()
-        self._calls.close()
-        self._replies.close()
+        with self._process:  # waits for it and closes its pipes
+            self.end()
 
     def _read_line(self, seconds: float) -> bytes:
         # A read cannot time out on every system, but the other end of the pipe can always be ended.
@@ -188,8 +175,8 @@ class _Child:
             clock.cancel()
 
     def _why_it_ended(self, seconds: float) -> dict[str, Any]:
-        expired, self.ended = self.ended, True
-        self._kill_group()  # what it started, and itself if it has done no more than close its pipe
+        expired = self.ended
+        self.end()  # what it started, and itself if it has done no more than close its pipe
         code = self._process.wait()
         if expired:
             return {"reason": "timeout", "detail": f"it took more than {seconds:g} seconds"}
@@ -213,18 +200,17 @@ def serve(function: str, cpu: int, memory: int) -> None:
     _limit("RLIMIT_CORE", 0)
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
-        if resource:
-            used = resource.getrusage(resource.RUSAGE_SELF)
-            _limit("RLIMIT_CPU", math.ceil(used.ru_utime + used.ru_stime) + cpu)
+        _limit("RLIMIT_CPU", math.ceil(time.process_time()) + cpu)
         print(_answer(call, json.loads(line)), file=replies, flush=True)
 
 
 def _limit(name: str, soft: int) -> None:
-    kind = getattr(resource, name, None)
-    if resource is None or kind is None:
-        return
-    hard = resource.getrlimit(kind)[1]
-    with suppress(ValueError, OSError):  # a system may know a limit and yet not have it (macOS, address space)
+    # Windows has no limits; a system may lack one, or know it and yet not have it (macOS, address space).
+    with suppress(ImportError, AttributeError, ValueError, OSError):
+        import resource
+
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 

@@ -52,13 +52,13 @@ class Cut:
     last: int  # the last one, or -1 for the recording's end
     crop: Crop | None = None
 
-    def lacking(self, found: int) -> int:
+    def lacking(self, count: int) -> int:
         """How many pictures of the range a recording lacks that gave so many.
 
         >>> Cut(10, 19).lacking(8), Cut(10, -1).lacking(8)
         (2, 0)
         """
-        return 0 if self.last == -1 else self.last - self.first + 1 - found
+        return 0 if self.last == -1 else self.last - self.first + 1 - count
 
 
 WHOLE = Cut(1, -1)
@@ -78,7 +78,7 @@ def read_untrusted(
             that cannot be had.
     """
     _check_beginning(path)
-    found, wanted = 0, None if cut.last == -1 else cut.last - cut.first + 1
+    count, wanted = 0, None if cut.last == -1 else cut.last - cut.first + 1
     try:
         # Some good files carry metadata that is not UTF-8.
         with av.open(str(path.absolute()), metadata_errors="replace", options=OPENING) as container:
@@ -87,15 +87,15 @@ def read_untrusted(
             for frame in islice(resample(timed, fps, cut.first - 1), wanted):
                 # Once: reading a frame's side data ties it into a reference cycle, and memory fills with frames.
                 view = view or View(frame, stream, longest_side, cut.crop)
-                found += 1
+                count += 1
                 yield view(frame)
     except (Unfit, MemoryError):
         raise
     except Exception as error:  # whatever a decoder raises on garbage is about this file
-        raise _diagnosis(path, found, error) from error
-    if (cut.first > 1 and found == 0) or cut.lacking(found) > MOST_LACKING * (wanted or 0):
-        raise Unfit("range_past_end", f"pictures {cut.first} to {cut.last} were asked for, {found} of them are there")
-    if found == 0:
+        raise _diagnosis(path, count, error) from error
+    if (cut.first > 1 and count == 0) or cut.lacking(count) > MOST_LACKING * (wanted or 0):
+        raise Unfit("range_past_end", f"pictures {cut.first} to {cut.last} were asked for, {count} of them are there")
+    if count == 0:
         raise Unfit("too_short", "not one picture could be decoded")
 
 
@@ -163,8 +163,8 @@ def _timed(
     Frames that are over by `since` may be left out.
     """
     step = float(1 / (stream.guessed_rate or stream.average_rate or Fraction(25)))
-    frames, origin, now = _sought(container, stream, since)
-    now -= step
+    frames, origin = _sought(container, stream, since)
+    now = -step
     for frame in frames:
         if origin is None and frame.time is not None:
             origin = frame.time - (now + step)
@@ -178,21 +178,20 @@ def _timed(
 
 def _sought(
     container: InputContainer, stream: av.VideoStream, since: float
-) -> tuple[Iterator[av.VideoFrame], float | None, float]:
-    """Frames from the start or from a key frame a second before `since`; the file's time of 0; the first one's time."""
-    if since < SEEK or container.format.name not in STATES_TIME:
-        return container.decode(stream), None, 0.0
-    first = next(container.decode(stream), None)
-    if first is None or first.pts is None or first.time is None or stream.time_base is None:
-        container.seek(0)
-        return container.decode(stream), None, 0.0
-    container.seek(first.pts + int((since - 1) / stream.time_base), stream=stream)
-    frames = container.decode(stream)
-    landed = next(frames, None)
-    if landed is not None and landed.time is not None and landed.time - first.time <= since:
-        return chain([landed], frames), first.time, landed.time - first.time
-    container.seek(first.pts, stream=stream)  # nowhere useful: as if nothing had been sought
-    return container.decode(stream), None, 0.0
+) -> tuple[Iterator[av.VideoFrame], float | None]:
+    """Frames from a key frame a second before `since` and the file's time of 0, or all frames and None."""
+    if since >= SEEK and container.format.name in STATES_TIME:
+        first = next(container.decode(stream), None)
+        if first is not None and first.pts is not None and first.time is not None and stream.time_base is not None:
+            container.seek(first.pts + int((since - 1) / stream.time_base), stream=stream)
+            frames = container.decode(stream)
+            landed = next(frames, None)
+            if landed is not None and landed.time is not None and landed.time - first.time <= since:
+                return chain([landed], frames), first.time
+            container.seek(first.pts, stream=stream)  # nowhere useful: as if nothing had been sought
+        else:
+            container.seek(0)
+    return container.decode(stream), None
 
 
 def _diagnosis(path: Path, decoded: int, error: Exception) -> Unfit:

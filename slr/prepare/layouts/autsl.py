@@ -23,7 +23,10 @@ ROW = re.compile(r"(signer(\d+)_sample\d+)\s*,\s*(\d+)")
 def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
     """The clips of the three lists, in order; glosses are English, with the Turkish where two classes share one."""
     lists = lists or folder
-    there, names = videos(folder, VIDEO), table(lists / NAMES, ("ClassId", "TR", "EN"))
+    there, names = (
+        videos(folder, lambda path: (match := VIDEO.fullmatch(path)) and match[1]),
+        table(lists / NAMES, ("ClassId", "TR", "EN")),
+    )
     english, turkish = ({row["ClassId"]: row[name].replace("_", " ") for row in names} for name in ("EN", "TR"))
     listed, glosses = [], disambiguate(english, turkish)
     for part, files in LISTS.items():

@@ -6,18 +6,15 @@ unique. It opens no video. It raises UserError where a folder or a list is not t
 there twice.
 """
 
-import csv
-import io
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from slr.core.errors import UserError
 from slr.data.manifest import Rejected
-from slr.prepare.labels import ABSENT, ClipRecord, require, unique
+from slr.prepare.labels import ABSENT, ClipRecord, parse_csv, read_list, require, unique
 
 
 def divide(listed: Iterable[ClipRecord], folder: Path) -> tuple[list[ClipRecord], list[Rejected]]:
@@ -35,11 +32,6 @@ def divide(listed: Iterable[ClipRecord], folder: Path) -> tuple[list[ClipRecord]
             lost.append(record.rejected("missing", f"it is not in {folder}"))
         else:
             records.append(record)
-    _check_not_empty(records, lost, folder)
-    return records, lost
-
-
-def _check_not_empty(records: Sequence[ClipRecord], lost: Sequence[Rejected], folder: Path) -> None:
     glosses = len({record.gloss for record in records})
     if not records:
         packed = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".zip", ".7z", ".rar", ".001")]
@@ -48,72 +40,51 @@ def _check_not_empty(records: Sequence[ClipRecord], lost: Sequence[Rejected], fo
         raise UserError(f"expected the listed videos in {folder}{first}, found none of {len(lost)}; {remedy}")
     if glosses < 2:
         raise UserError(f"expected at least two glosses in {folder}, found {glosses}; set dataset.clips")
+    return records, lost
 
 
-def videos(folder: Path, key: re.Pattern[str] | Callable[[str], str | None]) -> dict[str, Path]:
+def videos(folder: Path, key: Callable[[str], str | None]) -> dict[str, Path]:
     """The files under a folder by their key, links left out.
 
     Args:
         folder: Where to look, at any depth.
-        key: Of a path relative to it with forward slashes: a pattern, whose first group is the key, or a function that
-            returns it or None for a file that is none of the data set's.
+        key: Of a path relative to it with forward slashes; None for a file that is none of the data set's.
 
     Raises:
         UserError: There is no such folder, or two files have one key.
     """
     require(folder)
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for place, folders, names in os.walk(folder):
         folders.sort()
         for path in (Path(place, name) for name in sorted(names)):
-            relative = path.relative_to(folder).as_posix()
-            if isinstance(key, re.Pattern):
-                own = match[1] if (match := key.fullmatch(relative)) else None
-            else:
-                own = key(relative)
+            own = key(path.relative_to(folder).as_posix())
             if own is None or path.is_symlink():  # a link out of an archive may lead anywhere
                 continue
-            if own in found:
-                raise UserError(f"expected one file for {own} in {folder}, found {found[own]} and {path}; remove one")
-            found[own] = path
-    return found
-
-
-def text(path: Path) -> str:
-    """The content of a list, of UTF-8.
-
-    Raises:
-        UserError: There is none.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"expected a list of the data set at {path}, cannot read it ({error}); set dataset.labels to its place"
-        ) from None
+            if own in files:
+                raise UserError(f"expected one file for {own} in {folder}, found {files[own]} and {path}; remove one")
+            files[own] = path
+    return files
 
 
 def lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a list that are not empty, with their numbers; raises UserError where there is no list."""
-    return [(number, line.strip()) for number, line in enumerate(text(path).split("\n"), start=1) if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(read_list(path).split("\n"), start=1) if line.strip()]
 
 
 def table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
     """The rows of a CSV list with a header, values without spaces around them.
 
     Raises:
-        UserError: There is no such file, or it lacks a column or, somewhere, its value.
+        UserError: There is no such file, or one of these columns lacks a value somewhere.
     """
-    reader = csv.DictReader(io.StringIO(text(path), newline=""), skipinitialspace=True)
-    header = [name.strip() for name in reader.fieldnames or []]
-    if not set(columns) <= set(header):
-        raise UserError(f"expected the columns {', '.join(columns)} in {path}, found {', '.join(header) or 'none'}")
     rows = []
-    for cells in reader:
-        row = {(name or "").strip(): (value or "").strip() for name, value in cells.items() if isinstance(value, str)}
+    for number, cells in parse_csv(read_list(path)):
+        row = {name: (value or "").strip() for name, value in cells.items() if name is not None}
         empty = [name for name in columns if not row.get(name)]
         if empty:
-            raise UserError(f"expected a value for {empty[0]} in {path}, line {reader.line_num}, found none")
+            there = ", ".join(row)
+            raise UserError(f"expected a value for {empty[0]} in {path}, line {number}, found none; columns: {there}")
         rows.append(row)
     return rows
 

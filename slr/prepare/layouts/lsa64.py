@@ -34,7 +34,7 @@ def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
         folder: Where the videos lie, at any depth; of one version.
         lists: A file of other names, a line `number|name|…` for each sign, as published; None takes the English.
     """
-    there, glosses = videos(folder, VIDEO), _glosses(lists)
+    there, glosses = videos(folder, lambda path: (match := VIDEO.fullmatch(path)) and match[1]), _glosses(lists)
     listed = []
     for sign, person, repetition in product(glosses, range(1, PEOPLE + 1), range(1, REPETITIONS + 1)):
         name = f"{sign}_{person:03d}_{repetition:03d}"

@@ -8,7 +8,6 @@ must be downloaded by the user: whole recordings named after their YouTube id, `
 them, `<title> [<id>].mp4`. Nothing is fetched.
 """
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -18,8 +17,8 @@ from slr.core.errors import UserError
 from slr.data.manifest import PARTS
 from slr.prepare.decode.video import Cut
 from slr.prepare.encode import FPS
-from slr.prepare.labels import ABSENT, ClipRecord, require
-from slr.prepare.layouts.listed import text, videos
+from slr.prepare.labels import ABSENT, ClipRecord, parse_json, read_list, require
+from slr.prepare.layouts.listed import videos
 from slr.prepare.wlasl.urls import distinct, youtube_id
 
 VIDEO = re.compile(r"(?:.*/)?(?:[^/]* \[)?([A-Za-z0-9_-]{11})\]?\.(?i:mp4|webm|mkv|mov|avi|flv)", re.DOTALL)
@@ -28,25 +27,16 @@ VIDEO = re.compile(r"(?:.*/)?(?:[^/]* \[)?([A-Za-z0-9_-]{11})\]?\.(?i:mp4|webm|m
 def read(folder: Path, lists: Path | None) -> list[ClipRecord]:
     """The clips of the three lists, in their order; recordings may lie at any depth."""
     require(folder)
-    paths = {part: (lists or folder) / f"MSASL_{part}.json" for part in PARTS}
-    listed = [
-        _listed(row, part, f"entry {number} of {path}")
-        for part, path in paths.items()
-        for number, row in enumerate(_rows(path), start=1)
-    ]
+    listed = []
+    for part in PARTS:
+        path = (lists or folder) / f"MSASL_{part}.json"
+        rows = parse_json(read_list(path), path)
+        if not isinstance(rows, list):
+            raise UserError(f"expected a list of clips in {path}, found {type(rows).__name__}")
+        listed += [_listed(row, part, f"entry {number} of {path}") for number, row in enumerate(rows, start=1)]
     wanted = {youtube_id(row.given) for row in listed}
-    there = videos(folder, lambda path: found[1] if (found := VIDEO.fullmatch(path)) and found[1] in wanted else None)
+    there = videos(folder, lambda path: name[1] if (name := VIDEO.fullmatch(path)) and name[1] in wanted else None)
     return [replace(row, file=there.get(youtube_id(row.given) or "", ABSENT)) for row in listed]
-
-
-def _rows(path: Path) -> list[Any]:
-    try:
-        rows = json.loads(text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"expected JSON in {path}, found {error}") from None
-    if not isinstance(rows, list):
-        raise UserError(f"expected a list of clips in {path}, found {type(rows).__name__}")
-    return rows
 
 
 def _listed(row: Any, part: str, place: str) -> ClipRecord:  # noqa: ANN401
@@ -59,7 +49,8 @@ def _listed(row: Any, part: str, place: str) -> ClipRecord:  # noqa: ANN401
     if not gloss or not 0 <= start <= end < float("inf"):
         raise UserError(f"expected a text and start_time before end_time in {place}, found {gloss!r}, {start}, {end}")
     address = address if "://" in address else f"https://{address}"  # some are listed without
-    cut = pictures(start, end)
+    first = round(start * FPS) + 1  # of 25 a second, counted from 1: the pictures that are shown from start to end
+    cut = Cut(first, max(first, round(end * FPS)))
     name = youtube_id(address) or PurePosixPath(address).stem
     return ClipRecord(
         id=f"{name}_{cut.first}-{cut.last}",
@@ -71,13 +62,3 @@ def _listed(row: Any, part: str, place: str) -> ClipRecord:  # noqa: ANN401
         cut=cut,
         segment=f"{distinct(address)}#{cut.first}-{cut.last}",
     )
-
-
-def pictures(start: float, end: float) -> Cut:
-    """The pictures, of 25 a second and counted from 1, that are shown from `start` to `end` in seconds.
-
-    >>> pictures(0.0, 1.0), pictures(14.467, 17.167)
-    (Cut(first=1, last=25, crop=None), Cut(first=363, last=429, crop=None))
-    """
-    first = round(start * FPS) + 1
-    return Cut(first, max(first, round(end * FPS)))

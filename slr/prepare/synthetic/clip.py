@@ -4,7 +4,6 @@ Coordinates: body coordinates as in slr.prepare.synthetic.motion for the hands; 
 right, y down, origin between the shoulders; in the picture both are shares of its width and height.
 """
 
-from dataclasses import dataclass
 from math import cos, pi, sin
 
 import numpy as np
@@ -21,20 +20,11 @@ _FINER = 2  # pictures are drawn this many times larger and averaged down, for s
 _ORIGIN = Point(0.5, 0.42)  # of the stage in the picture, before the camera is moved
 
 
-@dataclass(frozen=True, slots=True)
-class Pose:
-    """Where the palms and the head are in the picture."""
-
-    dominant: Point
-    other: Point
-    head: Point
-
-
 class Performance:
     """One clip: a signer makes a sign once. Timing, aim, light and noise come from the seed.
 
-    >>> from slr.prepare.synthetic.signer import draw_signer
-    >>> performance = Performance(Sign("vee", "chin", "up", 1), draw_signer(0), seed=0)
+    >>> from slr.prepare.synthetic.signer import Signer
+    >>> performance = Performance(Sign("vee", "chin", "up", 1), Signer(0), seed=0)
     >>> performance.draw(performance.frames // 2, size=96).shape
     (96, 96, 3)
     """
@@ -44,6 +34,9 @@ class Performance:
         self.sign = sign
         self.signer = signer
         self.timing: Timing = draw_timing(signer.tempo * rng.uniform(0.95, 1.05), rng)
+        self.frames = self.timing.frames(FPS)
+        # Where the dominant hand is: a right-handed person's right hand is on the picture's left.
+        self._side = 1 if signer.left_handed else -1
         self._aim = Point(rng.normal(0, 0.008), rng.normal(0, 0.008))
         self._breadth = signer.breadth * rng.uniform(0.95, 1.05)
         self._drift = rng.uniform(0, 2 * pi, 2)
@@ -52,19 +45,14 @@ class Performance:
         self._noise = rng.integers(0, 64, (self.frames, 2))
         self._stage: Image.Image | None = None
 
-    @property
-    def frames(self) -> int:
-        """How many frames the clip has at 25 frames a second."""
-        return self.timing.frames(FPS)
-
     def moment(self, frame: int) -> Moment:
         """The state of the movement at a frame."""
         return self.timing.moment((frame + 0.5) / FPS)
 
-    def pose(self, frame: int) -> Pose:
-        """Where palms and head are in a frame's picture."""
+    def pose(self, frame: int) -> tuple[Point, Point, Point]:
+        """Where the dominant palm, the other palm and the head are in a frame's picture."""
         dominant, other = self._palms(frame)
-        return Pose(self._seen(dominant), self._seen(other), self._seen(Point(*HEAD)))
+        return self._seen(dominant), self._seen(other), self._seen(Point(*HEAD))
 
     def draw(self, frame: int, size: int) -> np.ndarray:
         """The frame's picture: uint8 (size, size, 3), RGB."""
@@ -84,11 +72,6 @@ class Performance:
         noise = noise_tile(size)[tuple(slice(at, at + size) for at in self._noise[frame])]
         pixels = np.asarray(picture.reduce(_FINER)) * self._light + noise * np.float32(self._grain)
         return np.clip(pixels, 0, 255).astype(np.uint8)
-
-    @property
-    def _side(self) -> int:
-        """Where the dominant hand is: a right-handed person's right hand is on the picture's left."""
-        return 1 if self.signer.left_handed else -1
 
     def _palms(self, frame: int) -> tuple[Point, Point]:
         """The dominant and the other palm on the stage."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -13,12 +14,11 @@ from slr.core.errors import UserError
 from slr.core.files import write_json
 from slr.core.locks import exclusive
 from slr.data.manifest import Clip, read_manifest, write_manifest, write_rejected
-from slr.prepare.encode import FPS, write_clip
 from slr.prepare.ledger import read_source
 from slr.prepare.synthetic.clip import DRAWING, Performance
-from slr.prepare.synthetic.signer import draw_signer
+from slr.prepare.synthetic.signer import Signer
 from slr.prepare.synthetic.signs import Side, Sign, names, signer_seed, signs
-from slr.prepare.verify import checked
+from slr.prepare.verify import write_checked
 
 MOST_SIGNERS, MOST_SIGNS, MOST_TAKES = 10_000, 1000, 100  # so that no two takes share a seed
 CRF = 23  # drawn edges survive it, and a clip has a quarter of the bytes that 18 gives
@@ -70,7 +70,10 @@ def prepare_synthetic(out: Path, signs: int, signers: int, takes: int, seed: int
     read_source(out, "synthetic")  # refuses a foreign folder before anything is written there
     (out / "clips").mkdir(parents=True, exist_ok=True)
     with exclusive(out):
-        if read_source(out, "synthetic") == {**recipe, "complete": True, "outcomes": {}} and _whole(manifest):
+        source, whole = read_source(out, "synthetic"), False
+        with suppress(UserError):
+            whole = all((out / clip.file).is_file() for clip in read_manifest(manifest))
+        if whole and source == {**recipe, "complete": True, "outcomes": {}}:
             return manifest
         write_json(out / "source.json", {**recipe, "complete": False})
         manifest.unlink(missing_ok=True)
@@ -82,13 +85,6 @@ def prepare_synthetic(out: Path, signs: int, signers: int, takes: int, seed: int
         write_manifest(manifest, tqdm(clips, total=len(jobs), desc="Drawing clips", unit="clip"))
         write_json(out / "source.json", {**recipe, "complete": True})
     return manifest
-
-
-def _whole(manifest: Path) -> bool:
-    try:
-        return all((manifest.parent / clip.file).is_file() for clip in read_manifest(manifest))
-    except UserError:
-        return False
 
 
 def _takes(signs: int, signers: int, takes: int, seed: int) -> Iterator[Take]:
@@ -109,11 +105,8 @@ def _draw_all(takes: list[Take], out: Path, size: int, workers: int) -> Iterator
 
 def _draw(out: Path, size: int, take: Take) -> Clip:
     file = f"clips/{take.id}.mp4"
-    performance = Performance(take.sign, draw_signer(take.signer_seed), take.seed)
-    written = write_clip(out / file, (performance.draw(i, size) for i in range(performance.frames)), FPS, CRF)
-    facts = checked(out / file)
-    if facts.frames != written:
-        raise RuntimeError(f"expected {written} frames in {out / file}, found {facts.frames} on reading it back")
+    performance = Performance(take.sign, Signer(take.signer_seed), take.seed)
+    facts = write_checked(out / file, (performance.draw(i, size) for i in range(performance.frames)), CRF)
     return Clip(
         id=take.id,
         file=file,

@@ -1,7 +1,5 @@
 """A drawn person: looks, proportions, habits, and the camera before them, all from one seed."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from slr.prepare.synthetic.motion import Point
@@ -11,57 +9,34 @@ _SKINS = ((246, 212, 182), (231, 180, 143), (205, 148, 108), (164, 108, 72), (12
 _HAIRS = ((30, 24, 20), (72, 46, 28), (120, 78, 40), (196, 160, 92), (150, 60, 30), (150, 150, 150))
 
 
-@dataclass(frozen=True, slots=True)
 class Signer:
-    """A person and the camera before them. Lengths in picture heights, angles in radians."""
+    """A person and the camera before them, the same ones for the same seed. About one in eight is left-handed.
 
-    skin: Colour
-    hair: Colour
-    clothes: Colour
-    wall: Colour
-    hair_style: int
-    short_sleeves: bool
-    left_handed: bool
-    shoulders: float
-    arm: float
-    hand: float
-    head: tuple[float, float]
-    tempo: float
-    breadth: float
-    lean: float
-    scale: float
-    shift: Point
-    tilt: float
-    room: int
-    white: tuple[float, float, float]  # the light's colour and the camera's white balance, by channel
+    Lengths are in picture heights, angles in radians.
+    """
 
-
-def draw_signer(seed: int) -> Signer:
-    """The signer of this seed, the same one each time; about one in eight is left-handed."""
-    rng = np.random.default_rng([seed, 1])
-    skin = _SKINS[rng.integers(len(_SKINS))]
-    clothes = _colour_apart_from(rng, skin, 100, warm=0.35)
-    return Signer(
-        skin=skin,
-        hair=_HAIRS[rng.integers(len(_HAIRS))],
-        clothes=clothes,
-        wall=_colour_apart_from(rng, skin, 70, warm=0.65),
-        hair_style=int(rng.integers(3)),
-        short_sleeves=bool(rng.random() < 0.4),
-        left_handed=bool(rng.random() < 0.125),
-        shoulders=rng.uniform(0.135, 0.175),
-        arm=rng.uniform(0.225, 0.25),
-        hand=rng.uniform(0.05, 0.058),
-        head=(rng.uniform(0.068, 0.082), rng.uniform(0.094, 0.108)),
-        tempo=rng.uniform(0.85, 1.2),
-        breadth=rng.uniform(0.9, 1.15),
-        lean=rng.uniform(-0.2, 0.35),
-        scale=rng.uniform(0.78, 1.06),
-        shift=Point(rng.uniform(-0.11, 0.11), rng.uniform(-0.05, 0.09)),
-        tilt=rng.uniform(-0.1, 0.1),
-        room=int(rng.integers(2**31)),
-        white=(rng.uniform(0.8, 1.15), rng.uniform(0.85, 1.1), rng.uniform(0.8, 1.15)),
-    )
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng([seed, 1])
+        self.skin: Colour = _SKINS[rng.integers(len(_SKINS))]
+        self.clothes = _colour_apart_from(rng, self.skin, 100, warm=0.35)
+        self.hair: Colour = _HAIRS[rng.integers(len(_HAIRS))]
+        self.wall = _colour_apart_from(rng, self.skin, 70, warm=0.65)
+        self.hair_style = int(rng.integers(3))
+        self.short_sleeves = bool(rng.random() < 0.4)
+        self.left_handed = bool(rng.random() < 0.125)
+        self.shoulders = rng.uniform(0.135, 0.175)
+        self.arm = rng.uniform(0.225, 0.25)
+        self.hand = rng.uniform(0.05, 0.058)
+        self.head = (rng.uniform(0.068, 0.082), rng.uniform(0.094, 0.108))
+        self.tempo = rng.uniform(0.85, 1.2)
+        self.breadth = rng.uniform(0.9, 1.15)
+        self.lean = rng.uniform(-0.2, 0.35)
+        self.scale = rng.uniform(0.78, 1.06)
+        self.shift = Point(rng.uniform(-0.11, 0.11), rng.uniform(-0.05, 0.09))
+        self.tilt = rng.uniform(-0.1, 0.1)
+        self.room = int(rng.integers(2**31))
+        # The light's colour and the camera's white balance, by channel.
+        self.white = (rng.uniform(0.8, 1.15), rng.uniform(0.85, 1.1), rng.uniform(0.8, 1.15))
 
 
 def _colour_apart_from(rng: np.random.Generator, other: Colour, distance: float, warm: float) -> Colour:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urljoin
@@ -44,38 +43,32 @@ class FetchPolicy:
     allow_private: bool = False  # addresses inside one's own network
 
 
-@dataclass(slots=True)
 class _Part:
-    """The bytes received so far, and the version of the file that they belong to."""
+    """The bytes received so far, and a note which version of the file they belong to."""
 
-    path: Path
-    validator: str | None = None  # ETag or date, to continue only the same file
-    total: int | None = None  # bytes
-
-    @classmethod
-    def of(cls, target: Path, address: str) -> "_Part":
-        part = cls(target.with_name(f"{target.name}.part"))
+    def __init__(self, target: Path, address: str) -> None:
+        self.path = target.with_name(f"{target.name}.part")
+        self.note = target.with_name(f"{target.name}.part.json")
+        self.address = address
+        self.validator: str | None = None  # ETag or date, to continue only the same file
+        self.total: int | None = None  # bytes
         with suppress(OSError, ValueError, KeyError, TypeError):
-            note = json.loads(part.note.read_text(encoding="utf-8"))
+            note = json.loads(self.note.read_text(encoding="utf-8"))
             if note["address"] == address:
-                return cls(part.path, note["validator"], note["total"])
-        part.path.unlink(missing_ok=True)
-        return part
-
-    @property
-    def note(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.json")
+                self.validator, self.total = note["validator"], note["total"]
+                return
+        self.path.unlink(missing_ok=True)
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size if self.path.is_file() else 0
 
-    def keep(self, address: str, headers: Message, total: int | None) -> None:
-        """Note which file this is a part of."""
+    def keep(self, headers: Message, total: int | None) -> None:
         etag = headers.get("ETag", "")
         self.validator = etag if etag.startswith('"') else headers.get("Last-Modified")  # weak tags prove nothing
         self.total = total
-        write_whole(self.note, json.dumps({"address": address, "validator": self.validator, "total": total}) + "\n")
+        note = {"address": self.address, "validator": self.validator, "total": total}
+        write_whole(self.note, json.dumps(note) + "\n")
 
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -89,9 +82,9 @@ def download(address: str, target: Path, policy: FetchPolicy, stop: threading.Ev
         Failure: it gave no file, or not all of it.
         UserError: the file cannot be written.
     """
-    part = _Part.of(target, address)
+    part = _Part(target, address)
     try:
-        _attempt(address, address, part, policy, stop, MOST_REDIRECTS)
+        _attempt(part, policy, stop)
         with _writing(target.parent):
             part.path.replace(target)
             part.note.unlink(missing_ok=True)
@@ -118,54 +111,23 @@ def _writing(folder: Path) -> Iterator[None]:
         raise UserError(f"expected to write downloads to {folder}, found: {error}; {FREE_SPACE}") from None
 
 
-def _attempt(
-    address: str, origin: str, part: _Part, policy: FetchPolicy, stop: threading.Event, redirects: int
-) -> None:
-    scheme, name, port, target = web(address)
-    connection = _Connection(scheme, name, port, policy)
-    with closing(connection), closing(_head(connection, target, _headers(address, part), policy)) as answer:
-        if answer.status not in (301, 302, 303, 307, 308):
-            _take(answer, origin, part, policy, stop)
-            return
-        location = answer.headers.get("Location", "")
-    if redirects == 0:
-        raise Failure("bad_redirect", f"it redirects more than {MOST_REDIRECTS} times")
-    try:
-        _attempt(urljoin(address, location), origin, part, policy, stop, redirects - 1)
-    except (Refused, ValueError) as refused:
-        raise Failure("bad_redirect", f"it redirects to a refused address: {refused}") from None
+def _attempt(part: _Part, policy: FetchPolicy, stop: threading.Event) -> None:
+    address, location = part.address, ""
+    for redirects in range(MOST_REDIRECTS + 1):
+        try:
+            address = urljoin(address, location) if redirects else address
+            with _asked(address, part, policy) as answer:
+                if answer.status not in (301, 302, 303, 307, 308):
+                    return _take(answer, part, policy, stop)
+                location = answer.headers.get("Location", "")
+        except (Refused, ValueError) as refused:
+            if redirects == 0:
+                raise
+            raise Failure("bad_redirect", f"it redirects to a refused address: {refused}") from None
+    raise Failure("bad_redirect", f"it redirects more than {MOST_REDIRECTS} times")
 
 
-def _head(
-    connection: "_Connection", target: str, headers: dict[str, str], policy: FetchPolicy
-) -> http.client.HTTPResponse:
-    """Ask, and read the answer's head, which may come a byte at a time but has a deadline."""
-    clock = threading.Timer(policy.timeout + policy.window, connection.hang_up)
-    clock.start()
-    try:
-        connection.request("GET", target, headers=headers)
-        answer = connection.getresponse()
-    finally:
-        clock.cancel()
-    if connection.late:  # a head that ends in the middle reads like a short one
-        answer.close()
-        raise TimeoutError
-    return answer
-
-
-def _headers(address: str, part: _Part) -> dict[str, str]:
-    headers = {"User-Agent": AGENT, "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
-    headers["Referer"] = urljoin(address, "/")  # some hosts serve videos to their own pages only
-    if part.size:
-        headers["Range"] = f"bytes={part.size}-"
-        if part.validator:
-            headers["If-Range"] = part.validator
-    return headers
-
-
-def _take(
-    answer: http.client.HTTPResponse, origin: str, part: _Part, policy: FetchPolicy, stop: threading.Event
-) -> None:
+def _take(answer: http.client.HTTPResponse, part: _Part, policy: FetchPolicy, stop: threading.Event) -> None:
     if answer.status == 416 and part.size and part.size == part.total:
         return  # an earlier attempt got everything but the end of the connection
     if answer.status not in (200, 206):
@@ -183,7 +145,7 @@ def _take(
     with _writing(part.path.parent):
         if not continues:
             part.path.unlink(missing_ok=True)  # before the note says that what is there is a part of another file
-        part.keep(origin, answer.headers, total)
+        part.keep(answer.headers, total)
         file = part.path.open("ab" if continues else "wb")
     with file:
         _copy(answer, file, policy, stop)
@@ -214,48 +176,51 @@ def _copy(answer: http.client.HTTPResponse, file: BinaryIO, policy: FetchPolicy,
 def _refusal(answer: http.client.HTTPResponse, policy: FetchPolicy) -> Failure:
     status, text = answer.status, f"{answer.status} {answer.reason}"
     if status in (429, 503):
-        wait = min(_retry_after(answer.headers.get("Retry-After", "")), policy.longest_wait)
+        wait = min(_number(answer.headers.get("Retry-After")) or 0, policy.longest_wait)
         return Failure("rate_limited" if status == 429 else "server_error", text, passing=True, wait=wait)
     if status >= 500 or status in (408, 416, 425):
         return Failure("server_error", text, passing=True)
     return Failure("gone" if status in (404, 410) else "forbidden" if status in FORBIDDEN else "bad_answer", text)
 
 
-def _retry_after(text: str) -> float:
-    """Seconds that a Retry-After header asks for; 0 where it cannot be read.
-
-    >>> _retry_after("7"), _retry_after("soon")
-    (7.0, 0.0)
-    """
-    if text.strip().isdecimal():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
-
-
 def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.strip().isdecimal() else None
 
 
-class _Connection(http.client.HTTPConnection):
-    """A connection to the network address that was checked; with https the host's certificate is checked too."""
+@contextmanager
+def _asked(address: str, part: _Part, policy: FetchPolicy) -> Iterator[http.client.HTTPResponse]:
+    """The answer to one request, from the network address that was checked."""
+    scheme, name, port, target = web(address)
+    connected = socket.create_connection((reachable(name, port, policy.allow_private), port), policy.timeout)
+    if scheme == "https":
+        connected = ssl.create_default_context().wrap_socket(connected, server_hostname=name)
 
-    def __init__(self, scheme: str, name: str, port: int, policy: FetchPolicy) -> None:
-        super().__init__(name, port, timeout=policy.timeout)
-        self.default_port = 443 if scheme == "https" else 80
-        self._scheme, self._policy = scheme, policy
-        self.late = False
+    def hang_up() -> None:
+        with suppress(OSError):  # it may be over
+            connected.shutdown(socket.SHUT_RDWR)
 
-    def hang_up(self) -> None:
-        """Shut the connection down, from another thread, since it is late."""
-        self.late = True
-        with suppress(OSError, AttributeError):  # it may be over, or never have begun
-            self.sock.shutdown(socket.SHUT_RDWR)
+    with closing(http.client.HTTPConnection(name, port)) as connection:
+        connection.sock, connection.default_port = connected, 443 if scheme == "https" else 80
+        # The head may come a byte at a time but has a deadline; one that ends in the middle reads like a short one.
+        limit = policy.timeout + policy.window
+        deadline, clock = time.monotonic() + limit, threading.Timer(limit, hang_up)
+        clock.start()
+        try:
+            connection.request("GET", target, headers=_headers(address, part))
+            answer = connection.getresponse()
+        finally:
+            clock.cancel()
+        with closing(answer):
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            yield answer
 
-    def connect(self) -> None:
-        place = reachable(self.host, self.port, self._policy.allow_private)
-        self.sock = socket.create_connection((place, self.port), self._policy.timeout)
-        if self._scheme == "https":
-            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+
+def _headers(address: str, part: _Part) -> dict[str, str]:
+    headers = {"User-Agent": AGENT, "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
+    headers["Referer"] = urljoin(address, "/")  # some hosts serve videos to their own pages only
+    if part.size:
+        headers["Range"] = f"bytes={part.size}-"
+        if part.validator:
+            headers["If-Range"] = part.validator
+    return headers

@@ -5,8 +5,8 @@ import queue
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,11 @@ from typing import Any
 from slr.core.errors import UserError
 from slr.core.locks import exclusive
 from slr.core.signals import next_of
-from slr.prepare.ledger import Ledger, Outcome, outcomes_of, read_ledger, show_progress
+from slr.prepare.ledger import Outcome, open_ledger, outcomes_of, read_ledger, show_progress
 from slr.prepare.wlasl import urls as addresses
 from slr.prepare.wlasl.download import FREE_SPACE, Failure, FetchPolicy, download
 
 HEAD: dict[str, Any] = {"dataset": "downloads", "version": 1}
-MOST_THREADS = 32
-Get = Callable[[str, Path, FetchPolicy, threading.Event], None]
 
 
 def file_name(first_id: str, address: str) -> str:
@@ -32,17 +30,25 @@ def file_name(first_id: str, address: str) -> str:
     return f"{first_id}-{hashlib.sha256(addresses.distinct(address).encode()).hexdigest()[:8]}"
 
 
-def fetch(wanted: Mapping[str, str], folder: Path, policy: FetchPolicy, get: Get | None = None) -> None:
+def download_any(address: str, target: Path, policy: FetchPolicy, stop: threading.Event) -> None:
+    """Download one address, of YouTube or any other host, in one attempt; see `download`."""
+    if addresses.youtube_id(address) is None:
+        download(address, target, policy, stop)
+    else:
+        from slr.prepare.wlasl.youtube import download_youtube  # yt-dlp takes a second to import
+
+        download_youtube(address, target, policy, stop)
+
+
+def fetch(wanted: Mapping[str, str], folder: Path, policy: FetchPolicy) -> None:
     """Download the files of distinct addresses into a folder, as far as possible; see `fetched` for the outcomes.
 
-    Files that are there are not asked for again, nor what failed for good (gone, forbidden …); what failed for now is
-    tried again by the next call. A killed process loses no file, and parts of files are continued.
+    Files that are there are not asked for again, nor addresses that failed for good (gone, forbidden …); those that
+    failed for now are tried again by the next call. A killed process loses no file; parts of files are continued.
 
     Args:
         wanted: address, as `distinct` spells it, → name of its file.
-        folder: Where files go.
-        policy: How hosts are asked.
-        get: What downloads one address into a file.
+        folder, policy: Where files go, and how hosts are asked.
 
     Raises:
         UserError: The folder cannot be written, or holds something else.
@@ -60,12 +66,11 @@ def fetch(wanted: Mapping[str, str], folder: Path, policy: FetchPolicy, get: Get
             }
             if not asked:
                 return
-            outcomes = _Round(asked, policy, get or _get).run()
+            outcomes = _outcomes(asked, policy)
             shown = show_progress(outcomes, len(asked), "fetch", "file", lambda pair: "reason" in pair[1])
-            with Ledger(folder / "fetched.json", HEAD, known) as ledger, closing(outcomes):
+            with open_ledger(folder / "fetched.json", HEAD, known) as note, closing(outcomes):
                 for address, outcome in shown:
-                    if outcome.get("reason") != "stopped":
-                        ledger.note(address, outcome)
+                    note(address, outcome)
     except OSError as error:
         raise UserError(f"expected to write downloads to {folder}, found: {error}; {FREE_SPACE}") from None
 
@@ -94,97 +99,66 @@ def describe_fetched(wanted: Mapping[str, str], folder: Path) -> list[str]:
 
 
 class _Host:
-    """One host: the addresses that are left, when it may be asked next, and whether it is given up."""
+    """One host: its threads, when it may be asked next, and whether it is given up."""
 
-    def __init__(self, waiting: Iterator[str], pause: float) -> None:
-        self.waiting = waiting  # shared by the host's lanes
-        self.parked = ""  # why
-        self.failures = 0  # addresses in a row
-        self._pause = pause
+    def __init__(self, policy: FetchPolicy, stop: threading.Event) -> None:
+        self.threads = ThreadPoolExecutor(policy.per_host)
+        self._policy, self._stop = policy, stop
+        self._parked = ""  # why
+        self._failures = 0  # addresses in a row
         self._next = 0.0
         self._lock = threading.Lock()
 
-    def turn(self, stop: threading.Event) -> None:
-        """Wait until the host may be asked again."""
-        with self._lock:
-            start = max(self._next, time.monotonic())
-            self._next = start + self._pause
-        stop.wait(max(0.0, start - time.monotonic()))
-
-    def hold(self, seconds: float) -> None:
-        """Ask nothing more for so long."""
-        with self._lock:
-            self._next = max(self._next, time.monotonic() + seconds)
-
-
-class _Round:
-    """One pass over addresses."""
-
-    def __init__(self, asked: dict[str, Path], policy: FetchPolicy, get: Get) -> None:
-        self._asked, self._policy, self._get = asked, policy, get
-        self._stop = threading.Event()
-        self._done: queue.SimpleQueue[tuple[str, Outcome] | BaseException] = queue.SimpleQueue()
-        by_host: dict[str, list[str]] = defaultdict(list)
-        for address in asked:
-            by_host[addresses.host(address)].append(address)
-        self._hosts = [_Host(iter(waiting), policy.pause) for waiting in by_host.values()]
-
-    def run(self) -> Generator[tuple[str, Outcome], None, None]:
-        """Yield (address, outcome) as they come."""
-        threads = ThreadPoolExecutor(MOST_THREADS)
-        try:
-            for host in self._hosts:
-                for _ in range(self._policy.per_host):
-                    threads.submit(self._lane, host)
-            for _ in self._asked:
-                done = next_of(self._done)
-                if isinstance(done, BaseException):
-                    raise done
-                yield done
-        finally:
-            self._stop.set()
-            threads.shutdown(cancel_futures=True)
-
-    def _lane(self, host: _Host) -> None:
-        """Ask one host for one address after the other."""
-        try:
-            for address in host.waiting:
-                if self._stop.is_set():
-                    return
-                self._done.put((address, self._outcome(host, address)))
-        except BaseException as error:
-            self._done.put(error)
-
-    def _outcome(self, host: _Host, address: str) -> Outcome:
-        failure = Failure("parked", host.parked, passing=True)
+    def fetch(self, address: str, target: Path) -> Outcome:
+        """Download one address, in several attempts."""
+        failure = Failure("parked", self._parked, passing=True)
         for attempt in range(self._policy.attempts):
-            if host.parked or self._stop.is_set():
+            if self._parked or self._stop.is_set():
                 break
-            host.turn(self._stop)
+            self._wait_turn()
             try:
-                self._get(address, self._asked[address], self._policy, self._stop)
-                host.failures = 0
-                return {"bytes": self._asked[address].stat().st_size}
+                download_any(address, target, self._policy, self._stop)
+                self._failures = 0
+                return {"bytes": target.stat().st_size}
             except Failure as error:
                 failure = error
             if not failure.passing:
-                host.failures = 0
+                self._failures = 0
                 break
             if attempt + 1 < self._policy.attempts:
-                wait = max(failure.wait, self._policy.backoff * 2**attempt)
-                host.hold(wait if failure.wait else 0.0)
-                self._stop.wait(wait)
+                if failure.wait:
+                    with self._lock:
+                        self._next = max(self._next, time.monotonic() + failure.wait)
+                self._stop.wait(max(failure.wait, self._policy.backoff * 2**attempt))
         else:
-            host.failures += 1
-            if host.failures >= self._policy.park_after:
-                host.parked = f"{host.failures} addresses in a row failed, the last with: {failure.detail}"
+            self._failures += 1
+            if self._failures >= self._policy.park_after:
+                self._parked = f"{self._failures} addresses in a row failed, the last with: {failure.detail}"
         return {"reason": failure.reason, "detail": failure.detail, "passing": failure.passing}
 
+    def _wait_turn(self) -> None:
+        with self._lock:
+            start = max(self._next, time.monotonic())
+            self._next = start + self._policy.pause
+        self._stop.wait(max(0.0, start - time.monotonic()))
 
-def _get(address: str, target: Path, policy: FetchPolicy, stop: threading.Event) -> None:
-    if addresses.youtube_id(address) is None:
-        download(address, target, policy, stop)
-    else:
-        from slr.prepare.wlasl.youtube import download_youtube  # yt-dlp takes a second to import
 
-        download_youtube(address, target, policy, stop)
+def _outcomes(asked: Mapping[str, Path], policy: FetchPolicy) -> Generator[tuple[str, Outcome], None, None]:
+    """Download addresses, all hosts side by side; yields (address, outcome) when done."""
+    stop = threading.Event()
+    finished: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
+    hosts = {name: _Host(policy, stop) for name in {addresses.host(address) for address in asked}}
+    try:
+        pending: dict[Future[Outcome], str] = {}
+        for address, target in asked.items():
+            host = hosts[addresses.host(address)]
+            pending[host.threads.submit(host.fetch, address, target)] = address
+        for future in list(pending):
+            future.add_done_callback(finished.put)
+        while pending:
+            done = next_of(finished)
+            yield pending.pop(done), done.result()
+    finally:
+        stop.set()
+        for host in hosts.values():
+            host.threads.shutdown(cancel_futures=True)

@@ -64,8 +64,8 @@ def read_index(path: Path, wanted: str | None = None) -> list[Instance]:
         raise UserError(f"expected WLASL_v0.3.json at {path}, cannot read it ({error!r}); set dataset.index") from None
     repeated = [name for name, count in Counter(instance.id.casefold() for instance in instances).items() if count > 1]
     if repeated or not instances:
-        found = f"{repeated[0]!r} more than once" if repeated else "no instance"
-        raise UserError(f"expected unique video ids in {path}, found {found}")
+        problem = f"{repeated[0]!r} more than once" if repeated else "no instance"
+        raise UserError(f"expected unique video ids in {path}, found {problem}")
     return instances
 
 
@@ -96,16 +96,17 @@ def _instance(gloss: str, row: dict[str, Any]) -> Instance:
 
 def select(instances: Sequence[Instance], subset: str) -> list[Instance]:
     """The instances of the first 100, 300, 1000 or 2000 glosses, or of those that the core glossary names."""
-    chosen = _taken(instances, subset)
+    glosses = first_glosses(instances, subset)
+    chosen = [instance for instance in instances if instance.gloss in glosses]
     if not chosen:
         raise UserError(f"dataset.subset={subset} takes none of the index's {len(instances)} instances")
     return chosen
 
 
-def _taken(instances: Sequence[Instance], subset: str) -> list[Instance]:
-    glosses = list(dict.fromkeys(instance.gloss for instance in instances))
-    taken = set(core_glossary()) if subset == "core" else set(glosses[: int(subset)])
-    return [instance for instance in instances if instance.gloss in taken]
+def first_glosses(instances: Iterable[Instance], subset: str) -> set[str]:
+    """The glosses of a subset, as far as the index has them; of `core` the whole core glossary."""
+    glosses = dict.fromkeys(instance.gloss for instance in instances)
+    return set(core_glossary()) if subset == "core" else set(list(glosses)[: int(subset)])
 
 
 def core_glossary() -> list[str]:
@@ -139,17 +140,17 @@ def identical_segments(instances: Iterable[Instance]) -> list[list[Instance]]:
 def describe_index(instances: Sequence[Instance]) -> list[str]:
     """What an index holds, as lines to print."""
     groups = identical_segments(instances)
-    across = sum(len({instance.gloss for instance in group}) > 1 for group in groups)
-    between = sum(len({instance.part for instance in group}) > 1 for group in groups)
-    lines = [f"index     {describe_instances(instances)}"]
-    total = len({instance.gloss for instance in instances})
-    subsets = [subset for subset in SUBSETS if subset == "core" or int(subset) <= total]
-    lines += [f"  {subset:<8}{describe_instances(_taken(instances, subset))}" for subset in subsets]
-    lines.append(
-        f"  {len(groups):,} groups of identical segments ({sum(map(len, groups)):,} instances), {across:,} of them "
-        f"across glosses, {between:,} across splits"
+    across, between = (
+        sum(len({getattr(instance, field) for instance in group}) > 1 for group in groups)
+        for field in ("gloss", "part")
     )
-    return lines
+    lines = [f"index     {describe_instances(instances)}"]
+    for subset in SUBSETS:
+        glosses = first_glosses(instances, subset)
+        if subset == "core" or len(glosses) == int(subset):
+            lines.append(f"  {subset:<8}{describe_instances([i for i in instances if i.gloss in glosses])}")
+    shared = f"{len(groups):,} groups of identical segments ({sum(map(len, groups)):,} instances)"
+    return [*lines, f"  {shared}, {across:,} of them across glosses, {between:,} across splits"]
 
 
 def describe_instances(instances: Sequence[Instance]) -> str:
@@ -164,8 +165,6 @@ def describe_instances(instances: Sequence[Instance]) -> str:
 
 def describe_glossary(instances: Sequence[Instance]) -> list[str]:
     """Which words of the core glossary are no glosses, as lines to print."""
-    glosses = {instance.gloss for instance in instances}
-    missing = near_misses(glosses)
-    words = core_glossary()
-    lines = [f"core glossary: {len(words) - len(missing)} of {len(words)} words are glosses, {len(missing)} are not:"]
-    return lines + [f"  {word:<12} near: {', '.join(near) or 'nothing'}" for word, near in missing.items()]
+    missing, total = near_misses({instance.gloss for instance in instances}), len(core_glossary())
+    head = f"core glossary: {total - len(missing)} of {total} words are glosses, {len(missing)} are not:"
+    return [head] + [f"  {word:<12} near: {', '.join(near) or 'nothing'}" for word, near in missing.items()]

@@ -1,6 +1,5 @@
 """`dataset=wlasl`: the WLASL index and the recordings that still exist → a prepared data set."""
 
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -36,11 +35,6 @@ class WlaslOptions:
     fetch: bool | None = None  # ask the network for what the folder lacks; None: only where there is no folder
     policy: FetchPolicy = field(default_factory=FetchPolicy)
 
-    @property
-    def asks_network(self) -> bool:
-        """Whether recordings come from the network."""
-        return self.clips is None if self.fetch is None else self.fetch
-
 
 def prepare_wlasl(
     options: WlaslOptions, downloads: Path, out: Path, workers: int, stages: Sequence[str] = STAGES
@@ -63,15 +57,19 @@ def prepare_wlasl(
     if "select" in stages:
         print(f"selected  {options.subset}: {wlasl_index.describe_instances(chosen)}")
         print("\n".join(wlasl_index.describe_glossary(listed) if options.subset == "core" else ()))
-    local = _local_files(options.clips)
-    names = _wanted(listed, chosen, local) if options.asks_network else {}
+    local = {}  # files by the id that they are named after
+    if options.clips is not None:
+        require(options.clips)
+        local = {path.stem: path for path in options.clips.glob("*.mp4")}
+    ask_network = options.clips is None if options.fetch is None else options.fetch
+    names = _wanted(listed, chosen, local) if ask_network else {}
     if "fetch" in stages and names:
         fetch(names, downloads, options.policy)
         print("fetched\n" + "\n".join(describe_fetched(names, downloads)))
     last = [stage for stage in stages if stage in ("cut", "verify", "manifest")]
     if last:
         records, lost = _records(options, listed, chosen, local, names, downloads)
-        if options.clips is not None and not options.asks_network:
+        if options.clips is not None and not ask_network:
             _check_folder(options.clips, chosen, records)
         prepare_records("wlasl", records, out, workers, LEAST_FRAMES, lost, last)
     if "report" in stages:
@@ -101,14 +99,6 @@ def _index(options: WlaslOptions, downloads: Path) -> list[Instance]:
         raise
 
 
-def _local_files(folder: Path | None) -> dict[str, Path]:
-    """The folder's files by the id that they are named after."""
-    if folder is None:
-        return {}
-    require(folder)
-    return {name.removesuffix(".mp4"): folder / name for name in os.listdir(folder) if name.endswith(".mp4")}
-
-
 def _wanted(listed: Sequence[Instance], chosen: Sequence[Instance], local: Mapping[str, object]) -> dict[str, str]:
     """The distinct addresses that the network is asked for, with the names of their files, the same for any subset."""
     first_ids: dict[str, str] = {}
@@ -135,13 +125,14 @@ def _records(
         cut = Cut(instance.first, instance.last, crop)
         if file is not None:
             given, cut = file.name, Cut(1, -1, crop) if options.local == "cut" else cut
-            why = {"reason": "symlink", "detail": "it is a link, which may lead anywhere; put the file there"}
+            why = "symlink", "it is a link, which may lead anywhere; put the file there"
         elif names:
             given, file = instance.address, downloads / "files" / names[place]
-            why = known.get(place, {})
+            outcome = known.get(place, {})
+            why = outcome.get("reason", "pending"), outcome.get("detail", "it has not been asked for yet")
         else:
             given, file = f"{instance.id}.mp4", ABSENT
-            why = {"reason": "missing", "detail": f"it is not in {options.clips}"}
+            why = "missing", f"it is not in {options.clips}"
         record = ClipRecord(
             id=instance.id,
             file=file.absolute(),
@@ -156,8 +147,7 @@ def _records(
         if (instance.id in local or file.is_file()) and not file.is_symlink():
             records.append(record)
         else:
-            reason, detail = why.get("reason", "pending"), why.get("detail", "it has not been asked for yet")
-            lost.append(record.rejected(reason, detail))
+            lost.append(record.rejected(*why))
     return records, lost
 
 

@@ -1,6 +1,6 @@
 """How many of WLASL's clips there are, and why the others are missing, as tables and files."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -10,12 +10,11 @@ from slr.core.files import write_json, write_whole
 from slr.data.manifest import PARTS, read_manifest, read_rejected
 from slr.prepare.ledger import read_ledger
 from slr.prepare.wlasl import urls
-from slr.prepare.wlasl.index import SUBSETS, Instance
+from slr.prepare.wlasl.index import SUBSETS, Instance, first_glosses
 
 MOST_SHOWN = 12  # glosses in a line of the terminal
-COUNTS = ["wanted", "clips", "lost", "share"]
-Reasons = dict[str, str]  # by id, why there is no clip; an empty text where there is one
-Table = tuple[str, list[list[str]]]  # title and rows, a header first
+Row = tuple[Instance, str]  # with the reason why there is no clip; an empty text where there is one
+Table = list[list[str]]  # a header first
 
 
 def write_report(listed: Sequence[Instance], chosen: Sequence[Instance], out: Path) -> str:
@@ -29,60 +28,56 @@ def write_report(listed: Sequence[Instance], chosen: Sequence[Instance], out: Pa
     reasons |= {clip.id: "" for clip in read_manifest(out / "manifest.jsonl")}
     if reasons.keys() != {instance.id for instance in chosen}:
         raise UserError(f"expected the manifest of what was selected in {out}, found another; run the stage manifest")
-    groups = {part: _of(part, chosen) for part in PARTS} | {"all": chosen}
+    rows = [(instance, reasons[instance.id]) for instance in chosen]
     lost = Counter(row.reason for row in rejected).most_common()
-    tables = [
-        ("By official split", [["split", *COUNTS], *([name, *_share(g, reasons)] for name, g in groups.items())]),
-        _by_host(chosen, reasons),
-        ("Why clips were lost", [["reason", "clips"], *([reason, f"{count:,}"] for reason, count in lost)]),
-        _coverage(listed, chosen, reasons),
-    ]
-    notes = [*_without(chosen, reasons), _short(out)]
-    full = [_markdown(*table) for table in [*tables, _by_gloss(chosen, reasons)]]
-    glosses = [f"{words}: {', '.join(names) or 'none'}.\n" for words, names in notes]
-    write_whole(out / "report.md", "# What became of WLASL's clips\n\n" + "\n".join([*full, "", *glosses]))
-    rows = [{"video_path": row.file, "gloss": row.gloss, "reason": f"{row.reason}: {row.detail}"} for row in rejected]
-    write_json(out / "corrupted_videos.json", rows, indent=2)
-    plain = [title + "\n" + "\n".join(f"  {line}" for line in aligned(rows).splitlines()) for title, rows in tables]
+    parts = _counts("split", [*((part, _of(part, rows)) for part in PARTS), ("all", rows)])
+    hosts = sorted(_grouped(rows, lambda instance: urls.host(instance.address)), key=lambda pair: -len(pair[1]))
+    tables = {
+        "By official split": parts,
+        "By host": _counts("host", hosts, ("why",)),
+        "Why clips were lost": [["reason", "clips"], *([reason, f"{count:,}"] for reason, count in lost)],
+        "Against the official counts": _coverage(listed, rows),
+    }
+    plain = [title + "\n" + "\n".join(f"  {line}" for line in aligned(t).splitlines()) for title, t in tables.items()]
+    tables["By gloss"] = _counts("gloss", _grouped(rows, lambda instance: instance.gloss), PARTS)
+    notes = [*_without(rows), _short(out)]
+    text = [*(_markdown(*pair) for pair in tables.items()), ""]
+    text += [f"{words}: {', '.join(names) or 'none'}.\n" for words, names in notes]
+    write_whole(out / "report.md", "# What became of WLASL's clips\n\n" + "\n".join(text))
+    missing = [{"video_path": r.file, "gloss": r.gloss, "reason": f"{r.reason}: {r.detail}"} for r in rejected]
+    write_json(out / "corrupted_videos.json", missing, indent=2)
     shown = [f"{words}: {_some(names)}" for words, names in notes]
     return "\n\n".join([*plain, "\n".join(shown), f"every gloss: {out / 'report.md'}"])
 
 
-def _by_host(chosen: Sequence[Instance], reasons: Reasons) -> Table:
-    rows = [["host", *COUNTS, "why"]]
-    groups = _grouped(chosen, lambda instance: urls.host(instance.address))
-    for host, group in sorted(groups.items(), key=lambda pair: -len(pair[1])):
-        lost = Counter(reasons[instance.id] for instance in group if reasons[instance.id])
-        why = ", ".join(f"{reason} {count}" for reason, count in lost.most_common())
-        rows.append([host or "(none)", *_share(group, reasons), why])
-    return "By host", rows
+def _counts(name: str, groups: Iterable[tuple[str, Sequence[Row]]], more: Sequence[str] = ()) -> Table:
+    """Clips that were wanted, are there and are lost by group; `more` are parts to count, or `why` clips were lost."""
+    table = [[name, "wanted", "clips", "lost", "share", *more]]
+    for key, rows in groups:
+        clips = _clips(rows)
+        share = f"{100 * clips / len(rows):.1f} %" if rows else "–"
+        why = ", ".join(f"{reason} {count}" for reason, count in Counter(r for _, r in rows if r).most_common())
+        last = [why if column == "why" else str(_clips(_of(column, rows))) for column in more]
+        table.append([key or "(none)", f"{len(rows):,}", f"{clips:,}", f"{len(rows) - clips:,}", share, *last])
+    return table
 
 
-def _coverage(listed: Sequence[Instance], chosen: Sequence[Instance], reasons: Reasons) -> Table:
+def _coverage(listed: Sequence[Instance], rows: Sequence[Row]) -> Table:
     """Clips against the official counts of each subset that was selected whole."""
-    glosses = list(dict.fromkeys(instance.gloss for instance in listed))
-    selected = {instance.gloss for instance in chosen}
-    rows = [["subset", *PARTS]]
-    for size in [int(subset) for subset in SUBSETS if subset != "core"]:
-        names = set(glosses[:size])
-        if size <= len(glosses) and names <= selected:
-            groups = [_of(part, [i for i in chosen if i.gloss in names]) for part in PARTS]
-            rows.append([f"WLASL{size}", *(f"{_clips(group, reasons):,} of {len(group):,}" for group in groups)])
-    return "Against the official counts", rows
+    selected, table = {instance.gloss for instance, _ in rows}, [["subset", *PARTS]]
+    for subset in SUBSETS:
+        glosses = first_glosses(listed, subset)
+        if subset != "core" and len(glosses) == int(subset) and glosses <= selected:
+            groups = [_of(part, [row for row in rows if row[0].gloss in glosses]) for part in PARTS]
+            table.append([f"WLASL{subset}", *(f"{_clips(group):,} of {len(group):,}" for group in groups)])
+    return table
 
 
-def _by_gloss(chosen: Sequence[Instance], reasons: Reasons) -> Table:
-    rows = [["gloss", *COUNTS, *PARTS]]
-    for gloss, group in _grouped(chosen, lambda instance: instance.gloss).items():
-        rows.append([gloss, *_share(group, reasons), *(str(_clips(_of(part, group), reasons)) for part in PARTS)])
-    return "By gloss", rows
-
-
-def _without(chosen: Sequence[Instance], reasons: Reasons) -> list[tuple[str, list[str]]]:
-    glosses = dict.fromkeys(instance.gloss for instance in chosen)
+def _without(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    glosses = dict.fromkeys(instance.gloss for instance, _ in rows)
     notes = []
     for part in PARTS:
-        there = {instance.gloss for instance in _of(part, chosen) if not reasons[instance.id]}
+        there = {instance.gloss for instance, reason in _of(part, rows) if not reason}
         absent = [gloss for gloss in glosses if gloss not in there]
         notes.append((f"{len(absent):,} of {len(glosses):,} glosses without a {part} clip", absent))
     return notes
@@ -95,32 +90,26 @@ def _short(out: Path) -> tuple[str, list[str]]:
     return f"{len(short):,} clips end before their range does, by so many pictures", sorted(short)
 
 
-def _grouped(chosen: Iterable[Instance], key: Callable[[Instance], str]) -> dict[str, list[Instance]]:
-    groups: dict[str, list[Instance]] = defaultdict(list)
-    for instance in chosen:
-        groups[key(instance)].append(instance)
-    return groups
+def _grouped(rows: Sequence[Row], key: Callable[[Instance], str]) -> Iterable[tuple[str, list[Row]]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row[0]), []).append(row)
+    return groups.items()
 
 
-def _of(part: str, group: Iterable[Instance]) -> list[Instance]:
-    return [instance for instance in group if instance.part == part]
+def _of(part: str, rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row[0].part == part]
 
 
-def _clips(group: Iterable[Instance], reasons: Reasons) -> int:
-    return sum(not reasons[instance.id] for instance in group)
-
-
-def _share(group: Sequence[Instance], reasons: Reasons) -> list[str]:
-    clips = _clips(group, reasons)
-    share = f"{100 * clips / len(group):.1f} %" if group else "–"
-    return [f"{len(group):,}", f"{clips:,}", f"{len(group) - clips:,}", share]
+def _clips(rows: Sequence[Row]) -> int:
+    return sum(not reason for _, reason in rows)
 
 
 def _some(names: list[str]) -> str:
     return (", ".join(names[:MOST_SHOWN]) + (", …" if len(names) > MOST_SHOWN else "")) or "none"
 
 
-def _markdown(title: str, rows: list[list[str]]) -> str:
-    header, *cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+def _markdown(title: str, table: Table) -> str:
+    header, *cells = [[cell.replace("|", "\\|") for cell in row] for row in table]
     lines = [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *cells]]
     return "\n".join([f"## {title}", "", *lines, ""])

@@ -3,7 +3,7 @@
 import ipaddress
 import re
 import socket
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 YOUTUBE_HOSTS = {"youtube.com", "www.youtube.com", "m.youtube.com", "youtu.be", "www.youtube-nocookie.com"}
 VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -35,11 +35,10 @@ def distinct(address: str) -> str:
     video = youtube_id(address)
     if video is not None:
         return f"https://www.youtube.com/watch?v={video}"
-    try:
-        parts = urlsplit(address.strip())
-        host = (parts.hostname or "") + (f":{parts.port}" if parts.port not in (None, 80, 443) else "")
-    except ValueError:
+    parts = _split(address)
+    if parts is None:
         return address
+    host = (parts.hostname or "") + (f":{parts.port}" if parts.port not in (None, 80, 443) else "")
     return parts._replace(scheme=parts.scheme.lower(), netloc=host, fragment="").geturl()
 
 
@@ -49,11 +48,8 @@ def youtube_id(address: str) -> str | None:
     >>> youtube_id("https://www.youtube.com/embed/0UsjUE-TXns"), youtube_id("https://example.org/watch?v=0UsjUE-TXns")
     ('0UsjUE-TXns', None)
     """
-    try:
-        parts = urlsplit(address.strip())
-        if parts.scheme.lower() not in ("http", "https") or (parts.hostname or "") not in YOUTUBE_HOSTS:
-            return None
-    except ValueError:
+    parts = _split(address)
+    if parts is None or parts.scheme not in ("http", "https") or parts.hostname not in YOUTUBE_HOSTS:
         return None
     candidates = [*parse_qs(parts.query).get("v", []), parts.path.rpartition("/")[2]]
     return next((name for name in candidates if VIDEO_ID.fullmatch(name)), None)
@@ -65,10 +61,17 @@ def host(address: str) -> str:
     >>> host("http://media.example.org/a.mp4"), host("http://127.0.0.1:8000/a.mp4"), host("nonsense")
     ('media.example.org', '127.0.0.1:8000', '')
     """
+    parts = _split(distinct(address))
+    return parts.netloc if parts else ""
+
+
+def _split(address: str) -> SplitResult | None:
     try:
-        return urlsplit(distinct(address)).netloc
+        parts = urlsplit(address.strip())
+        _ = parts.port  # raises for a port that is no number
     except ValueError:
-        return ""
+        return None
+    return parts
 
 
 def reachable(name: str, port: int, allow_private: bool) -> str:
@@ -91,14 +94,10 @@ def web(address: str) -> tuple[str, str, int, str]:
     Raises:
         Refused: it is not http or https, carries a password, or cannot be read.
     """
-    try:
-        parts = urlsplit(address)
-        scheme, name, port = parts.scheme.lower(), parts.hostname, parts.port
-    except ValueError as error:
-        raise Refused("address", f"{address[:200]!r} is no address: {error}") from None
-    if scheme not in ("http", "https") or not name or parts.username is not None:
+    parts = _split(address)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
         raise Refused("address", f"{address[:200]!r} is not a plain http or https address")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not re.fullmatch(r"[!-~]+", target) or not re.fullmatch(r"[!-~]+", name):
+    if not re.fullmatch(r"[!-~]+", target) or not re.fullmatch(r"[!-~]+", parts.hostname):
         raise Refused("address", f"{address[:200]!r} holds characters that an address may not")
-    return scheme, name, port or (443 if scheme == "https" else 80), target
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80), target

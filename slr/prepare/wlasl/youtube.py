@@ -3,13 +3,12 @@
 import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
 from yt_dlp import YoutubeDL
-from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.networking.exceptions import HTTPError, RequestError
 from yt_dlp.utils import DownloadError
 
@@ -34,21 +33,8 @@ MESSAGES = (
 )
 
 
-def download_youtube(
-    address: str,
-    target: Path,
-    policy: FetchPolicy,
-    stop: threading.Event,
-    extractors: Sequence[InfoExtractor] | None = None,
-) -> None:
+def download_youtube(address: str, target: Path, policy: FetchPolicy, stop: threading.Event) -> None:
     """Download one video in one attempt, which continues after a cut connection.
-
-    Args:
-        address: Of a YouTube video.
-        target: Where the file goes; it is written beside and renamed.
-        policy: Time-outs and the largest size.
-        stop: Ends the download when it is set.
-        extractors: What reads the address in place of yt-dlp's own extractor for YouTube.
 
     Raises:
         Failure: There is no video, or not now.
@@ -59,9 +45,7 @@ def download_youtube(
         left.unlink(missing_ok=True)
     messages, logger = BufferingHandler(1000), logging.Logger("yt-dlp", logging.WARNING)
     logger.addHandler(messages)
-    with YoutubeDL(_settings(target, policy, logger, stop), auto_init=extractors is None) as program:  # pyright: ignore[reportArgumentType]
-        for extractor in extractors or ():
-            program.add_info_extractor(extractor)
+    with YoutubeDL(_settings(target, policy, logger, stop)) as program:  # pyright: ignore[reportArgumentType]
         try:
             program.extract_info(address)
         except (DownloadError, RequestError) as error:
@@ -100,8 +84,11 @@ def _explained(error: Exception, warnings: Sequence[str], target: Path) -> Excep
     message = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(str(error).split())).removeprefix("ERROR: ")[:300]
     missing = any("JavaScript runtime" in warning for warning in warnings)
     runtime = Failure("javascript_runtime", f"{REMEDY} ({message})", passing=True) if missing else None
-    causes = list(_causes(error))
-    status = next((cause.status for cause in causes if isinstance(cause, HTTPError)), None)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, RequestError):
+        info = getattr(cause, "exc_info", None)  # where yt-dlp keeps what it met
+        cause = (info and info[1]) or getattr(cause, "cause", None) or cause.__context__
+    status = cause.status if isinstance(cause, HTTPError) else None
     if status in (404, 410):
         return Failure("gone", message, passing=False)
     if status:  # 403 is how YouTube slows down whom it mistrusts, or who cannot run its scripts
@@ -111,17 +98,4 @@ def _explained(error: Exception, warnings: Sequence[str], target: Path) -> Excep
             if reason == "disk":
                 return UserError(f"expected to write downloads to {target.parent}, found: {message}; {FREE_SPACE}")
             return Failure(reason, message, passing)
-    unreachable = any(isinstance(cause, RequestError) for cause in causes)
-    return runtime or Failure("unreachable" if unreachable else "youtube", message, passing=True)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and its causes, as yt-dlp and Python keep them."""
-    waiting, seen = [error], []
-    while waiting:
-        cause = waiting.pop(0)
-        if isinstance(cause, BaseException) and cause not in seen:
-            seen.append(cause)
-            yield cause
-            kept = getattr(cause, "exc_info", None)
-            waiting += [kept[1] if kept else None, getattr(cause, "cause", None), cause.__cause__, cause.__context__]
+    return runtime or Failure("unreachable" if cause else "youtube", message, passing=True)
