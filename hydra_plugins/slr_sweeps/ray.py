@@ -39,7 +39,6 @@ class Ray(Folders):
 
     def __init__(self, init: dict[str, Any], remote: dict[str, Any]) -> None:
         """See `RayConf`."""
-        super().__init__(1)
         self.init, self.remote = init, remote
 
     def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
@@ -49,7 +48,6 @@ class Ray(Folders):
             return board(jobs)
         ray = _started(self.init)
         stopping.listen()  # Ray has installed its own handlers
-        board.at_once = _at_once(ray.cluster_resources(), self.remote)
         task = ray.remote(**self.remote)(_attend)
         tasks = {task.remote(str(PROGRAM), str(job.folder.root)): job for job in missing}
         while tasks and stopping.code is None:
@@ -72,16 +70,6 @@ def _attend(program: str, folder: str) -> None:
         if ended.code == CODES[signal.SIGINT]:
             raise KeyboardInterrupt from None
         raise  # the machine goes away: Ray starts the job on another one
-
-
-def _at_once(available: dict[str, float], needed: dict[str, Any]) -> int:
-    """How many jobs run at the same time.
-
-    >>> _at_once({"CPU": 8.0, "GPU": 2.0}, {"num_cpus": 2, "num_gpus": 1})
-    2
-    """
-    needs = {"CPU": needed.get("num_cpus"), "GPU": needed.get("num_gpus")}
-    return max(1, int(min((available.get(name, 0) / need for name, need in needs.items() if need), default=1)))
 
 
 def _look(ray: Any, tasks: dict[Any, SweepJob]) -> None:  # noqa: ANN401

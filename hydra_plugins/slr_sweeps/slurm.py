@@ -59,7 +59,6 @@ class Slurm(Folders):
 
     def __init__(self, max_num_timeout: int, array_parallelism: int, **words: Any) -> None:  # noqa: ANN401
         """See `SlurmConf`."""
-        super().__init__(array_parallelism)
         self.submitit = explained(lambda: package("submitit", "submitit_slurm", "slurm"))
         self.max_num_timeout = max_num_timeout
         self.tasks = words["nodes"] * words["tasks_per_node"]

@@ -4,6 +4,8 @@ A trial is written to the journal as one line with its settings, so that a proce
 none. A search holds a lock of the operating system for each trial that it runs. No settings are tried twice.
 """
 
+import csv
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -58,47 +60,18 @@ def storage(journal: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(journal), Lock(journal)))
 
 
-@dataclass(frozen=True)
-class Pruning:
-    """When a trial is given up whose best validation so far is worse than the median of others at the same epoch.
-
-    Attributes:
-        pruner: median or none.
-        startup_trials: that must have ended normally before.
-        warmup_epochs: of each trial after which it is not given up.
-    """
-
-    pruner: str
-    startup_trials: int
-    warmup_epochs: int
-
-    def judge(self) -> optuna.pruners.BasePruner:
-        """Optuna's pruner. Epochs count from 1."""
-        if self.pruner == "none":
-            return optuna.pruners.NopPruner()
-        return optuna.pruners.MedianPruner(self.startup_trials, self.warmup_epochs + 1)
-
-
 @dataclass
 class Search:
-    """One process's part in a study, while `at_work`.
+    """One process's part in a study, while `at_work`."""
 
-    Attributes:
-        folder: of the sweep.
-        axes: what is varied.
-        settings: what all trials share, `key` -> value.
-        tried: numbers of the trials that this process has run.
-        exhausted: whether nothing untried is left.
-    """
-
-    folder: Path
+    folder: Path  # of the sweep
     axes: Sequence[Axis]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # what all trials share, `key` -> value
     direction: Literal["maximize", "minimize"]
     seed: int
-    pruning: Pruning
-    tried: set[int] = field(default_factory=set)
-    exhausted: bool = False
+    pruning: Mapping[str, Any]  # `pruner`, `startup_trials` and `warmup_epochs` as `hydra.sweeper` sets them
+    tried: set[int] = field(default_factory=set)  # numbers of the trials that this process has run
+    exhausted: bool = False  # whether nothing untried is left
     _claims: dict[int, ExitStack] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -123,24 +96,19 @@ class Search:
     def _opened(self) -> optuna.Study:
         journal = storage(self.folder / search_space.JOURNAL)
         study = optuna.create_study(storage=journal, study_name=NAME, direction=self.direction, load_if_exists=True)
-        asked, before = {SPACE: [str(axis) for axis in self.axes], SETTINGS: dict(self.settings)}, study.user_attrs
-        if SETTINGS not in before:  # the last to be written
-            before = asked
-            for key, value in asked.items():
-                study.set_user_attr(key, value)
-        old, new = before[SETTINGS], asked[SETTINGS]
-        differing = [f"{key}={old.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
-        other = ""
-        if asked[SPACE] != before[SPACE]:
-            other = f"over {'; '.join(before[SPACE])}"
-        elif differing:
-            other = f"with {', '.join(differing[:4])}"
-        elif (direction := study.direction.name.lower()) != self.direction:
-            other = f"with hydra.sweeper.direction={direction}"
-        if other:
+        space = [str(axis) for axis in self.axes]
+        if SETTINGS not in study.user_attrs:  # the last to be written
+            study.set_user_attr(SPACE, space)
+            study.set_user_attr(SETTINGS, dict(self.settings))
+        before = study.user_attrs
+        old = before[SETTINGS] | {"hydra.sweeper.direction": study.direction.name.lower()}
+        new = {**self.settings, "hydra.sweeper.direction": self.direction}
+        differing = [f"{key}={old.get(key)}" for key in old | new if old.get(key) != new.get(key)]
+        if space != before[SPACE] or differing:
+            other = f"with {', '.join(differing[:4])}" if space == before[SPACE] else f"over {'; '.join(before[SPACE])}"
             raise UserError(f"{self.folder} holds a search {other}; give this one another name, sweep=NAME")
-        if before.get(PRUNING) != vars(self.pruning):
-            study.set_user_attr(PRUNING, vars(self.pruning))
+        if before.get(PRUNING) != self.pruning:
+            study.set_user_attr(PRUNING, dict(self.pruning))
         return study
 
     @property
@@ -201,6 +169,30 @@ class Search:
     def values(self, number: int) -> list[Value]:
         """A trial's settings, in the order of the axes."""
         return [self.trials[number].params[name] for name in self._distributions]
+
+    def words(self, number: int) -> list[str]:
+        """A trial's own settings, as they are typed."""
+        return [search_space.word(axis, value) for axis, value in zip(self.axes, self.values(number), strict=True)]
+
+    def line(self, number: int) -> str:
+        """A trial in a line, and the best one so far."""
+        trial, best = self.trials[number], self.best
+        value = "" if trial.value is None else f", {trial.value:.4g}"
+        reason = f": {trial.user_attrs[REASON]}" if REASON in trial.user_attrs else ""
+        ahead = f"; best so far {best.value:.4g}, trial {best.number}" if best and best.number != number else ""
+        return f"trial {number}: {self.status(trial)}{value}{reason}{ahead}"
+
+    def table(self) -> str:
+        """All trials as CSV."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["trial", "status", "value", "seconds", "folder", *(axis.key for axis in self.axes), "reason"])
+        for trial in self.trials:
+            seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
+            folder = search_space.trial_folder(self.folder, trial.number).name
+            row = [trial.number, self.status(trial), trial.value, seconds, folder, *self.values(trial.number)]
+            writer.writerow([*row, trial.user_attrs.get(REASON, "")])
+        return text.getvalue()
 
     def tell(self, number: int, status: str, value: float | None = None, reason: str = "") -> None:
         """Note how a trial ended: done, with its value; pruned, with the last one reported; failed, for a reason.
@@ -263,7 +255,9 @@ class Report:
         if self._trial.state != TrialState.RUNNING:
             return False
         self._study._storage.set_trial_intermediate_value(self._trial._trial_id, epoch, value)
-        return bool(Pruning(**self._study.user_attrs[PRUNING]).judge().prune(self._study, self._trial))
+        rule = self._study.user_attrs[PRUNING]
+        pruner = optuna.pruners.MedianPruner(rule["startup_trials"], rule["warmup_epochs"] + 1)  # epochs count from 1
+        return rule["pruner"] == "median" and bool(pruner.prune(self._study, self._trial))
 
     @property
     def _trial(self) -> FrozenTrial:

@@ -32,31 +32,19 @@ GRACE = 120.0  # seconds that jobs have for saving themselves when a sweep is st
 
 @dataclass
 class SweepJob:
-    """One run of a sweep.
-
-    Attributes:
-        folder: of the run.
-        name: its own settings, such as `frames=8 lora.r=16`.
-        tried: whether this sweep has started it.
-        status: of `slr.core.run_folder.status_of`, or waiting, or elsewhere, where another sweep's process runs it.
-        told: what a scheduler says of it.
-    """
+    """One run of a sweep."""
 
     folder: RunFolder
-    name: str
-    tried: bool = False
-    status: str = "waiting"
-    told: str = ""
+    name: str  # its own settings, such as `frames=8 lora.r=16`
+    disk: int = 0  # bytes that it takes when it is done, at most
+    tried: bool = False  # whether this sweep has started it
+    status: str = "waiting"  # of `status_of`, or waiting, or elsewhere, where another sweep's process runs it
+    told: str = ""  # what a scheduler says of it
 
     def look(self) -> None:
         """Read its status."""
         status = status_of(self.folder)
         self.status = "waiting" if status == "missing" else status
-
-    @property
-    def facts(self) -> dict:
-        """The content of its result."""
-        return self.folder.facts
 
     @property
     def reason(self) -> str:
@@ -66,7 +54,7 @@ class SweepJob:
         if self.status not in ("failed", "killed"):
             return self.told if self.status == "stopped" else ""
         reason = self.told or ("its process was killed" if self.status == "killed" else self._last_line())
-        return str(self.facts.get("error", reason))
+        return str(self.folder.facts.get("error", reason))
 
     def _last_line(self) -> str:
         console = self.folder.root / CONSOLE
@@ -106,21 +94,13 @@ def start(program: Path, folder: Path, console: IO[bytes] | None) -> subprocess.
 
 @dataclass
 class Sweep:
-    """Works through jobs.
+    """Works through jobs."""
 
-    Attributes:
-        jobs: in the order of their start.
-        program: what to call with `resume=FOLDER`.
-        at_once: processes at the same time.
-        keep_going: whether other jobs are started after one has failed.
-        show: called with the jobs whenever something has changed, and every few seconds.
-    """
-
-    jobs: Sequence[SweepJob]
-    program: Path
-    at_once: int
-    keep_going: bool
-    show: Callable[[Sequence[SweepJob]], None]
+    jobs: Sequence[SweepJob]  # in the order of their start
+    program: Path  # what to call with `resume=FOLDER`
+    at_once: int  # processes at the same time
+    keep_going: bool  # whether other jobs are started after one has failed
+    show: Callable[[Sequence[SweepJob]], None]  # called after each check
     _running: list[tuple[SweepJob, subprocess.Popen]] = field(default_factory=list)
 
     def run(self, stopping: Stopping) -> None:

@@ -20,13 +20,6 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=
 TOKEN = Path.home() / ".ray" / "auth_token"
 
 
-class Silent:
-    at_once = 0
-
-    def __call__(self, jobs):
-        pass
-
-
 @pytest.fixture
 def launcher(monkeypatch) -> launchers.Ray:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else it writes a token into one's home
@@ -38,7 +31,7 @@ def launcher(monkeypatch) -> launchers.Ray:
 
 def test_jobs_come_to_their_true_ends_and_save_themselves_when_stopped(tmp_path, monkeypatch, launcher):
     monkeypatch.setattr(launchers, "PROGRAM", toy.program(tmp_path))
-    folder, board = tmp_path / "o, it's = ä", Silent()
+    folder, board = tmp_path / "o, it's = ä", lambda jobs: None
     jobs = toy.laid_out(folder, a="raise", b="", c="kill", d="wait", e="")
     stopping = Stopping()
 
@@ -56,7 +49,6 @@ def test_jobs_come_to_their_true_ends_and_save_themselves_when_stopped(tmp_path,
         launcher.work(jobs, board, stopping)
     thread.join(300)
     assert ended.value.code == 143
-    assert board.at_once == 2
     assert toy.told(jobs[:4]) == {
         "a": ("failed", "RuntimeError: the last line"),
         "b": ("done", ""),
