@@ -45,6 +45,10 @@ class Folders(Launcher):
     config: DictConfig
     hydra_context: HydraContext
 
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401
+        """See the launcher's `…Conf`."""
+        self.settings = settings
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra calls this once."""
         self.config, self.hydra_context = config, hydra_context
@@ -104,13 +108,9 @@ def _ended(job: SweepJob, words: list[str]) -> JobReturn:
 class Processes(Folders):
     """Runs jobs on this machine."""
 
-    def __init__(self, at_once: int, keep_going: bool) -> None:
-        """See `ProcessesConf`."""
-        self.at_once, self.keep_going = at_once, keep_going
-
     def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """See `Folders`."""
-        Sweep(jobs, PROGRAM, self.at_once, self.keep_going, board).run(stopping)
+        Sweep(jobs, PROGRAM, show=board, **self.settings).run(stopping)
 
 
 def disk(config: schema.Config) -> int:

@@ -37,18 +37,14 @@ ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayConf, p
 class Ray(Folders):
     """Has jobs run by Ray, and waits until the last has ended."""
 
-    def __init__(self, init: dict[str, Any], remote: dict[str, Any]) -> None:
-        """See `RayConf`."""
-        self.init, self.remote = init, remote
-
     def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """See `Folders`."""
         missing = [job for job in jobs if job.status not in ENDED]
         if not missing:
             return board(jobs)
-        ray = _started(self.init)
+        ray = _started(self.settings["init"])
         stopping.listen()  # Ray has installed its own handlers
-        task = ray.remote(**self.remote)(_attend)
+        task = ray.remote(**self.settings["remote"])(_attend)
         tasks = {task.remote(str(PROGRAM), str(job.folder.root)): job for job in missing}
         while tasks and stopping.code is None:
             _look(ray, tasks)

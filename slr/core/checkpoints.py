@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from slr.core.errors import UserError
-from slr.core.files import sha256, write_whole
+from slr.core.files import replacing, sha256, write_whole
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 PART = "saving.part"
@@ -86,10 +86,8 @@ def _known(folder: Path) -> dict[str, list[str]]:
 
 
 def _replace_with_copy(source: Path, target: Path) -> None:
-    part = target.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)  # the same bytes once: the other name becomes `last`, then `previous`
-    except OSError:  # a file system without links
-        shutil.copyfile(source, part)
-    os.replace(part, target)
+    with replacing(target) as part:
+        try:
+            os.link(source, part)  # the same bytes once: the other name becomes `last`, then `previous`
+        except OSError:  # a file system without links
+            shutil.copyfile(source, part)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,25 +39,18 @@ REASON = "reason"  # the store's key for why the first process failed
 
 @dataclass(frozen=True)
 class Rank:
-    """Which one of the processes this is.
+    """Which one of the processes this is."""
 
-    Attributes:
-        rank: its number; 0 is the main process.
-        world: how many there are.
-        beside: how many of them are on this machine.
-        index: its number among those.
-    """
-
-    rank: int = 0
-    world: int = 1
-    beside: int = 1
-    index: int = 0
+    rank: int = 0  # its number; 0 is the main process
+    world: int = 1  # how many there are
+    beside: int = 1  # how many of them are on this machine
+    index: int = 0  # its number among those
+    moment: datetime = field(default_factory=datetime.now)  # of the command's start, the same for all: runs' names
 
 
 _place = Rank()
 _store: "Store | None" = None
 _cards: Any = None  # the group whose GPUs sum gradients
-_moment = datetime.now()
 
 
 def place() -> Rank:
@@ -68,11 +61,6 @@ def place() -> Rank:
 def is_main() -> bool:
     """Whether this is the process that writes, prints and decides."""
     return _place.rank == 0
-
-
-def moment() -> datetime:
-    """When the command was started, the same for all processes: runs are named after it."""
-    return _moment
 
 
 def given(environment: Mapping[str, str]) -> tuple[int, int] | None:
@@ -165,7 +153,7 @@ def join(device: str) -> None:
     Raises:
         UserError: the others do not come.
     """
-    global _place, _store, _cards, _moment
+    global _place, _store, _cards
     rank, world = given(os.environ) or (0, 1)
     if world == 1:
         return
@@ -178,10 +166,10 @@ def join(device: str) -> None:
     except (RuntimeError, OSError) as error:
         why = str(error).strip().splitlines()[0]
         raise UserError(f"expected {world} processes to meet at {host}:{port}, but they cannot: {why}") from error
-    _place = Rank(rank, world)
-    names, moments = zip(*gather([socket.gethostname(), _moment.isoformat()]), strict=True)
-    _place = Rank(rank, world, names.count(names[rank]), names[:rank].count(names[rank]))
-    _moment = datetime.fromisoformat(moments[0])
+    _place = replace(_place, rank=rank, world=world)
+    names, moments = zip(*gather([socket.gethostname(), _place.moment.isoformat()]), strict=True)
+    beside, index = names.count(names[rank]), names[:rank].count(names[rank])
+    _place = Rank(rank, world, beside, index, datetime.fromisoformat(moments[0]))
     if device == "cuda":
         _cards = dist.new_group(backend="nccl")
 

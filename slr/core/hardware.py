@@ -40,11 +40,7 @@ class Machine:
     reasons: tuple[str, ...]  # of what was chosen automatically
 
     def describe(self, chosen: str = "") -> str:
-        """One line: device, numbers, quantisation, workers, and the reasons.
-
-        Args:
-            chosen: why it is this kind, where `hardware=auto` chose it.
-        """
+        """One line: device, numbers, quantisation, workers, and the reasons; `chosen` is that of the kind."""
         names = {"cuda": torch.cuda.get_device_name, "directml": directml.name, "mps": lambda: "Apple's GPU"}
         name = names[self.kind]() if self.kind in names else counted(torch.get_num_threads(), "thread")
         words = [f"{self.kind} ({name})", self.precision, f"quantisation {self.quantization}"]
@@ -122,7 +118,7 @@ def decide(
     Of several processes on a machine, each takes its part of the processors, or a card of its own.
 
     Args:
-        device: one of `KINDS`; must be present.
+        device: one of `KINDS`, which is here; see `require`.
         precision: as of `Machine`, or `auto`: on CUDA bf16-mixed where the card has bf16, else 16-mixed; else 32-true.
         tf32, frames_at_once, micro_batch: as of `Machine`.
         four_bit: whether NF4 runs on this kind of hardware.
@@ -131,9 +127,8 @@ def decide(
         quantization: `auto` is nf4 where `four_bit`, else none.
 
     Raises:
-        UserError: the device is absent, or cannot do what is asked.
+        UserError: the device cannot do what is asked.
     """
-    require(device)
     place = distributed.place()
     if device == "cuda":
         _take_card(place.beside, place.index)
@@ -199,18 +194,15 @@ def _take_card(beside: int, index: int) -> None:
     torch.cuda.set_device(0 if bound else index)
 
 
-# DirectML does not tell how much memory it has: for it, these give the machine's.
-
-
 def memory_taken(device: str) -> int:
-    """Bytes that this process holds now: of the card's memory, or on the CPU resident ones."""
+    """Bytes that this process holds now: of the card's memory, or resident ones on the CPU and with DirectML."""
     if device == "mps":
         return torch.mps.driver_allocated_memory()
     return torch.cuda.memory_allocated() if device == "cuda" else psutil.Process().memory_info().rss
 
 
 def memory_free(device: str) -> int:
-    """Bytes that are still free."""
+    """Bytes that are still free: of the card's memory, or of the machine's on the CPU and with DirectML."""
     if device == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available

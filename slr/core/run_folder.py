@@ -119,7 +119,8 @@ def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) ->
         if code is not None:
             record.update({"status": "stopped"})
             if folder.is_begun:
-                print(f"\nstopped; to continue: {again(folder)}", file=sys.stderr)  # behind a progress bar
+                again = command("train", shlex.quote(f"resume={folder.root}"))
+                print(f"\nstopped; to continue: {again}", file=sys.stderr)  # behind a progress bar
             raise SystemExit(code) from None
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[-1]}"
@@ -127,11 +128,6 @@ def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) ->
             reason = error.reason or "another process of this run was killed, or its machine was lost"
         record.update({"status": "failed", "error": reason})
         raise
-
-
-def again(folder: RunFolder) -> str:
-    """What a person types to continue a run."""
-    return command("train", shlex.quote(f"resume={folder.root}"))
 
 
 def _stop_code(error: BaseException, stopping: Stopping) -> int | None:

@@ -24,7 +24,7 @@ TOKEN = Path.home() / ".ray" / "auth_token"
 def launcher(monkeypatch) -> launchers.Ray:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else it writes a token into one's home
     before = TOKEN.exists()
-    yield launchers.Ray({"address": None, "num_cpus": 2}, {"num_cpus": 1, "num_gpus": 0})
+    yield launchers.Ray(init={"address": None, "num_cpus": 2}, remote={"num_cpus": 1, "num_gpus": 0})
     sys.modules["ray"].shutdown()
     assert TOKEN.exists() == before
 
