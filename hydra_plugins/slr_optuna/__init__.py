@@ -21,7 +21,6 @@ from omegaconf import DictConfig
 
 from slr.config import compose, overrides, schema, search_space, sweep_name
 from slr.core.errors import UserError, explained
-from slr.core.files import write_whole
 from slr.core.run_folder import RunFolder, status_of
 from slr.core.signals import listening
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from slr.sweeps.optuna_study import Search
 
 POLL = 1.0  # seconds between two checks of what other processes run
-TABLE = "trials.csv"
 
 
 @dataclass
@@ -50,7 +48,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaCo
 
 
 class Optuna(Sweeper):
-    """Asks for trials, launches them, and tells the study how they ended."""
+    """Asks for trials, launches them, and records how they ended."""
 
     hydra_context: HydraContext
     config: DictConfig
@@ -98,14 +96,14 @@ class Optuna(Sweeper):
                 claimed = (search.claim(options.n_trials) for _ in range(options.at_once))
                 if batch := [number for number in claimed if number is not None]:
                     self._launch(search, fixed, batch)
-                    write_whole(search.folder / TABLE, search.table())
+                    search.write_table()
                 elif search.waits:
                     time.sleep(POLL)
                 else:
                     return self._end(search, fixed)
 
     def _launch(self, search: "Search", fixed: list[str], batch: list[int]) -> None:
-        """Run some trials to their end, and tell how they ended."""
+        """Run some trials, and record how they ended."""
         # The sweep's folder may be named after what is searched over, which differs from trial to trial.
         words = {
             number: [
@@ -116,8 +114,10 @@ class Optuna(Sweeper):
             for number in batch
         }
         for number in batch:
-            if wrong := self._wrong(words[number]):
-                search.tell(number, "failed", reason=wrong)
+            try:
+                compose.to_typed(self.hydra_context.config_loader.load_sweep_config(self.config, words[number]))
+            except (UserError, HydraException) as error:  # single values were checked before; not how they combine
+                search.tell(number, "failed", reason=" ".join(str(error).split()))
                 del words[number]
         if words:
             ended = self.launcher.launch(list(words.values()), initial_job_idx=batch[0])
@@ -126,18 +126,9 @@ class Optuna(Sweeper):
         for number in batch:
             print(search.line(number), flush=True)
 
-    def _wrong(self, words: list[str]) -> str:
-        """Why a trial cannot be: every end was checked before the start, but not every combination of them."""
-        try:
-            compose.to_typed(self.hydra_context.config_loader.load_sweep_config(self.config, words))
-        except (UserError, HydraException) as error:
-            return " ".join(str(error).split())
-        return ""
-
     def _end(self, search: "Search", fixed: list[str]) -> float:
         """Print the result; the best value."""
-        write_whole(search.folder / TABLE, search.table())
-        trials, best = search.trials, search.best
+        table, trials, best = search.write_table(), search.trials, search.best
         if search.exhausted and len(trials) < self.settings.n_trials:
             print(f"the whole space was tried, in {len(trials)} trials")
         states = Counter(map(search.status, trials))
@@ -145,7 +136,7 @@ class Optuna(Sweeper):
             if search.status(trial) not in ("done", "pruned"):
                 print(search.line(trial.number))
         summary = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        print(f"{len(trials)} trials: {summary}; {search.folder / TABLE}")
+        print(f"{len(trials)} trials: {summary}; {table}")
         if states["cut"]:
             print("the same command again continues the trials that were cut")
         if best is not None:
@@ -166,7 +157,7 @@ class Optuna(Sweeper):
 
 
 def tell(search: "Search", number: int, job: JobReturn) -> None:
-    """Tell the study how a trial's job ended."""
+    """Record in the study how a trial's job ended."""
     folder = RunFolder(search_space.trial_folder(search.folder, number))
     status = status_of(folder)
     value = cast(Any, job)._return_value  # `return_value` would raise an exception

@@ -54,7 +54,7 @@ class Folders(Launcher):
         self.config, self.hydra_context = config, hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run some jobs to their end."""
+        """Run some jobs, and wait for them."""
         setup_globals()
         compose.register()
         jobs = explained(lambda: [self._job(list(words), initial_job_idx + n) for n, words in enumerate(job_overrides)])

@@ -1,8 +1,4 @@
-"""`hydra/launcher=submitit_slurm`: the jobs of a sweep as an array of Slurm.
-
-Options are named as those of hydra-submitit-launcher, which pickles whole functions with what they refer to, gives no
-result where one job is killed, and does not know what is done or in the queue already.
-"""
+"""`hydra/launcher=submitit_slurm`: the jobs of a sweep as an array of Slurm; hydra-submitit-launcher's options."""
 
 import time
 from collections.abc import Sequence
@@ -51,8 +47,6 @@ class SlurmConf:
 
 ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=SlurmConf, provider="slr")
 
-GENERAL = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "name")
-
 
 class Slurm(Folders):
     """Has jobs run by Slurm, and waits until the last has ended."""
@@ -64,7 +58,7 @@ class Slurm(Folders):
         self.tasks = words["nodes"] * words["tasks_per_node"]
         extra = {"requeue": True} | words.get("additional_parameters", {})  # else as the cluster has it
         words |= {"array_parallelism": array_parallelism, "name": "slr", "additional_parameters": extra}
-        self.words = {name if name in GENERAL else f"slurm_{name}": word for name, word in words.items() if word}
+        self.words = {f"slurm_{name}": word for name, word in words.items() if word}
 
     def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """See `Folders`. Jobs that an earlier command has put into the queue stay there."""

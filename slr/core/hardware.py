@@ -11,7 +11,7 @@ import torch
 
 from slr.core import directml, distributed
 from slr.core.errors import UserError
-from slr.core.units import counted, parse_bytes
+from slr.core.units import counted
 
 KINDS = ("cuda", "mps", "directml", "cpu")  # best first
 BITS_16 = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -35,8 +35,6 @@ class Machine:
     tf32: bool
     workers: int
     frames_at_once: int  # of clips that are ranked together
-    memory: int | None  # bytes that a run may use, where that was set
-    micro_batch: int | None  # clips of a training step computed at once, where that was set
     reasons: tuple[str, ...]  # of what was chosen automatically
 
     def describe(self, chosen: str = "") -> str:
@@ -63,7 +61,7 @@ class Machine:
 
 
 def absent(kind: str) -> str | None:
-    """Why a kind of device is not here, and what to do about it, in a line; None where it is."""
+    """Why a kind of device is not here, and what to do, in one line; None if it is here."""
     if kind == "cuda" and not torch.cuda.is_available():
         why = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
         return f"{why} (check the driver with nvidia-smi)"
@@ -109,8 +107,6 @@ def decide(
     four_bit: bool,
     workers: int,
     frames_at_once: int,
-    memory: str | None,
-    micro_batch: int | None,
     quantization: str,
 ) -> Machine:
     """Settle what the configuration leaves open.
@@ -120,10 +116,9 @@ def decide(
     Args:
         device: one of `KINDS`, which is here; see `require`.
         precision: as of `Machine`, or `auto`: on CUDA bf16-mixed where the card has bf16, else 16-mixed; else 32-true.
-        tf32, frames_at_once, micro_batch: as of `Machine`.
+        tf32, frames_at_once: as of `Machine`.
         four_bit: whether NF4 runs on this kind of hardware.
         workers: processes that decode, at most; no more than processors.
-        memory: what a run may use, such as 8GB; None is what is free when it starts.
         quantization: `auto` is nf4 where `four_bit`, else none.
 
     Raises:
@@ -159,17 +154,15 @@ def decide(
         tf32=tf32,
         workers=_share_cores(device, workers, place.beside),
         frames_at_once=frames_at_once,
-        memory=None if memory is None else parse_bytes(memory),
-        micro_batch=micro_batch,
         reasons=tuple(reasons),
     )
 
 
 def _share_cores(device: str, workers: int, beside: int) -> int:
-    """How many workers get a core, where so many processes share the machine; torch's threads take the rest."""
+    """The number of workers that get a core of their own; torch's threads take the rest."""
     cores = max(1, (os.cpu_count() or 1) // beside)
     workers = min(workers, cores)
-    if device == "cpu":  # threads that share a core with a worker wait for one another spinning: several times slower
+    if device == "cpu":  # threads that share a core with a worker are several times slower
         torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - workers)))
     return workers
 
@@ -183,7 +176,7 @@ def _precision(device: str) -> tuple[str, str]:
 
 
 def _take_card(beside: int, index: int) -> None:
-    """Let "cuda" mean this process's own card. Slurm may show each process only its own."""
+    """Set this process's card as the current one. Slurm may show each process only its own."""
     cards = torch.cuda.device_count()
     bound = cards == 1 and "SLURM_STEP_ID" in os.environ
     if beside > cards and not bound:
@@ -209,7 +202,7 @@ def memory_free(device: str) -> int:
 
 
 def memory_peak(device: str) -> int | None:
-    """The most bytes that this process has held at once; None where the system does not tell."""
+    """The most bytes that this process has held at once; None if the system does not measure it."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     if device != "cpu" or sys.platform != "linux":
@@ -221,7 +214,7 @@ def memory_peak(device: str) -> int | None:
 
 @contextmanager
 def memory_advice(device: str, knobs: str) -> Iterator[None]:
-    """Name the settings to change where the block runs out of memory.
+    """Name the settings to change if the block runs out of memory.
 
     Raises:
         UserError: in place of torch's own error.

@@ -1,12 +1,11 @@
-"""A search's trials in Optuna's journal: which one is next, whose it is, how it ended, and whether to end it early.
+"""A search's trials in Optuna's journal: claiming the next one, noting how it ended, and pruning.
 
-A trial is written to the journal as one line with its settings, so that a process that dies leaves a whole trial or
-none. A search holds a lock of the operating system for each trial that it runs. No settings are tried twice.
+A trial is one line of the journal with its settings, so that a killed process leaves a whole trial or none. A search
+holds a lock of the operating system for each trial that it runs. No settings are tried twice.
 """
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from slr.config import search_space
 from slr.config.search_space import Axis, Choices, Value
 from slr.core.errors import UserError
+from slr.core.files import write_whole
 from slr.core.locks import exclusive, is_occupied, occupied
 
 NAME = "slr"
@@ -35,23 +35,17 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Lock(JournalFileOpenLock):
-    """Optuna's lock by exclusive creation of a file, which network file systems without locks have too.
-
-    Whoever gets it removes half a line that a killed holder has left, behind which the next one would be written.
-    """
+    """Optuna's lock by a file, for network file systems too; it also removes half a line that a killed writer left."""
 
     def __init__(self, journal: Path) -> None:
         super().__init__(str(journal))
         self._journal = journal
 
     def acquire(self) -> bool:
-        """Wait for it, then mend the journal."""
+        """Wait for the lock, then cut the journal behind its last whole line."""
         super().acquire()
         with self._journal.open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            while end and (file.seek(end - 1), file.read(1))[1] != b"\n":
-                end -= 1
-            file.truncate(end)
+            file.truncate(file.read().rfind(b"\n") + 1)
         return True
 
 
@@ -79,7 +73,7 @@ class Search:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Begin the study, or join it.
+        """Create or open the study; at the end, release the trials that this process has claimed.
 
         Raises:
             UserError: the study has another space, other settings or the other direction.
@@ -133,11 +127,8 @@ class Search:
             if number is None and len(trials) < limit and (values := self._untried(trials)) is not None:
                 number = len(trials)
                 params = dict(zip(self._distributions, values, strict=True))
-                self._study.add_trial(
-                    optuna.trial.create_trial(
-                        state=TrialState.RUNNING, params=params, distributions=self._distributions
-                    )
-                )
+                options = {"params": params, "distributions": self._distributions}
+                self._study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, **options))
             if number is not None:
                 self.tried.add(number)
                 self._claims[number] = ExitStack()
@@ -148,7 +139,7 @@ class Search:
         return self.folder / CLAIMS / str(number)
 
     def _is_left(self, trial: FrozenTrial) -> bool:
-        """Whether a trial was interrupted and nobody runs it; this process does not try one twice."""
+        """Whether a trial was interrupted, no process runs it, and this process has not tried it."""
         if trial.state != TrialState.RUNNING or trial.number in self.tried:
             return False
         run = search_space.trial_folder(self.folder, trial.number)
@@ -163,7 +154,7 @@ class Search:
 
     @property
     def waits(self) -> bool:
-        """Whether others run trials, which this process has to finish if they die."""
+        """Whether other processes run trials, which this one would finish if they were killed."""
         return any(trial.state == TrialState.RUNNING and trial.number not in self.tried for trial in self.trials)
 
     def values(self, number: int) -> list[Value]:
@@ -182,8 +173,8 @@ class Search:
         ahead = f"; best so far {best.value:.4g}, trial {best.number}" if best and best.number != number else ""
         return f"trial {number}: {self.status(trial)}{value}{reason}{ahead}"
 
-    def table(self) -> str:
-        """All trials as CSV."""
+    def write_table(self) -> Path:
+        """Write all trials to `trials.csv`; returns its path."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["trial", "status", "value", "seconds", "folder", *(axis.key for axis in self.axes), "reason"])
@@ -192,12 +183,14 @@ class Search:
             folder = search_space.trial_folder(self.folder, trial.number).name
             row = [trial.number, self.status(trial), trial.value, seconds, folder, *self.values(trial.number)]
             writer.writerow([*row, trial.user_attrs.get(REASON, "")])
-        return text.getvalue()
+        path = self.folder / "trials.csv"
+        write_whole(path, text.getvalue())
+        return path
 
     def tell(self, number: int, status: str, value: float | None = None, reason: str = "") -> None:
-        """Note how a trial ended: done, with its value; pruned, with the last one reported; failed, for a reason.
+        """Record how a trial ended: done (with its value), pruned, failed, or cut: killed or asked to end.
 
-        One that is cut, because its process was killed or asked to end, is continued by another search, or the next.
+        A trial that was cut stays open, for another process or the next search.
         """
         trial = self.trials[number]
         if status in ENDS and not trial.state.is_finished():
@@ -207,16 +200,16 @@ class Search:
         self._claims.pop(number).close()
 
     def _untried(self, trials: list[FrozenTrial]) -> tuple[Value, ...] | None:
-        """Settings that no trial has had: what the sampler suggests, or where it repeats itself, the next ones."""
+        """Settings that no trial has had: the sampler's suggestion, or if it repeats itself, the next ones in order."""
         tried = {tuple(trial.params[name] for name in self._distributions) for trial in trials}
         size = search_space.size(self.axes)
         if size is not None and len(tried) >= size:
             self.exhausted = True
             return None
-        # A fixed seed would suggest the same again after a restart; this one gives what an uncut search would get.
+        # Depends on the number of trials alone, so that a continued search gets the same suggestions.
         seed = (self.seed + len(trials)) % 2**32
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        # Asked in a copy: in the study itself, a suggestion would be a trial before it is known as a repetition.
+        # A copy: in the study itself, a repeated suggestion would already be a trial.
         copy = optuna.create_study(direction=self.direction, sampler=sampler)
         copy.add_trials(trials)
         for _ in range(PATIENCE):
@@ -248,9 +241,9 @@ class Report:
         self._number = number
 
     def __call__(self, epoch: int, value: float) -> bool:
-        """Report a validation after an epoch, from 1 on; whether the trial is to be given up.
+        """Report the validation of an epoch, from 1 on, again after a cut; returns whether to prune the trial.
 
-        Reported again after a cut, it replaces what was reported before. A trial that has ended is left alone.
+        A trial that has ended stays as it is.
         """
         if self._trial.state != TrialState.RUNNING:
             return False

@@ -46,11 +46,11 @@ class Board:
         self._statuses = {job.name: job.status for job in jobs}
 
     def close(self, jobs: Sequence[SweepJob]) -> None:
-        """Leave the whole table."""
+        """Print the final table."""
         if self._live is not None and self._live.is_started:
             self._live.update(table(jobs, self._at_once), refresh=True)
             self._live.stop()
-        elif len(jobs) > 1:  # the line of a single job says it all
+        elif len(jobs) > 1:  # of a single job, its line is enough
             rich.print(table(jobs, self._at_once))
         if len(jobs) > 1:
             folder = shlex.quote(str(jobs[0].folder.root.parent))
@@ -60,7 +60,7 @@ class Board:
 
 
 def announce(place: Path, jobs: Sequence[SweepJob]) -> str:
-    """What a sweep is going to do: jobs, their status, and the disk that they need."""
+    """A sweep's jobs, their status, and the disk that they need, in a line."""
     free = shutil.disk_usage(place).free
     needed = sum(job.disk for job in jobs if job.status not in ENDED)
     room = f"about {format_bytes(needed)} of disk to write, {format_bytes(free)} free"

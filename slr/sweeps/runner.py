@@ -1,7 +1,6 @@
-"""Many runs of one command: each a process of its own, in a folder that the same command finds again.
+"""Many runs of one command, each a process of its own: done jobs are skipped, others continued or tried again.
 
-What is done is skipped, what was interrupted is continued, what failed is tried again. A job is a run's folder with a
-configuration, and `resume=FOLDER` begins it or continues it.
+A job is a run's folder with a configuration, and `resume=FOLDER` begins it or continues it.
 """
 
 import os
@@ -94,7 +93,7 @@ def start(program: Path, folder: Path, console: IO[bytes] | None) -> subprocess.
 
 @dataclass
 class Sweep:
-    """Works through jobs."""
+    """Runs jobs."""
 
     jobs: Sequence[SweepJob]  # in the order of their start
     program: Path  # what to call with `resume=FOLDER`
@@ -104,7 +103,7 @@ class Sweep:
     _running: list[tuple[SweepJob, subprocess.Popen]] = field(default_factory=list)
 
     def run(self, stopping: Stopping) -> None:
-        """Start what is missing, wait for it and for the jobs of other processes.
+        """Start the missing jobs, and wait for them and for jobs that other processes run.
 
         Raises:
             SystemExit: 130 or 143 where a signal asked for the end; jobs have saved themselves before.
@@ -123,7 +122,7 @@ class Sweep:
             raise SystemExit(stopping.code)
 
     def _start(self) -> bool:
-        """Start jobs where there is room for them; whether one was."""
+        """Start as many jobs as may run at once; returns whether one was started."""
         failed = any(job.tried and job.status in ("failed", "killed", "stopped") for job in self.jobs)
         room = 0 if failed and not self.keep_going else self.at_once - len(self._running)
         ready = [job for job in self.jobs if not job.tried and job.status not in ENDED][:room]
@@ -138,7 +137,7 @@ class Sweep:
         return bool(ready)
 
     def _collect(self) -> None:
-        """Note how the processes that have ended left their jobs."""
+        """Update the status of jobs whose processes have ended."""
         ended = [(job, process) for job, process in self._running if process.poll() is not None]
         self._running = [(job, process) for job, process in self._running if process.returncode is None]
         for job, process in ended:
@@ -150,7 +149,7 @@ class Sweep:
                 job.status = "failed"
 
     def _elsewhere(self) -> bool:
-        """Whether other processes still run jobs; one that they leave undone is this one's to try."""
+        """Whether other processes run jobs; one that they leave unfinished may be tried here."""
         others = [job for job in self.jobs if job.status == "elsewhere"]
         for job in others:
             if not is_occupied(job.folder.root):
@@ -172,10 +171,10 @@ class Sweep:
 
 
 def end_with_sweep() -> None:
-    """In a job's process: send SIGTERM to oneself when the sweep's process is gone, however it ended."""
+    """In a job's process: send SIGTERM to itself when the sweep's process has ended or was killed."""
     if os.environ.pop(TIED, None) is None:
         return
-    for name in ("SIGUSR1", "SIGUSR2"):  # Slurm may send all processes what is meant for the one that started this one
+    for name in ("SIGUSR1", "SIGUSR2"):  # Slurm may send to all processes what only the parent is to handle
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
