@@ -32,6 +32,7 @@ def machine(config: schema.Config, device: str | None = None) -> "Machine":
     from slr.models import internvl
 
     words = dataclasses.asdict(config.hardware)
+    del words["memory"], words["micro_batch"]  # which the memory plan reads
     if device is not None and device != config.hardware.device:
         words |= {"device": device, "precision": "auto", "tf32": device == "cuda"}
     hardware.require(words["device"])

@@ -3,8 +3,6 @@
 Hydra imports this at every start, so Optuna is imported when a search begins.
 """
 
-import csv
-import io
 import math
 import shlex
 import time
@@ -19,21 +17,17 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from slr.config import compose, overrides, schema, search_space, sweep_name
 from slr.core.errors import UserError, explained
-from slr.core.files import write_whole
 from slr.core.run_folder import RunFolder, status_of
 from slr.core.signals import listening
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from slr.sweeps.optuna_study import Search
 
 POLL = 1.0  # seconds between two checks of what other processes run
-TABLE = "trials.csv"
 
 
 @dataclass
@@ -54,7 +48,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaCo
 
 
 class Optuna(Sweeper):
-    """Asks for trials, launches them, and tells the study how they ended."""
+    """Asks for trials, launches them, and records how they ended."""
 
     hydra_context: HydraContext
     config: DictConfig
@@ -94,7 +88,7 @@ class Optuna(Sweeper):
             settings=sweep_name.shared(self.config, [axis.key for axis in axes]),
             direction=cast(Any, options.direction),
             seed=options.seed,
-            pruning=optuna_study.Pruning(options.pruner, options.startup_trials, options.warmup_epochs),
+            pruning={key: getattr(options, key) for key in ("pruner", "startup_trials", "warmup_epochs")},
         )
         with search.at_work():
             print(f"search: {len(search.trials)} of {options.n_trials} trials are in {search.folder}", flush=True)
@@ -102,83 +96,68 @@ class Optuna(Sweeper):
                 claimed = (search.claim(options.n_trials) for _ in range(options.at_once))
                 if batch := [number for number in claimed if number is not None]:
                     self._launch(search, fixed, batch)
-                    write_whole(search.folder / TABLE, table(search))
+                    search.write_table()
                 elif search.waits:
                     time.sleep(POLL)
                 else:
                     return self._end(search, fixed)
 
     def _launch(self, search: "Search", fixed: list[str], batch: list[int]) -> None:
-        """Run some trials to their end, and tell how they ended."""
+        """Run some trials, and record how they ended."""
         # The sweep's folder may be named after what is searched over, which differs from trial to trial.
         words = {
             number: [
-                *(*fixed, *own_words(search, number)),
+                *(*fixed, *search.words(number)),
                 f"hydra.sweep.dir={overrides.quoted(str(search.folder))}",
                 f"hydra.sweep.subdir={search_space.trial_folder(search.folder, number).name}",
             ]
             for number in batch
         }
         for number in batch:
-            if wrong := self._wrong(words[number]):
-                search.tell(number, "failed", reason=wrong)
+            try:
+                compose.to_typed(self.hydra_context.config_loader.load_sweep_config(self.config, words[number]))
+            except (UserError, HydraException) as error:  # single values were checked before; not how they combine
+                search.tell(number, "failed", reason=" ".join(str(error).split()))
                 del words[number]
         if words:
             ended = self.launcher.launch(list(words.values()), initial_job_idx=batch[0])
             for number, job in zip(words, ended, strict=True):
                 tell(search, number, job)
         for number in batch:
-            print(line(search, number), flush=True)
-
-    def _wrong(self, words: list[str]) -> str:
-        """Why a trial cannot be: every end was checked before the start, but not every combination of them."""
-        try:
-            compose.to_typed(self.hydra_context.config_loader.load_sweep_config(self.config, words))
-        except (UserError, HydraException) as error:
-            return " ".join(str(error).split())
-        return ""
+            print(search.line(number), flush=True)
 
     def _end(self, search: "Search", fixed: list[str]) -> float:
         """Print the result; the best value."""
-        write_whole(search.folder / TABLE, table(search))
-        trials = search.trials
+        table, trials, best = search.write_table(), search.trials, search.best
         if search.exhausted and len(trials) < self.settings.n_trials:
             print(f"the whole space was tried, in {len(trials)} trials")
         states = Counter(map(search.status, trials))
         for trial in trials:
             if search.status(trial) not in ("done", "pruned"):
-                print(line(search, trial.number))
+                print(search.line(trial.number))
         summary = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        print(f"{len(trials)} trials: {summary}; {search.folder / TABLE}")
+        print(f"{len(trials)} trials: {summary}; {table}")
         if states["cut"]:
             print("the same command again continues the trials that were cut")
-        best = search.best
         if best is not None:
-            self._show_best(search, fixed, best)
+            self._show_best(search, fixed, best.number)
         if best is None or states["cut"] or states["running"]:
             raise SystemExit(1)
         return cast(float, best.value)
 
-    def _show_best(self, search: "Search", fixed: list[str], best: "FrozenTrial") -> None:
+    def _show_best(self, search: "Search", fixed: list[str], number: int) -> None:
         """Print which trial was best, and the command that shows whether it was luck."""
-        settings = own_words(search, best.number)
-        print(f"best: trial {best.number}, {best.value:.4g}: {' '.join(settings)}")
-        print(f"  in {search_space.trial_folder(search.folder, best.number)}")
-        seed = OmegaConf.select(self.config, "seed")
-        if isinstance(seed, int):
-            kept = [word for word in fixed if word.partition("=")[0].lstrip("+") not in ("seed", "sweep")]
-            others = ",".join(str(seed + more) for more in (1, 2, 3))
-            command = ["python", "train.py", "-m", *overrides.typed([*kept, *settings]), f"seed={others}"]
-            print(f"  with other seeds, since the best of many is partly luck: {shlex.join(command)}")
-
-
-def own_words(search: "Search", number: int) -> list[str]:
-    """A trial's own settings, as they are typed."""
-    return [search_space.word(axis, value) for axis, value in zip(search.axes, search.values(number), strict=True)]
+        settings = search.words(number)
+        print(f"best: trial {number}, {search.trials[number].value:.4g}: {' '.join(settings)}")
+        print(f"  in {search_space.trial_folder(search.folder, number)}")
+        kept = [word for word in fixed if word.partition("=")[0].lstrip("+") not in ("seed", "sweep")]
+        seeds = ",".join(str(self.config.seed + more) for more in (1, 2, 3))
+        command = ["python", "train.py", "-m", *overrides.typed([*kept, *settings]), f"seed={seeds}"]
+        print(f"  with other seeds, since the best of many is partly luck: {shlex.join(command)}")
 
 
 def tell(search: "Search", number: int, job: JobReturn) -> None:
-    """Tell the study how a trial's job ended."""
+    """Record in the study how a trial's job ended."""
     folder = RunFolder(search_space.trial_folder(search.folder, number))
     status = status_of(folder)
     value = cast(Any, job)._return_value  # `return_value` would raise an exception
@@ -192,30 +171,3 @@ def tell(search: "Search", number: int, job: JobReturn) -> None:
         search.tell(number, "done", float(value))
     else:
         search.tell(number, "failed", reason=f"expected a finite number from the run, found {value}")
-
-
-def line(search: "Search", number: int) -> str:
-    """A trial in a line, and the best one so far."""
-    from slr.sweeps.optuna_study import REASON
-
-    trial = search.trials[number]
-    value = "" if trial.value is None else f", {trial.value:.4g}"
-    reason = f": {trial.user_attrs[REASON]}" if REASON in trial.user_attrs else ""
-    best = search.best
-    ahead = f"; best so far {best.value:.4g}, trial {best.number}" if best and best.number != number else ""
-    return f"trial {number}: {search.status(trial)}{value}{reason}{ahead}"
-
-
-def table(search: "Search") -> str:
-    """All trials as CSV."""
-    from slr.sweeps.optuna_study import REASON
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "status", "value", "seconds", "folder", *(axis.key for axis in search.axes), "reason"])
-    for trial in search.trials:
-        seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
-        folder = search_space.trial_folder(search.folder, trial.number).name
-        row = [trial.number, search.status(trial), trial.value, seconds, folder, *search.values(trial.number)]
-        writer.writerow([*row, trial.user_attrs.get(REASON, "")])
-    return text.getvalue()

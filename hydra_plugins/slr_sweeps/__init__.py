@@ -45,25 +45,24 @@ class Folders(Launcher):
     config: DictConfig
     hydra_context: HydraContext
 
-    def __init__(self, at_once: int) -> None:
-        """Of which `at_once` run at the same time."""
-        self.at_once = at_once
-        self.sizes: list[int] = []  # bytes that each job leaves on the disk
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401
+        """See the launcher's `…Conf`."""
+        self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra calls this once."""
         self.config, self.hydra_context = config, hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run some jobs to their end."""
+        """Run some jobs, and wait for them."""
         setup_globals()
         compose.register()
         jobs = explained(lambda: [self._job(list(words), initial_job_idx + n) for n, words in enumerate(job_overrides)])
         for job in jobs:
             job.look()
         if len(jobs) > 1:  # a search launches its trials one by one
-            print(announce(jobs[0].folder.root.parent, jobs, max(self.sizes)), flush=True)
-        board = Board(self.at_once)
+            print(announce(jobs[0].folder.root.parent, jobs), flush=True)
+        board = Board()
         with listening() as stopping:
             stopping.deferred = True
             try:
@@ -87,7 +86,6 @@ class Folders(Launcher):
             composed.hydra.job.id, composed.hydra.job.num = str(number), number
         folder = RunFolder(Path(composed.hydra.sweep.dir) / composed.hydra.sweep.subdir)
         config = compose.to_typed(composed)
-        self.sizes.append(disk(config))
         typed = list(filter_overrides(words))
         lay_out(folder, config, typed)
         hydras = folder.root / ".hydra"  # what Hydra itself leaves: what was composed, and what was typed
@@ -96,28 +94,23 @@ class Folders(Launcher):
         OmegaConf.save(OmegaConf.create(typed), hydras / "overrides.yaml")
         aside = set(composed.hydra.job.config.override_dirname.exclude_keys)
         name = " ".join(word for word in typed if word.partition("=")[0].lstrip("+") not in aside)
-        return SweepJob(folder, name or folder.root.name)
+        return SweepJob(folder, name or folder.root.name, disk(config))
 
 
 def _ended(job: SweepJob, words: list[str]) -> JobReturn:
     """A job's score, or an exit code, which Hydra raises; the table has the reason."""
     done = job.status in ENDED
     ended = JobReturn(overrides=words, status=JobStatus.COMPLETED if done else JobStatus.FAILED)
-    ended.return_value = job.facts.get("val", {}).get("top1") if done else SystemExit(1)
+    ended.return_value = job.folder.facts.get("val", {}).get("top1") if done else SystemExit(1)
     return ended
 
 
 class Processes(Folders):
     """Runs jobs on this machine."""
 
-    def __init__(self, at_once: int, keep_going: bool) -> None:
-        """See `ProcessesConf`."""
-        super().__init__(at_once)
-        self.keep_going = keep_going
-
     def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """See `Folders`."""
-        Sweep(jobs, PROGRAM, self.at_once, self.keep_going, board).run(stopping)
+        Sweep(jobs, PROGRAM, show=board, **self.settings).run(stopping)
 
 
 def disk(config: schema.Config) -> int:

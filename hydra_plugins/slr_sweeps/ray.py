@@ -37,20 +37,14 @@ ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayConf, p
 class Ray(Folders):
     """Has jobs run by Ray, and waits until the last has ended."""
 
-    def __init__(self, init: dict[str, Any], remote: dict[str, Any]) -> None:
-        """See `RayConf`."""
-        super().__init__(1)
-        self.init, self.remote = init, remote
-
     def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """See `Folders`."""
         missing = [job for job in jobs if job.status not in ENDED]
         if not missing:
             return board(jobs)
-        ray = _started(self.init)
+        ray = _started(self.settings["init"])
         stopping.listen()  # Ray has installed its own handlers
-        board.at_once = _at_once(ray.cluster_resources(), self.remote)
-        task = ray.remote(**self.remote)(_attend)
+        task = ray.remote(**self.settings["remote"])(_attend)
         tasks = {task.remote(str(PROGRAM), str(job.folder.root)): job for job in missing}
         while tasks and stopping.code is None:
             _look(ray, tasks)
@@ -72,16 +66,6 @@ def _attend(program: str, folder: str) -> None:
         if ended.code == CODES[signal.SIGINT]:
             raise KeyboardInterrupt from None
         raise  # the machine goes away: Ray starts the job on another one
-
-
-def _at_once(available: dict[str, float], needed: dict[str, Any]) -> int:
-    """How many jobs run at the same time.
-
-    >>> _at_once({"CPU": 8.0, "GPU": 2.0}, {"num_cpus": 2, "num_gpus": 1})
-    2
-    """
-    needs = {"CPU": needed.get("num_cpus"), "GPU": needed.get("num_gpus")}
-    return max(1, int(min((available.get(name, 0) / need for name, need in needs.items() if need), default=1)))
 
 
 def _look(ray: Any, tasks: dict[Any, SweepJob]) -> None:  # noqa: ANN401

@@ -1,8 +1,4 @@
-"""`hydra/launcher=submitit_slurm`: the jobs of a sweep as an array of Slurm.
-
-Options are named as those of hydra-submitit-launcher, which pickles whole functions with what they refer to, gives no
-result where one job is killed, and does not know what is done or in the queue already.
-"""
+"""`hydra/launcher=submitit_slurm`: the jobs of a sweep as an array of Slurm; hydra-submitit-launcher's options."""
 
 import time
 from collections.abc import Sequence
@@ -51,21 +47,18 @@ class SlurmConf:
 
 ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=SlurmConf, provider="slr")
 
-GENERAL = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "name")
-
 
 class Slurm(Folders):
     """Has jobs run by Slurm, and waits until the last has ended."""
 
     def __init__(self, max_num_timeout: int, array_parallelism: int, **words: Any) -> None:  # noqa: ANN401
         """See `SlurmConf`."""
-        super().__init__(array_parallelism)
         self.submitit = explained(lambda: package("submitit", "submitit_slurm", "slurm"))
         self.max_num_timeout = max_num_timeout
         self.tasks = words["nodes"] * words["tasks_per_node"]
         extra = {"requeue": True} | words.get("additional_parameters", {})  # else as the cluster has it
         words |= {"array_parallelism": array_parallelism, "name": "slr", "additional_parameters": extra}
-        self.words = {name if name in GENERAL else f"slurm_{name}": word for name, word in words.items() if word}
+        self.words = {f"slurm_{name}": word for name, word in words.items() if word}
 
     def work(self, jobs: Sequence[SweepJob], board: Board, stopping: Stopping) -> None:
         """See `Folders`. Jobs that an earlier command has put into the queue stay there."""

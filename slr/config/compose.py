@@ -64,7 +64,7 @@ def run_name(typed: str, environment: Mapping[str, str]) -> str:
     job = f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else environment.get("SLURM_JOB_ID")
     if job is None or environment.get("SLURM_JOB_NAME") in SHELLS:
         # Hydra's own `now` differs between the processes of one run.
-        return distributed.moment().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        return distributed.place().moment.strftime("%Y-%m-%d_%H-%M-%S-%f")
     return "_".join(filter(None, [f"slurm-{job}", folder_name(typed) if typed else ""]))
 
 

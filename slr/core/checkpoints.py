@@ -1,8 +1,8 @@
-"""The files of a training's state: written whole, known by their hash, the one before kept until the new one is whole.
+"""A run's checkpoints: installing a new one, finding the newest whole one, removing what is not needed.
 
 `last.ckpt` is the newest state and `previous.ckpt` the one before; `best.ckpt` is the state of the best validation.
-`checksums.json` has the SHA-256 of each whole file that may be there. It is written before a file takes its place, so
-that whenever a process is killed, some file has a known hash.
+`checksums.json` has the SHA-256 of each. It is written before a file takes its place, so that whenever a process is
+killed, some file has a known hash.
 """
 
 import json
@@ -11,19 +11,19 @@ import shutil
 from pathlib import Path
 
 from slr.core.errors import UserError
-from slr.core.files import sha256, write_whole
+from slr.core.files import replacing, sha256, write_whole
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 PART = "saving.part"
 HASHES = "checksums.json"
-REMEMBERED = 16  # hashes of each kind: of files that are there, and of some that a killed process did not place
+REMEMBERED = 16  # hashes of each kind, those of files that a killed process did not install included
 
 
 def install(folder: Path, best: bool) -> None:
     """Make `PART`, freshly written in `folder`, the last checkpoint, and the best one too where `best`.
 
     Raises:
-        OSError: the disk is full or gone; the files that were there still are.
+        OSError: the disk is full or gone; the old files are still there.
     """
     part = folder / PART
     with part.open("rb+") as file:
@@ -40,12 +40,10 @@ def install(folder: Path, best: bool) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole state in `folder`, or None where no state was saved yet. Prints which ones are damaged.
-
-    A training continues exactly from any of its states, so the best one, which is never newer than the last, will do.
+    """The newest whole state in `folder`, the best one included, or None if there is none. Prints which are damaged.
 
     Raises:
-        UserError: there are files, but none is whole.
+        UserError: all are damaged.
     """
     _remove_parts(folder)
     states = [folder / name for name in (LAST, PREVIOUS, BEST) if (folder / name).is_file()]
@@ -59,20 +57,20 @@ def newest(folder: Path) -> Path | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint's content is one that `install` wrote into its folder."""
+    """Whether a checkpoint has a hash that `install` recorded in its folder."""
     known = _known(path.parent)
     return sha256(path) in known["last"] + known["best"]
 
 
 def tidy(folder: Path, keep: str) -> None:
-    """Leave what a finished run needs: `both` best and last, or `best` alone."""
+    """Remove what a finished run does not keep: `both` keeps best and last, `best` the best alone."""
     for name in [PREVIOUS] + [LAST] * (keep == "best"):
         (folder / name).unlink(missing_ok=True)
     _remove_parts(folder)
 
 
 def _remove_parts(folder: Path) -> None:
-    """Remove what a killed process was writing."""
+    """Remove the unfinished files of a killed process."""
     for part in folder.glob("*.part"):
         part.unlink(missing_ok=True)
 
@@ -86,10 +84,8 @@ def _known(folder: Path) -> dict[str, list[str]]:
 
 
 def _replace_with_copy(source: Path, target: Path) -> None:
-    part = target.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)  # the same bytes once: the other name becomes `last`, then `previous`
-    except OSError:  # a file system without links
-        shutil.copyfile(source, part)
-    os.replace(part, target)
+    with replacing(target) as part:
+        try:
+            os.link(source, part)  # the same bytes once: the other name becomes `last`, then `previous`
+        except OSError:  # a file system without links
+            shutil.copyfile(source, part)

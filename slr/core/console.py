@@ -5,10 +5,7 @@ from collections.abc import Sequence
 ABSENT = "–"
 
 
-Row = Sequence[str]
-
-
-def aligned(rows: Sequence[Row], width: int | None = None) -> str:
+def aligned(rows: Sequence[Sequence[str]], width: int | None = None) -> str:
     """Rows as text, each column as wide as its widest cell; numbers to the right, under a title of their own.
 
     Args:

@@ -1,4 +1,4 @@
-"""DirectML's device as torch-directml gives it; nothing of that is imported before somebody asks for it."""
+"""DirectML's device, by torch-directml, which is imported only when needed."""
 
 import importlib
 import importlib.util
@@ -11,7 +11,7 @@ INSTALL = "on Windows or WSL: uv sync --python 3.12 --extra directml --no-group 
 
 
 def absent() -> str | None:
-    """Why there is no such device here, and what to do about it, in a line; None where there is one."""
+    """Why there is no such device here, and what to do, in one line; None if there is one."""
     if importlib.util.find_spec(MODULE) is None:
         return f"torch-directml is not installed ({INSTALL})"
     try:
@@ -23,12 +23,12 @@ def absent() -> str | None:
 
 
 def device() -> torch.device:
-    """The device that torch-directml takes by default."""
+    """torch-directml's default device."""
     return torch.device(_module().device())
 
 
 def name() -> str:
-    """What the default device is called."""
+    """The name of the default device."""
     return str(_module().device_name(_module().default_device()))
 
 

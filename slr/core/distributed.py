@@ -1,8 +1,7 @@
 """The processes of one run: their ranks, starting them, and exchanging values.
 
 Each process has the whole network and a share of the clips. Only the main process (rank 0) writes, prints and decides.
-A process that fails leaves its reason in the store, so that it is reported once and no process waits for ever.
-torch is imported only where there are several processes.
+A process that fails leaves its reason in the store, so that it is reported once. Only several processes import torch.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,25 +38,18 @@ REASON = "reason"  # the store's key for why the first process failed
 
 @dataclass(frozen=True)
 class Rank:
-    """Which one of the processes this is.
+    """Which one of the processes this is."""
 
-    Attributes:
-        rank: its number; 0 is the main process.
-        world: how many there are.
-        beside: how many of them are on this machine.
-        index: its number among those.
-    """
-
-    rank: int = 0
-    world: int = 1
-    beside: int = 1
-    index: int = 0
+    rank: int = 0  # its number; 0 is the main process
+    world: int = 1  # how many there are
+    beside: int = 1  # how many of them are on this machine
+    index: int = 0  # its number among those
+    moment: datetime = field(default_factory=datetime.now)  # of the command's start, the same for all: runs' names
 
 
 _place = Rank()
 _store: "Store | None" = None
 _cards: Any = None  # the group whose GPUs sum gradients
-_moment = datetime.now()
 
 
 def place() -> Rank:
@@ -68,11 +60,6 @@ def place() -> Rank:
 def is_main() -> bool:
     """Whether this is the process that writes, prints and decides."""
     return _place.rank == 0
-
-
-def moment() -> datetime:
-    """When the command was started, the same for all processes: runs are named after it."""
-    return _moment
 
 
 def given(environment: Mapping[str, str]) -> tuple[int, int] | None:
@@ -93,8 +80,7 @@ def given(environment: Mapping[str, str]) -> tuple[int, int] | None:
 def start(count: int, tie: str) -> int:
     """Start this very command `count` times, as processes of one run on this machine, and wait for them.
 
-    Signals are passed on. Where one process fails, the others notice and end; those that do not are killed. torchrun
-    would send SIGTERM at once, which hides the reason, and needs torch in this process, which takes seconds.
+    Signals are passed on. Where one process fails, the others notice and end; those that do not are killed.
 
     Args:
         count: of processes.
@@ -121,7 +107,7 @@ def start(count: int, tie: str) -> int:
 
 
 def _wait(children: Sequence[subprocess.Popen], asked: list[int]) -> dict[int, int]:
-    """Pass on the signals in `asked` until all have ended: rank -> exit code, in the order in which they ended."""
+    """Pass on the signals in `asked` until all have ended; returns rank -> exit code, in the order of the ends."""
     ended: dict[int, int] = {}
     failed_at = math.inf
     while len(ended) < len(children):
@@ -157,15 +143,15 @@ def _exit_code(ended: Mapping[int, int]) -> int:
 
 
 def join(device: str) -> None:
-    """Become one of the processes that were started; alone, nothing happens.
+    """Join the other processes of the run; does nothing if there is only one.
 
     Args:
         device: cpu, or cuda, where each process has a card of its own.
 
     Raises:
-        UserError: the others do not come.
+        UserError: the others did not join in time.
     """
-    global _place, _store, _cards, _moment
+    global _place, _store, _cards
     rank, world = given(os.environ) or (0, 1)
     if world == 1:
         return
@@ -178,10 +164,10 @@ def join(device: str) -> None:
     except (RuntimeError, OSError) as error:
         why = str(error).strip().splitlines()[0]
         raise UserError(f"expected {world} processes to meet at {host}:{port}, but they cannot: {why}") from error
-    _place = Rank(rank, world)
-    names, moments = zip(*gather([socket.gethostname(), _moment.isoformat()]), strict=True)
-    _place = Rank(rank, world, names.count(names[rank]), names[:rank].count(names[rank]))
-    _moment = datetime.fromisoformat(moments[0])
+    _place = replace(_place, rank=rank, world=world)
+    names, moments = zip(*gather([socket.gethostname(), _place.moment.isoformat()]), strict=True)
+    beside, index = names.count(names[rank]), names[:rank].count(names[rank])
+    _place = Rank(rank, world, beside, index, datetime.fromisoformat(moments[0]))
     if device == "cuda":
         _cards = dist.new_group(backend="nccl")
 
@@ -240,10 +226,10 @@ class Lost(SystemExit):
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Within it, all but the main process are silent, and an error leaves its reason for the others.
+    """Silence all but the main process within the block; an error leaves its reason for the others.
 
     Raises:
-        Lost: the others' error.
+        Lost: another process has failed before.
     """
     with contextlib.ExitStack() as stack:
         if not is_main():
@@ -261,7 +247,7 @@ def together() -> Iterator[None]:
 
 
 def _is_first(error: BaseException, store: "Store") -> bool:
-    """Leave an error's reason for the others; whether no process had left one."""
+    """Leave an error's reason for the others; returns whether no process had left one."""
     stopped = error.code if isinstance(error, SystemExit) and error.code in CODES.values() else None
     lines = str(error).strip().splitlines() or [""]
     reason = f"{type(error).__name__}: {lines[-1]} (process {_place.rank})"
@@ -273,7 +259,7 @@ def _is_first(error: BaseException, store: "Store") -> bool:
 
 
 def _lost() -> Lost:
-    """What this process ends with because another one has ended."""
+    """The error of this process after another one has ended."""
     with contextlib.suppress(RuntimeError):
         if _store is not None and _store.check([REASON]):
             return Lost(**json.loads(_store.get(REASON)))
@@ -282,7 +268,7 @@ def _lost() -> Lost:
 
 @contextlib.contextmanager
 def _connected() -> Iterator[None]:
-    """Within it, an error of torch's connections means that another process is gone: `Lost` is raised."""
+    """Raise `Lost` for an error of torch's connections, which means that another process has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -345,19 +331,19 @@ def gather_tensors(tensor: "Tensor", group: object = None) -> "list[Tensor]":
 
 
 def on_main(do: Callable[[], Value]) -> Value:
-    """What the main process gets by `do`, which the others wait for, and get too. All must call it; as `gather`."""
+    """The result of `do` in the main process, for which the others wait. All must call it; values as of `gather`."""
     return gather(do() if is_main() else None)[0]  # pyright: ignore[reportReturnType]
 
 
 def main_first(do: Callable[[], Value]) -> Value:
-    """What each process gets by `do`, the others after the main process: they read what it has written."""
+    """The result of `do`, called by the main process first: the others read what it has written."""
     value = do() if is_main() else None
     gather(None)
     return value if is_main() else do()  # pyright: ignore[reportReturnType]
 
 
 def all_reduce_sum(tensors: "Sequence[Tensor]") -> None:
-    """Put the sum over all processes in place of each tensor, by one message for all of them."""
+    """Replace each tensor by its sum over all processes, in one message."""
     if _place.world == 1:
         return
     import torch

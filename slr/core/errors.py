@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read, and how it is shown."""
+"""The exception whose text is for users, and printing it."""
 
 import sys
 from collections.abc import Callable
@@ -8,7 +8,7 @@ Value = TypeVar("Value")
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says what was expected, what was found and what to do.
+    """A mistake that the user can fix: one line with what was expected, what was found and what to do.
 
     Entry points print it without a traceback and exit with 2.
     """
@@ -24,5 +24,5 @@ def explained(main: Callable[[], Value]) -> Value:
 
 
 def one_line(error: UserError) -> str:
-    """The error's line; of one that comes from a loader's worker, which torch wraps in a traceback, the last."""
+    """The error's text in one line, without the traceback in which torch wraps an error of a loader's worker."""
     return " ".join(str(error).rpartition("slr.core.errors.UserError: ")[2].split())

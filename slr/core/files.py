@@ -1,4 +1,4 @@
-"""Writing files so that each is whole or not there, and reading JSON."""
+"""Writing files atomically, reading JSON, hashes, and random numbers by a key."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Give a path to write to, in the same folder, and rename it to `path` at the end: no reader meets half a file.
+    """Yield a temporary path in the same folder, which is renamed to `path` at the end, unless the block raises.
 
     Args:
-        path: of the file. Where the block raises, what was there stays.
-        durable: flush to the disk before the renaming, so that a loss of power too leaves one file or the other.
+        path: of the file.
+        durable: flush to the disk before renaming, so that a power cut too leaves the old file or the new one.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -46,7 +46,7 @@ def sha256(path: Path) -> str:
 
 
 def generator(*key: int | str) -> "np.random.Generator":
-    """The random numbers that belong to a key, such as a seed, an epoch and the id of a clip."""
+    """A random generator seeded by a key, such as a seed, an epoch and the id of a clip."""
     import numpy as np
 
     words = [int.from_bytes(hashlib.sha256(k.encode()).digest()[:8]) if isinstance(k, str) else k for k in key]
@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
 
 
 def write_json(path: Path, value: object, indent: int | None = 1) -> None:
-    """Write JSON, as `replacing` does; its folder is made. `indent=None` makes it short."""
+    """Write JSON, as `replacing` does, and make its folder. `indent=None` writes one line."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)

@@ -11,7 +11,7 @@ import torch
 
 from slr.core import directml, distributed
 from slr.core.errors import UserError
-from slr.core.units import counted, parse_bytes
+from slr.core.units import counted
 
 KINDS = ("cuda", "mps", "directml", "cpu")  # best first
 BITS_16 = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -35,16 +35,10 @@ class Machine:
     tf32: bool
     workers: int
     frames_at_once: int  # of clips that are ranked together
-    memory: int | None  # bytes that a run may use, where that was set
-    micro_batch: int | None  # clips of a training step computed at once, where that was set
     reasons: tuple[str, ...]  # of what was chosen automatically
 
     def describe(self, chosen: str = "") -> str:
-        """One line: device, numbers, quantisation, workers, and the reasons.
-
-        Args:
-            chosen: why it is this kind, where `hardware=auto` chose it.
-        """
+        """One line: device, numbers, quantisation, workers, and the reasons; `chosen` is that of the kind."""
         names = {"cuda": torch.cuda.get_device_name, "directml": directml.name, "mps": lambda: "Apple's GPU"}
         name = names[self.kind]() if self.kind in names else counted(torch.get_num_threads(), "thread")
         words = [f"{self.kind} ({name})", self.precision, f"quantisation {self.quantization}"]
@@ -67,7 +61,7 @@ class Machine:
 
 
 def absent(kind: str) -> str | None:
-    """Why a kind of device is not here, and what to do about it, in a line; None where it is."""
+    """Why a kind of device is not here, and what to do, in one line; None if it is here."""
     if kind == "cuda" and not torch.cuda.is_available():
         why = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
         return f"{why} (check the driver with nvidia-smi)"
@@ -113,8 +107,6 @@ def decide(
     four_bit: bool,
     workers: int,
     frames_at_once: int,
-    memory: str | None,
-    micro_batch: int | None,
     quantization: str,
 ) -> Machine:
     """Settle what the configuration leaves open.
@@ -122,18 +114,16 @@ def decide(
     Of several processes on a machine, each takes its part of the processors, or a card of its own.
 
     Args:
-        device: one of `KINDS`; must be present.
+        device: one of `KINDS`, which is here; see `require`.
         precision: as of `Machine`, or `auto`: on CUDA bf16-mixed where the card has bf16, else 16-mixed; else 32-true.
-        tf32, frames_at_once, micro_batch: as of `Machine`.
+        tf32, frames_at_once: as of `Machine`.
         four_bit: whether NF4 runs on this kind of hardware.
         workers: processes that decode, at most; no more than processors.
-        memory: what a run may use, such as 8GB; None is what is free when it starts.
         quantization: `auto` is nf4 where `four_bit`, else none.
 
     Raises:
-        UserError: the device is absent, or cannot do what is asked.
+        UserError: the device cannot do what is asked.
     """
-    require(device)
     place = distributed.place()
     if device == "cuda":
         _take_card(place.beside, place.index)
@@ -164,17 +154,15 @@ def decide(
         tf32=tf32,
         workers=_share_cores(device, workers, place.beside),
         frames_at_once=frames_at_once,
-        memory=None if memory is None else parse_bytes(memory),
-        micro_batch=micro_batch,
         reasons=tuple(reasons),
     )
 
 
 def _share_cores(device: str, workers: int, beside: int) -> int:
-    """How many workers get a core, where so many processes share the machine; torch's threads take the rest."""
+    """The number of workers that get a core of their own; torch's threads take the rest."""
     cores = max(1, (os.cpu_count() or 1) // beside)
     workers = min(workers, cores)
-    if device == "cpu":  # threads that share a core with a worker wait for one another spinning: several times slower
+    if device == "cpu":  # threads that share a core with a worker are several times slower
         torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - workers)))
     return workers
 
@@ -188,7 +176,7 @@ def _precision(device: str) -> tuple[str, str]:
 
 
 def _take_card(beside: int, index: int) -> None:
-    """Let "cuda" mean this process's own card. Slurm may show each process only its own."""
+    """Set this process's card as the current one. Slurm may show each process only its own."""
     cards = torch.cuda.device_count()
     bound = cards == 1 and "SLURM_STEP_ID" in os.environ
     if beside > cards and not bound:
@@ -199,25 +187,22 @@ def _take_card(beside: int, index: int) -> None:
     torch.cuda.set_device(0 if bound else index)
 
 
-# DirectML does not tell how much memory it has: for it, these give the machine's.
-
-
 def memory_taken(device: str) -> int:
-    """Bytes that this process holds now: of the card's memory, or on the CPU resident ones."""
+    """Bytes that this process holds now: of the card's memory, or resident ones on the CPU and with DirectML."""
     if device == "mps":
         return torch.mps.driver_allocated_memory()
     return torch.cuda.memory_allocated() if device == "cuda" else psutil.Process().memory_info().rss
 
 
 def memory_free(device: str) -> int:
-    """Bytes that are still free."""
+    """Bytes that are still free: of the card's memory, or of the machine's on the CPU and with DirectML."""
     if device == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
 def memory_peak(device: str) -> int | None:
-    """The most bytes that this process has held at once; None where the system does not tell."""
+    """The most bytes that this process has held at once; None if the system does not measure it."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     if device != "cpu" or sys.platform != "linux":
@@ -229,7 +214,7 @@ def memory_peak(device: str) -> int | None:
 
 @contextmanager
 def memory_advice(device: str, knobs: str) -> Iterator[None]:
-    """Name the settings to change where the block runs out of memory.
+    """Name the settings to change if the block runs out of memory.
 
     Raises:
         UserError: in place of torch's own error.

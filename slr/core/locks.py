@@ -1,4 +1,4 @@
-"""One process at a time in a folder, by locks of the operating system, which end with their processes."""
+"""One process at a time in a folder, by locks of the operating system, which it releases when a process ends."""
 
 import errno
 import os
@@ -15,14 +15,14 @@ if os.name == "nt":
 else:
     import fcntl
 
-HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what systems say of a lock that another process holds
+HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # errors of a lock that another process holds
 OCCUPIED = ".occupied"  # the file whose lock means that a run is alive
 GLANCE = 0.5  # seconds within which `is_occupied` of another process has released the lock
 _own: set[Path] = set()  # folders that this process occupies
 
 
 class Busy(UserError):
-    """Another process works in a folder."""
+    """Another process runs in a folder."""
 
 
 @contextmanager
@@ -43,12 +43,12 @@ def exclusive(folder: Path, silent: bool = False) -> Iterator[None]:
 
 @contextmanager
 def occupied(folder: Path) -> Iterator[None]:
-    """Be the one process of a run's folder for the block. The folder is made.
+    """Lock a run's folder for the block, as a sign that the run is alive; makes the folder.
 
-    The lock belongs to this process alone: workers that it forks do not keep it when it is killed.
+    Forked workers do not share the lock, so it ends with this process even where they survive it.
 
     Raises:
-        Busy: another process is in there, alive.
+        Busy: another process has the lock.
         UserError: the file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def occupied(folder: Path) -> Iterator[None]:
 
 
 def is_occupied(folder: Path) -> bool:
-    """Whether another process is alive in a run's folder; raises UserError where the file system has no locks."""
+    """Whether another process runs in a run's folder; raises UserError if the file system has no locks."""
     if folder.resolve() in _own or not (folder / OCCUPIED).is_file():  # closing the file would release one's own lock
         return False
     with (folder / OCCUPIED).open("ab") as file:
@@ -82,7 +82,7 @@ def _locked(descriptor: int, wait: bool, shared_with_forks: bool = True) -> bool
             lock = fcntl.flock if shared_with_forks else fcntl.lockf
             lock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in HELD:  # without locks, one would wait for ever
+        if error.errno not in HELD:
             raise UserError(
                 f"expected a file system with locks, found {error}; choose a folder on another disk"
             ) from error

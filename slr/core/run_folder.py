@@ -75,11 +75,11 @@ class RunFolder:
 
 
 class RunRecord:
-    """`result.json` of a run while it goes on; of several processes the main process writes it.
+    """`result.json` of a running run, which the main process writes.
 
     Attributes:
-        content: what the file holds: `status` (running, done, pruned, failed or stopped), `seconds` of all processes
-            that have worked on the run, `overrides`, and what was added by `tell`.
+        content: of the file: `status` (running, done, pruned, failed or stopped), `seconds` of all processes that have
+            worked on the run, `overrides`, and what `update` added.
     """
 
     def __init__(self, folder: RunFolder, overrides: Sequence[str]) -> None:
@@ -100,11 +100,10 @@ class RunRecord:
 
 @contextmanager
 def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) -> Iterator[RunRecord]:
-    """Keep the result of a run, whose `overrides` were typed, true from its beginning to its end, however it ends.
+    """Record in `result.json` how the run in the block ends; `overrides` are those typed.
 
-    Its `status` becomes done unless the block sets another one, failed (with the error's last line), or stopped, by
-    Ctrl-C or by SIGTERM, with which schedulers end a job. Only a run that was killed, or lost its machine, stays at
-    running: `status_of` tells it from one that is alive.
+    Its `status` becomes done unless the block sets another one, failed (with the error's last line), or stopped (by
+    Ctrl-C or SIGTERM). It stays at running if the process is killed; see `status_of`.
 
     Raises:
         SystemExit: 130 after Ctrl-C, 143 after SIGTERM, as a shell knows them.
@@ -119,7 +118,8 @@ def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) ->
         if code is not None:
             record.update({"status": "stopped"})
             if folder.is_begun:
-                print(f"\nstopped; to continue: {again(folder)}", file=sys.stderr)  # behind a progress bar
+                again = command("train", shlex.quote(f"resume={folder.root}"))
+                print(f"\nstopped; to continue: {again}", file=sys.stderr)  # behind a progress bar
             raise SystemExit(code) from None
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[-1]}"
@@ -129,15 +129,10 @@ def recorded(folder: RunFolder, overrides: Sequence[str], stopping: Stopping) ->
         raise
 
 
-def again(folder: RunFolder) -> str:
-    """What a person types to continue a run."""
-    return command("train", shlex.quote(f"resume={folder.root}"))
-
-
 def _stop_code(error: BaseException, stopping: Stopping) -> int | None:
-    """The exit code by which a run was asked to end, if that is what has ended it."""
+    """The exit code, if a request to end has ended the run."""
     if isinstance(error, UserError) or (isinstance(error, Lost) and error.reason is not None):
-        return None  # a reason of its own, whatever else was asked
+        return None  # the error comes first, even if the run was asked to end too
     code = error.stopped if isinstance(error, Lost) else 130 if isinstance(error, KeyboardInterrupt) else None
     return stopping.code or code
 
@@ -167,5 +162,5 @@ def flat(nested: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
 
 
 def hashes_of(folder: RunFolder) -> dict[str, str]:
-    """The hashes that a run has recorded; none where it has not got that far."""
+    """The hashes that a run has recorded; empty if there are none yet."""
     return folder.facts.get("hashes", {})

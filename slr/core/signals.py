@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at once where nothing is lost by it, else at the next step, when a training has saved itself."""
+"""Ctrl-C and SIGTERM: end at once, or during a training at the next step, when its checkpoint is saved."""
 
 import atexit
 import functools
@@ -31,7 +31,7 @@ def next_of(items: "queue.SimpleQueue[Item]") -> Item:
 
 @contextmanager
 def handled(handler: Callable[[int, object], object], numbers: Iterable[int] = tuple(CODES)) -> Iterator[None]:
-    """Within it, signals call `handler`; afterwards what they called before. Outside the main thread, nothing changes.
+    """Have signals call `handler` within the block; does nothing outside the main thread.
 
     >>> with handled(lambda number, frame: print(signal.Signals(number).name)):
     ...     signal.raise_signal(signal.SIGINT)
@@ -52,9 +52,8 @@ class Stopping:
     """Whether this process was asked to end.
 
     Attributes:
-        code: the exit code to end with, or None while nobody asked.
-        deferred: whether the running code checks `code` itself and ends when it has saved; a second request ends the
-            process at once.
+        code: the exit code to end with; None if it was not asked.
+        deferred: whether the running code checks `code` and ends when it has saved; a second request ends it at once.
     """
 
     def __init__(self) -> None:
@@ -85,7 +84,7 @@ class Stopping:
             print(text, file=sys.stderr, flush=True)
 
     def told(self, code: int) -> None:
-        """Note that another process of the run was asked to end; this one's own signal may be on its way."""
+        """Note that another process of the run was asked to end; this one may still get the same signal."""
         if self.code is None:
             self.code, self._heard = code, time.monotonic()
 
@@ -102,24 +101,21 @@ class Stopping:
 
 @contextmanager
 def listening() -> Iterator[Stopping]:
-    """Within it, signals are handled by the `Stopping` that it gives."""
+    """Handle signals within the block by the `Stopping` that it yields."""
     stopping = Stopping()
     with handled(stopping.hear):
         yield stopping
 
 
 def ignore_signals(worker: int) -> None:
-    """Have a loader's worker ignore the signals that its whole process group gets; its death would end its parent.
-
-    The parent must have called `end_workers_at_exit`.
-    """
+    """Have a loader's worker ignore signals to its process group; the parent must have called `end_workers_at_exit`."""
     for number in CODES:
         signal.signal(number, signal.SIG_IGN)
 
 
 @functools.cache
 def end_workers_at_exit() -> None:
-    """Have this process kill its remaining workers when it exits: Python would send SIGTERM and wait for them."""
+    """Have this process kill its workers when it exits: Python would send SIGTERM, which they ignore, and wait."""
     atexit.register(_end_workers)  # after multiprocessing's own, so it is called before
 
 

@@ -30,7 +30,7 @@ def show_settings(writer: "SummaryWriter", settings: Mapping[str, Any]) -> None:
 
 
 def add_results(folder: Path, part: str, metrics: Mapping[str, float], step: int) -> None:
-    """Log what a part's ranking gave, where the HParams tab looks for it."""
+    """Log the metrics of a part under the names that the HParams tab shows."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder)) as writer:
@@ -65,8 +65,6 @@ def add_images(folder: Path, title: str, images: Mapping[str, "NDArray[np.uint8]
 def cut_back(folder: Path, step: int, validated: bool) -> None:
     """Remove from a run's curves what a training that continues at `step` is going to log again.
 
-    SummaryWriter's `purge_step` only marks such events, in whole steps, while a validation belongs to the step before.
-
     Args:
         folder: of the run.
         step: optimiser steps before the checkpoint; 0 leaves nothing.
@@ -78,7 +76,7 @@ def cut_back(folder: Path, step: int, validated: bool) -> None:
     events = [event for file in files for event in _events(file) if step > 0 and _stays(event, step, validated)]
     events.sort(key=lambda event: event.step)
     if events:
-        # A process that was killed here has left its file beside those that it replaces: each event counts once.
+        # A process that was killed here has left its file beside the old ones: keep each event once.
         key = lambda event: (event.step, event.summary.SerializeToString())  # noqa: E731
         part = folder / ".curves.part"  # TensorBoard reads every file with tfevents in its name
         with part.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Numbers as a person writes and reads them: bytes, seconds, counts."""
+"""Numbers as a person writes and reads them: bytes and counts."""
 
 import re
 
@@ -31,18 +31,6 @@ def format_bytes(size: float) -> str:
     ('2.6 GB', '31 MB')
     """
     return f"{size / GB:.1f} GB" if size >= 0.1 * GB else f"{size / 10**6:.0f} MB"
-
-
-def format_duration(seconds: float) -> str:
-    """A duration.
-
-    >>> format_duration(59.6), format_duration(3599), format_duration(7260)
-    ('1 min', '1 h 0 min', '2 h 1 min')
-    """
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def counted(number: int, noun: str) -> str:

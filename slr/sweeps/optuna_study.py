@@ -1,10 +1,11 @@
-"""A search's trials in Optuna's journal: which one is next, whose it is, how it ended, and whether to end it early.
+"""A search's trials in Optuna's journal: claiming the next one, noting how it ended, and pruning.
 
-A trial is written to the journal as one line with its settings, so that a process that dies leaves a whole trial or
-none. A search holds a lock of the operating system for each trial that it runs. No settings are tried twice.
+A trial is one line of the journal with its settings, so that a killed process leaves a whole trial or none. A search
+holds a lock of the operating system for each trial that it runs. No settings are tried twice.
 """
 
-import os
+import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from slr.config import search_space
 from slr.config.search_space import Axis, Choices, Value
 from slr.core.errors import UserError
+from slr.core.files import write_whole
 from slr.core.locks import exclusive, is_occupied, occupied
 
 NAME = "slr"
@@ -33,23 +35,17 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Lock(JournalFileOpenLock):
-    """Optuna's lock by exclusive creation of a file, which network file systems without locks have too.
-
-    Whoever gets it removes half a line that a killed holder has left, behind which the next one would be written.
-    """
+    """Optuna's lock by a file, for network file systems too; it also removes half a line that a killed writer left."""
 
     def __init__(self, journal: Path) -> None:
         super().__init__(str(journal))
         self._journal = journal
 
     def acquire(self) -> bool:
-        """Wait for it, then mend the journal."""
+        """Wait for the lock, then cut the journal behind its last whole line."""
         super().acquire()
         with self._journal.open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            while end and (file.seek(end - 1), file.read(1))[1] != b"\n":
-                end -= 1
-            file.truncate(end)
+            file.truncate(file.read().rfind(b"\n") + 1)
         return True
 
 
@@ -58,47 +54,18 @@ def storage(journal: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(journal), Lock(journal)))
 
 
-@dataclass(frozen=True)
-class Pruning:
-    """When a trial is given up whose best validation so far is worse than the median of others at the same epoch.
-
-    Attributes:
-        pruner: median or none.
-        startup_trials: that must have ended normally before.
-        warmup_epochs: of each trial after which it is not given up.
-    """
-
-    pruner: str
-    startup_trials: int
-    warmup_epochs: int
-
-    def judge(self) -> optuna.pruners.BasePruner:
-        """Optuna's pruner. Epochs count from 1."""
-        if self.pruner == "none":
-            return optuna.pruners.NopPruner()
-        return optuna.pruners.MedianPruner(self.startup_trials, self.warmup_epochs + 1)
-
-
 @dataclass
 class Search:
-    """One process's part in a study, while `at_work`.
+    """One process's part in a study, while `at_work`."""
 
-    Attributes:
-        folder: of the sweep.
-        axes: what is varied.
-        settings: what all trials share, `key` -> value.
-        tried: numbers of the trials that this process has run.
-        exhausted: whether nothing untried is left.
-    """
-
-    folder: Path
+    folder: Path  # of the sweep
     axes: Sequence[Axis]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # what all trials share, `key` -> value
     direction: Literal["maximize", "minimize"]
     seed: int
-    pruning: Pruning
-    tried: set[int] = field(default_factory=set)
-    exhausted: bool = False
+    pruning: Mapping[str, Any]  # `pruner`, `startup_trials` and `warmup_epochs` as `hydra.sweeper` sets them
+    tried: set[int] = field(default_factory=set)  # numbers of the trials that this process has run
+    exhausted: bool = False  # whether nothing untried is left
     _claims: dict[int, ExitStack] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -106,7 +73,7 @@ class Search:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Begin the study, or join it.
+        """Create or open the study; at the end, release the trials that this process has claimed.
 
         Raises:
             UserError: the study has another space, other settings or the other direction.
@@ -123,24 +90,19 @@ class Search:
     def _opened(self) -> optuna.Study:
         journal = storage(self.folder / search_space.JOURNAL)
         study = optuna.create_study(storage=journal, study_name=NAME, direction=self.direction, load_if_exists=True)
-        asked, before = {SPACE: [str(axis) for axis in self.axes], SETTINGS: dict(self.settings)}, study.user_attrs
-        if SETTINGS not in before:  # the last to be written
-            before = asked
-            for key, value in asked.items():
-                study.set_user_attr(key, value)
-        old, new = before[SETTINGS], asked[SETTINGS]
-        differing = [f"{key}={old.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
-        other = ""
-        if asked[SPACE] != before[SPACE]:
-            other = f"over {'; '.join(before[SPACE])}"
-        elif differing:
-            other = f"with {', '.join(differing[:4])}"
-        elif (direction := study.direction.name.lower()) != self.direction:
-            other = f"with hydra.sweeper.direction={direction}"
-        if other:
+        space = [str(axis) for axis in self.axes]
+        if SETTINGS not in study.user_attrs:  # the last to be written
+            study.set_user_attr(SPACE, space)
+            study.set_user_attr(SETTINGS, dict(self.settings))
+        before = study.user_attrs
+        old = before[SETTINGS] | {"hydra.sweeper.direction": study.direction.name.lower()}
+        new = {**self.settings, "hydra.sweeper.direction": self.direction}
+        differing = [f"{key}={old.get(key)}" for key in old | new if old.get(key) != new.get(key)]
+        if space != before[SPACE] or differing:
+            other = f"with {', '.join(differing[:4])}" if space == before[SPACE] else f"over {'; '.join(before[SPACE])}"
             raise UserError(f"{self.folder} holds a search {other}; give this one another name, sweep=NAME")
-        if before.get(PRUNING) != vars(self.pruning):
-            study.set_user_attr(PRUNING, vars(self.pruning))
+        if before.get(PRUNING) != self.pruning:
+            study.set_user_attr(PRUNING, dict(self.pruning))
         return study
 
     @property
@@ -165,11 +127,8 @@ class Search:
             if number is None and len(trials) < limit and (values := self._untried(trials)) is not None:
                 number = len(trials)
                 params = dict(zip(self._distributions, values, strict=True))
-                self._study.add_trial(
-                    optuna.trial.create_trial(
-                        state=TrialState.RUNNING, params=params, distributions=self._distributions
-                    )
-                )
+                options = {"params": params, "distributions": self._distributions}
+                self._study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, **options))
             if number is not None:
                 self.tried.add(number)
                 self._claims[number] = ExitStack()
@@ -180,7 +139,7 @@ class Search:
         return self.folder / CLAIMS / str(number)
 
     def _is_left(self, trial: FrozenTrial) -> bool:
-        """Whether a trial was interrupted and nobody runs it; this process does not try one twice."""
+        """Whether a trial was interrupted, no process runs it, and this process has not tried it."""
         if trial.state != TrialState.RUNNING or trial.number in self.tried:
             return False
         run = search_space.trial_folder(self.folder, trial.number)
@@ -195,17 +154,43 @@ class Search:
 
     @property
     def waits(self) -> bool:
-        """Whether others run trials, which this process has to finish if they die."""
+        """Whether other processes run trials, which this one would finish if they were killed."""
         return any(trial.state == TrialState.RUNNING and trial.number not in self.tried for trial in self.trials)
 
     def values(self, number: int) -> list[Value]:
         """A trial's settings, in the order of the axes."""
         return [self.trials[number].params[name] for name in self._distributions]
 
-    def tell(self, number: int, status: str, value: float | None = None, reason: str = "") -> None:
-        """Note how a trial ended: done, with its value; pruned, with the last one reported; failed, for a reason.
+    def words(self, number: int) -> list[str]:
+        """A trial's own settings, as they are typed."""
+        return [search_space.word(axis, value) for axis, value in zip(self.axes, self.values(number), strict=True)]
 
-        One that is cut, because its process was killed or asked to end, is continued by another search, or the next.
+    def line(self, number: int) -> str:
+        """A trial in a line, and the best one so far."""
+        trial, best = self.trials[number], self.best
+        value = "" if trial.value is None else f", {trial.value:.4g}"
+        reason = f": {trial.user_attrs[REASON]}" if REASON in trial.user_attrs else ""
+        ahead = f"; best so far {best.value:.4g}, trial {best.number}" if best and best.number != number else ""
+        return f"trial {number}: {self.status(trial)}{value}{reason}{ahead}"
+
+    def write_table(self) -> Path:
+        """Write all trials to `trials.csv`; returns its path."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["trial", "status", "value", "seconds", "folder", *(axis.key for axis in self.axes), "reason"])
+        for trial in self.trials:
+            seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
+            folder = search_space.trial_folder(self.folder, trial.number).name
+            row = [trial.number, self.status(trial), trial.value, seconds, folder, *self.values(trial.number)]
+            writer.writerow([*row, trial.user_attrs.get(REASON, "")])
+        path = self.folder / "trials.csv"
+        write_whole(path, text.getvalue())
+        return path
+
+    def tell(self, number: int, status: str, value: float | None = None, reason: str = "") -> None:
+        """Record how a trial ended: done (with its value), pruned, failed, or cut: killed or asked to end.
+
+        A trial that was cut stays open, for another process or the next search.
         """
         trial = self.trials[number]
         if status in ENDS and not trial.state.is_finished():
@@ -215,16 +200,16 @@ class Search:
         self._claims.pop(number).close()
 
     def _untried(self, trials: list[FrozenTrial]) -> tuple[Value, ...] | None:
-        """Settings that no trial has had: what the sampler suggests, or where it repeats itself, the next ones."""
+        """Settings that no trial has had: the sampler's suggestion, or if it repeats itself, the next ones in order."""
         tried = {tuple(trial.params[name] for name in self._distributions) for trial in trials}
         size = search_space.size(self.axes)
         if size is not None and len(tried) >= size:
             self.exhausted = True
             return None
-        # A fixed seed would suggest the same again after a restart; this one gives what an uncut search would get.
+        # Depends on the number of trials alone, so that a continued search gets the same suggestions.
         seed = (self.seed + len(trials)) % 2**32
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-        # Asked in a copy: in the study itself, a suggestion would be a trial before it is known as a repetition.
+        # A copy: in the study itself, a repeated suggestion would already be a trial.
         copy = optuna.create_study(direction=self.direction, sampler=sampler)
         copy.add_trials(trials)
         for _ in range(PATIENCE):
@@ -256,14 +241,16 @@ class Report:
         self._number = number
 
     def __call__(self, epoch: int, value: float) -> bool:
-        """Report a validation after an epoch, from 1 on; whether the trial is to be given up.
+        """Report the validation of an epoch, from 1 on, again after a cut; returns whether to prune the trial.
 
-        Reported again after a cut, it replaces what was reported before. A trial that has ended is left alone.
+        A trial that has ended stays as it is.
         """
         if self._trial.state != TrialState.RUNNING:
             return False
         self._study._storage.set_trial_intermediate_value(self._trial._trial_id, epoch, value)
-        return bool(Pruning(**self._study.user_attrs[PRUNING]).judge().prune(self._study, self._trial))
+        rule = self._study.user_attrs[PRUNING]
+        pruner = optuna.pruners.MedianPruner(rule["startup_trials"], rule["warmup_epochs"] + 1)  # epochs count from 1
+        return rule["pruner"] == "median" and bool(pruner.prune(self._study, self._trial))
 
     @property
     def _trial(self) -> FrozenTrial:

@@ -6,14 +6,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from slr.core.units import counted, format_bytes, format_duration
+import rich
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from slr.core.units import counted, format_bytes
 from slr.sweeps.runner import ENDED, SweepJob
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 REFRESH = 2.0  # seconds between two paintings where no status has changed
 UNFINISHED = ("waiting", "running", "elsewhere")
@@ -21,42 +23,35 @@ COLUMNS = ("job", "status", "steps", "val top-1", "time", "reason")
 
 
 class Board:
-    """Shows a sweep while it runs, and once more when it has ended.
+    """Shows a sweep while it runs, and once more when it has ended."""
 
-    Attributes:
-        at_once: jobs at the same time, from which it estimates the time left.
-    """
-
-    def __init__(self, at_once: int) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self.at_once = at_once
-        self._console = Console()
-        self._live = Live(console=self._console, auto_refresh=False) if sys.stdout.isatty() else None
+    def __init__(self) -> None:
+        self._live = Live(auto_refresh=False) if sys.stdout.isatty() else None
         self._statuses: dict[str, str] = {}
+        self._at_once = 1  # the most jobs seen running at the same time, from which the time left is estimated
         self._painted = 0.0
 
     def __call__(self, jobs: Sequence[SweepJob]) -> None:
         """Show what has changed."""
+        self._at_once = max(self._at_once, sum(job.status == "running" for job in jobs))
         changed = [job for job in jobs if self._statuses.get(job.name) != job.status]
         if self._live is None:
             for job in changed:
                 if job.status != "waiting":
-                    print(f"[{_finished(jobs)}/{len(jobs)}] {line(job)}{left(jobs, self.at_once)}", flush=True)
+                    print(f"[{_finished(jobs)}/{len(jobs)}] {line(job)}{left(jobs, self._at_once)}", flush=True)
         elif changed or time.monotonic() - self._painted > REFRESH:
             self._live.start()
-            self._live.update(table(jobs, self.at_once), refresh=True)
+            self._live.update(table(jobs, self._at_once), refresh=True)
             self._painted = time.monotonic()
         self._statuses = {job.name: job.status for job in jobs}
 
     def close(self, jobs: Sequence[SweepJob]) -> None:
-        """Leave the whole table."""
+        """Print the final table."""
         if self._live is not None and self._live.is_started:
-            self._live.update(table(jobs, self.at_once), refresh=True)
+            self._live.update(table(jobs, self._at_once), refresh=True)
             self._live.stop()
-        elif len(jobs) > 1:  # the line of a single job says it all
-            self._console.print(table(jobs, self.at_once))
+        elif len(jobs) > 1:  # of a single job, its line is enough
+            rich.print(table(jobs, self._at_once))
         if len(jobs) > 1:
             folder = shlex.quote(str(jobs[0].folder.root.parent))
             done = all(job.status in ENDED for job in jobs)
@@ -64,10 +59,10 @@ class Board:
             print(f"to {'compare the runs' if done else 'do what is missing'}: {advice}", flush=True)
 
 
-def announce(place: Path, jobs: Sequence[SweepJob], each: int) -> str:
-    """What a sweep is going to do: jobs, their status, and their disk, of which a job takes `each` bytes at most."""
+def announce(place: Path, jobs: Sequence[SweepJob]) -> str:
+    """A sweep's jobs, their status, and the disk that they need, in a line."""
     free = shutil.disk_usage(place).free
-    needed = each * sum(job.status not in ENDED for job in jobs)
+    needed = sum(job.disk for job in jobs if job.status not in ENDED)
     room = f"about {format_bytes(needed)} of disk to write, {format_bytes(free)} free"
     short = "; too little: set checkpoint.keep=best, or outputs=FOLDER on a larger disk" if needed > free else ""
     return f"sweep: {counted(len(jobs), 'job')} ({_statuses(jobs)}) in {place}; {room}{short}"
@@ -82,19 +77,16 @@ def line(job: SweepJob) -> str:
 
 def cells(job: SweepJob) -> tuple[str, ...]:
     """A job's row of the table, by `COLUMNS`."""
-    facts = job.facts
+    facts = job.folder.facts
     progress = facts.get("progress", {})
     best = facts.get("val", {}).get("top1", progress.get("val/top1"))
     steps = f"{progress['step']}/{progress['steps']}" if "step" in progress else ""
-    seconds = format_duration(facts["seconds"]) if "seconds" in facts else ""
+    seconds = _time(facts["seconds"]) if "seconds" in facts else ""
     return job.name, job.status, steps, "" if best is None else f"{best:.3f}", seconds, job.reason
 
 
-def table(jobs: Sequence[SweepJob], at_once: int) -> "Table":
+def table(jobs: Sequence[SweepJob], at_once: int) -> Table:
     """All jobs, in their order; a column that is empty in every row is left out."""
-    from rich.table import Table
-    from rich.text import Text
-
     rows = [cells(job) for job in jobs]
     caption = f"{_finished(jobs)} of {len(jobs)} finished ({_statuses(jobs, 'done', 'failed')}){left(jobs, at_once)}"
     shown = Table(caption=caption, caption_justify="left")
@@ -109,9 +101,13 @@ def table(jobs: Sequence[SweepJob], at_once: int) -> "Table":
 
 def left(jobs: Sequence[SweepJob], at_once: int) -> str:
     """How long the rest may take, once a job has been done."""
-    done = [job.facts.get("seconds", 0.0) for job in jobs if job.status == "done"]
+    done = [job.folder.facts.get("seconds", 0.0) for job in jobs if job.status == "done"]
     rest = sum(job.status in UNFINISHED or not (job.tried or job.status in ENDED) for job in jobs)
-    return f", about {format_duration(-(-rest // at_once) * sum(done) / len(done))} left" if done and rest else ""
+    return f", about {_time(-(-rest // at_once) * sum(done) / len(done))} left" if done and rest else ""
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _finished(jobs: Sequence[SweepJob]) -> int:

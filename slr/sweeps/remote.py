@@ -1,4 +1,4 @@
-"""A sweep's job where a scheduler has put it: on a machine that may be taken away before the job is done."""
+"""A sweep's job in a process of Slurm or Ray, which may be preempted before the job is done."""
 
 import os
 import signal
@@ -17,8 +17,8 @@ from slr.sweeps.runner import ENDED, GRACE, POLL, Sweep, SweepJob, start
 def attend(program: str, folder: str) -> None:
     """Run a job of a sweep by `program resume=FOLDER`; the processes of Slurm and Ray call this.
 
-    Asked to end, the job saves itself first; then the scheduler's own handler is called, by which submitit puts the job
-    into the queue again. Where a Slurm step has several tasks, each starts one process of the run.
+    Asked to end, the job saves itself first; then submitit's handler is called, which requeues the job. If a Slurm step
+    has several tasks, each starts one process of the run.
 
     Raises:
         RuntimeError: the job is not done, with the reason for the scheduler's records.
@@ -35,7 +35,7 @@ def attend(program: str, folder: str) -> None:
 
 
 def _follow(program: Path, job: SweepJob, stopping: Stopping) -> None:
-    """Start one process of a run that another task looks after, and wait for its end."""
+    """Start one process of a run, whose status another task reports, and wait for it."""
     process = start(program, job.folder.root, None)
     while process.poll() is None and stopping.code is None:
         time.sleep(POLL)
@@ -49,10 +49,10 @@ def _follow(program: Path, job: SweepJob, stopping: Stopping) -> None:
 
 @contextmanager
 def _asked_to_end() -> Iterator[Stopping]:
-    """Within it, signals ask the job to save itself, however often they come; afterwards submitit's handler is called.
+    """Have signals ask the job to save itself; afterwards, call submitit's handler.
 
-    Slurm may send SIGTERM before submitit's signal, or alone: a job that ended by itself then would count as failed,
-    one that waits to be killed counts as preempted.
+    Slurm may send SIGTERM before submitit's signal, or alone, so this waits for it: a job that ended by itself would
+    count as failed, one that waits to be killed counts as preempted.
     """
     stopping = Stopping()
     heard: list[int] = []

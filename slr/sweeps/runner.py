@@ -1,7 +1,6 @@
-"""Many runs of one command: each a process of its own, in a folder that the same command finds again.
+"""Many runs of one command, each a process of its own: done jobs are skipped, others continued or tried again.
 
-What is done is skipped, what was interrupted is continued, what failed is tried again. A job is a run's folder with a
-configuration, and `resume=FOLDER` begins it or continues it.
+A job is a run's folder with a configuration, and `resume=FOLDER` begins it or continues it.
 """
 
 import os
@@ -32,31 +31,19 @@ GRACE = 120.0  # seconds that jobs have for saving themselves when a sweep is st
 
 @dataclass
 class SweepJob:
-    """One run of a sweep.
-
-    Attributes:
-        folder: of the run.
-        name: its own settings, such as `frames=8 lora.r=16`.
-        tried: whether this sweep has started it.
-        status: of `slr.core.run_folder.status_of`, or waiting, or elsewhere, where another sweep's process runs it.
-        told: what a scheduler says of it.
-    """
+    """One run of a sweep."""
 
     folder: RunFolder
-    name: str
-    tried: bool = False
-    status: str = "waiting"
-    told: str = ""
+    name: str  # its own settings, such as `frames=8 lora.r=16`
+    disk: int = 0  # bytes that it takes when it is done, at most
+    tried: bool = False  # whether this sweep has started it
+    status: str = "waiting"  # of `status_of`, or waiting, or elsewhere, where another sweep's process runs it
+    told: str = ""  # what a scheduler says of it
 
     def look(self) -> None:
         """Read its status."""
         status = status_of(self.folder)
         self.status = "waiting" if status == "missing" else status
-
-    @property
-    def facts(self) -> dict:
-        """The content of its result."""
-        return self.folder.facts
 
     @property
     def reason(self) -> str:
@@ -66,7 +53,7 @@ class SweepJob:
         if self.status not in ("failed", "killed"):
             return self.told if self.status == "stopped" else ""
         reason = self.told or ("its process was killed" if self.status == "killed" else self._last_line())
-        return str(self.facts.get("error", reason))
+        return str(self.folder.facts.get("error", reason))
 
     def _last_line(self) -> str:
         console = self.folder.root / CONSOLE
@@ -106,25 +93,17 @@ def start(program: Path, folder: Path, console: IO[bytes] | None) -> subprocess.
 
 @dataclass
 class Sweep:
-    """Works through jobs.
+    """Runs jobs."""
 
-    Attributes:
-        jobs: in the order of their start.
-        program: what to call with `resume=FOLDER`.
-        at_once: processes at the same time.
-        keep_going: whether other jobs are started after one has failed.
-        show: called with the jobs whenever something has changed, and every few seconds.
-    """
-
-    jobs: Sequence[SweepJob]
-    program: Path
-    at_once: int
-    keep_going: bool
-    show: Callable[[Sequence[SweepJob]], None]
+    jobs: Sequence[SweepJob]  # in the order of their start
+    program: Path  # what to call with `resume=FOLDER`
+    at_once: int  # processes at the same time
+    keep_going: bool  # whether other jobs are started after one has failed
+    show: Callable[[Sequence[SweepJob]], None]  # called after each check
     _running: list[tuple[SweepJob, subprocess.Popen]] = field(default_factory=list)
 
     def run(self, stopping: Stopping) -> None:
-        """Start what is missing, wait for it and for the jobs of other processes.
+        """Start the missing jobs, and wait for them and for jobs that other processes run.
 
         Raises:
             SystemExit: 130 or 143 where a signal asked for the end; jobs have saved themselves before.
@@ -143,7 +122,7 @@ class Sweep:
             raise SystemExit(stopping.code)
 
     def _start(self) -> bool:
-        """Start jobs where there is room for them; whether one was."""
+        """Start as many jobs as may run at once; returns whether one was started."""
         failed = any(job.tried and job.status in ("failed", "killed", "stopped") for job in self.jobs)
         room = 0 if failed and not self.keep_going else self.at_once - len(self._running)
         ready = [job for job in self.jobs if not job.tried and job.status not in ENDED][:room]
@@ -158,7 +137,7 @@ class Sweep:
         return bool(ready)
 
     def _collect(self) -> None:
-        """Note how the processes that have ended left their jobs."""
+        """Update the status of jobs whose processes have ended."""
         ended = [(job, process) for job, process in self._running if process.poll() is not None]
         self._running = [(job, process) for job, process in self._running if process.returncode is None]
         for job, process in ended:
@@ -170,7 +149,7 @@ class Sweep:
                 job.status = "failed"
 
     def _elsewhere(self) -> bool:
-        """Whether other processes still run jobs; one that they leave undone is this one's to try."""
+        """Whether other processes run jobs; one that they leave unfinished may be tried here."""
         others = [job for job in self.jobs if job.status == "elsewhere"]
         for job in others:
             if not is_occupied(job.folder.root):
@@ -192,10 +171,10 @@ class Sweep:
 
 
 def end_with_sweep() -> None:
-    """In a job's process: send SIGTERM to oneself when the sweep's process is gone, however it ended."""
+    """In a job's process: send SIGTERM to itself when the sweep's process has ended or was killed."""
     if os.environ.pop(TIED, None) is None:
         return
-    for name in ("SIGUSR1", "SIGUSR2"):  # Slurm may send all processes what is meant for the one that started this one
+    for name in ("SIGUSR1", "SIGUSR2"):  # Slurm may send to all processes what only the parent is to handle
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 

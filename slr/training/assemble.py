@@ -13,6 +13,7 @@ from slr.core.files import read_json
 from slr.core.hardware import Machine
 from slr.core.run_folder import RunFolder
 from slr.core.signals import Stopping
+from slr.core.units import parse_bytes
 from slr.data.batches import ClipData
 from slr.data.cache import features
 from slr.data.cache import frames as frame_cache
@@ -86,7 +87,7 @@ def plan(config: schema.Config, machine: Machine, recognizer: SignModule, clips:
         checkpointed=config.gradient_checkpointing,
         cached=config.cache.name == "features",
     )
-    room, taken = min(distributed.gather(_room(machine)))
+    room, taken = min(distributed.gather(_room(machine, config.hardware.memory)))
     return memory_plan.plan(
         budget=room + taken,
         baseline=taken,
@@ -94,17 +95,17 @@ def plan(config: schema.Config, machine: Machine, recognizer: SignModule, clips:
         shape=shape,
         work=work,
         batch=-(-config.batch // distributed.place().world),
-        micro_batch=machine.micro_batch,
+        micro_batch=config.hardware.micro_batch,
         disk=len(clips) * config.frames * inputs.tokens_per_frame * shape.hidden * 2,
     )
 
 
-def _room(machine: Machine) -> tuple[int, int]:
+def _room(machine: Machine, memory: str | None) -> tuple[int, int]:
     """Bytes that this process may still allocate, on a CPU its share of them, and bytes that it has allocated."""
     beside = distributed.place().beside if machine.device == "cpu" else 1
     taken = hardware.memory_taken(machine.device)
-    if machine.memory:
-        return machine.memory // beside - taken, taken
+    if memory:
+        return parse_bytes(memory) // beside - taken, taken
     return hardware.memory_free(machine.device) // beside, taken
 
 

@@ -29,8 +29,6 @@ WORDS = {
     "four_bit": True,
     "workers": 64,
     "frames_at_once": 16,
-    "memory": None,
-    "micro_batch": None,
 }
 
 

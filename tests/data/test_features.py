@@ -97,7 +97,7 @@ def filled(module, folder, inputs, dtype="float32", model=None, workers=0):
     return cache, sum(computed)
 
 
-ON_CPU = hardware.decide("cpu", "32-true", False, True, 0, 16, None, None, "none")
+ON_CPU = hardware.decide("cpu", "32-true", False, True, 0, 16, "none")
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (64, 128)])

@@ -297,9 +297,8 @@ def test_features_and_the_closed_set_go_on_exactly(workplace):
 def test_an_evaluation_that_was_cut_is_made_again_and_its_results_shown_once(workplace):
     outputs = workplace / "cut evaluation"
     words = [*SMALL, "lora=none", f"outputs={outputs}", f"data={workplace / 'data'}"]
-    code, _, err = ended(
-        "train.py", *words, fault="slr.core.run_folder:RunRecord.tell:4:kill"
-    )  # the one that would say done
+    says_done = "slr.core.run_folder:RunRecord.update:4:kill"
+    code, _, err = ended("train.py", *words, fault=says_done)
     assert code == KILLED, err
     run = only_run(outputs)
     before = (run / "evaluation" / "evaluation_results.json").read_bytes()

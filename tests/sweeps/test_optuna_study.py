@@ -23,7 +23,7 @@ from hydra_plugins import slr_optuna
 from slr.config import compose, jobs, overrides, search_space
 from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder
-from slr.sweeps.optuna_study import Pruning, Report, Search
+from slr.sweeps.optuna_study import Report, Search
 from slr.sweeps.runner import lay_out
 
 compose.register()
@@ -344,21 +344,25 @@ def test_a_trial_whose_run_is_alive_is_left_alone(tmp_path):
         assert third.claim(1) == 0
 
 
-NEVER = Pruning("none", 1, 0)
+def pruning_by(pruner: str, startup_trials: int, warmup_epochs: int) -> dict[str, str | int]:
+    return {"pruner": pruner, "startup_trials": startup_trials, "warmup_epochs": warmup_epochs}
+
+
+NEVER = pruning_by("none", 1, 0)
 
 
 def curve(trial: int, epoch: int) -> float:
     return ((trial * 7) % 5) / 5 + epoch * ((trial * 3) % 4) / 40
 
 
-@pytest.mark.parametrize("pruning", [Pruning("median", 3, 2), Pruning("median", 1, 0), NEVER])
+@pytest.mark.parametrize("pruning", [pruning_by("median", 3, 2), pruning_by("median", 1, 0), NEVER])
 def test_median_pruning_is_as_by_hand(tmp_path, pruning):
     epochs, expected, done = 6, {}, []
     for trial in range(12):
         curves = [curve(trial, epoch) for epoch in range(1, epochs + 1)]
         expected[trial] = epochs
-        for epoch in range(pruning.warmup_epochs + 1, epochs + 1):
-            enough = len(done) >= pruning.startup_trials and pruning.pruner == "median"
+        for epoch in range(pruning["warmup_epochs"] + 1, epochs + 1):
+            enough = len(done) >= pruning["startup_trials"] and pruning["pruner"] == "median"
             if enough and max(curves[:epoch]) < statistics.median(other[epoch - 1] for other in done):
                 expected[trial] = epoch
                 break
@@ -400,7 +404,7 @@ def test_a_run_knows_whose_trial_it_is(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_the_search_gives_up_stays_so_when_it_is_killed_before_it_can_say_it(workplace, tmp_path):
     """Of the real training: beside a trial whose curve nobody reaches."""
-    study = Search(tmp_path, [axis("frames=1,2")], {}, "maximize", 0, Pruning("median", 1, 0))
+    study = Search(tmp_path, [axis("frames=1,2")], {}, "maximize", 0, pruning_by("median", 1, 0))
     with study.at_work():
         assert [study.claim(2), study.claim(2)] == [0, 1]
         for epoch in (1, 2, 3):

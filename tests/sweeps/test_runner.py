@@ -248,20 +248,19 @@ def test_a_sweep_is_named_after_what_its_jobs_share():
     assert sweep_name.named(["frames=8"]) == ["frames=8"]
 
 
-def row(status: str, **facts: object) -> SweepJob:
-    job = SweepJob(
-        RunFolder(Path(f"/nowhere/{status}")), f"job {status}", tried=status in ("failed", "killed"), status=status
-    )
-    return type("Told", (SweepJob,), {"facts": property(lambda self: facts)})(**vars(job))
+def row(place: Path, status: str, **facts: object) -> SweepJob:
+    folder = RunFolder(place / status)
+    write_json(folder.result, facts)
+    return SweepJob(folder, f"job {status}", tried=status in ("failed", "killed"), status=status)
 
 
-def test_the_table_has_a_row_for_every_job_and_says_what_is_left():
+def test_the_table_has_a_row_for_every_job_and_says_what_is_left(tmp_path):
     jobs = [
-        row("done", seconds=100.0, val={"top1": 0.75}, progress={"step": 9, "steps": 9}),
-        row("failed", seconds=3.0, error="ValueError: that"),
-        row("killed", seconds=3.0),
-        row("running", progress={"step": 4, "steps": 9, "val/top1": 0.5}),
-        row("waiting"),
+        row(tmp_path, "done", seconds=100.0, val={"top1": 0.75}, progress={"step": 9, "steps": 9}),
+        row(tmp_path, "failed", seconds=3.0, error="ValueError: that"),
+        row(tmp_path, "killed", seconds=3.0),
+        row(tmp_path, "running", progress={"step": 4, "steps": 9, "val/top1": 0.5}),
+        row(tmp_path, "waiting"),
     ]
     text = io.StringIO()
     Console(file=text, width=120).print(progress_table.table(jobs, at_once=1))
@@ -277,13 +276,14 @@ def test_the_table_has_a_row_for_every_job_and_says_what_is_left():
         "3 of 5 finished (1 done, 1 failed, 1 killed, 1 running, 1 waiting)",
     ):
         assert word in text.getvalue()
-    assert progress_table.left(jobs, at_once=1) == ", about 3 min left"  # two of 100 s
+    assert progress_table.left(jobs, at_once=1) == ", about 0:03:20 left"  # two of 100 s
     assert progress_table.left(jobs[1:], at_once=1) == ""
-    assert progress_table.line(jobs[0]) == "job done: done, step 9/9, val top-1 0.750, 2 min"
+    assert progress_table.line(jobs[0]) == "job done: done, step 9/9, val top-1 0.750, 0:01:40"
 
 
-def test_a_column_that_no_job_fills_is_left_out():
-    assert [column.header for column in progress_table.table([row("waiting")], 1).columns] == ["job", "status"]
+def test_a_column_that_no_job_fills_is_left_out(tmp_path):
+    jobs = [row(tmp_path, "waiting")]
+    assert [column.header for column in progress_table.table(jobs, 1).columns] == ["job", "status"]
 
 
 def test_a_sweep_says_what_disk_it_takes(tmp_path):
@@ -291,10 +291,12 @@ def test_a_sweep_says_what_disk_it_takes(tmp_path):
     write_json(jobs[0].folder.result, {"status": "done"})
     for job in jobs:
         job.look()
-    said = progress_table.announce(tmp_path, jobs, 5 * 10**6)
+        job.disk = 5 * 10**6
+    said = progress_table.announce(tmp_path, jobs)
     assert "2 jobs (1 done, 1 waiting)" in said
     assert "about 5 MB of disk to write" in said
-    assert "too little" in progress_table.announce(tmp_path, jobs, 10**18)
+    jobs[1].disk = 10**18
+    assert "too little" in progress_table.announce(tmp_path, jobs)
 
 
 SMALL = ["experiment=demo", "dataset.signs=4", "dataset.signers=8", "epochs=2", "batch=8"]
