@@ -174,7 +174,7 @@ class Optuna(Sweeper):
 
 def own_words(search: "Search", number: int) -> list[str]:
     """A trial's own settings, as they are typed."""
-    return [search_space.word(axis, value) for axis, value in zip(search.axes, search.values(number), strict=True)]
+    return [f"{axis.key}={value}" for axis, value in zip(search.axes, search.values(number), strict=True)]
 
 
 def tell(search: "Search", number: int, job: JobReturn) -> None:

@@ -37,18 +37,18 @@ def rows(text: str) -> list[tuple[str, str, str]]:
     >>> rows("# A run\\nseed: 0  # of the\\n         # order\\nlora:\\n  r: 16")
     [('', '', 'A run'), ('seed', '0', 'of the order'), ('lora', '', ''), ('lora.r', '16', '')]
     """
-    found: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, str, str]] = []
     group = ""
     for line in text.splitlines():
         indent, key, value, comment = [part or "" for part in LINE.fullmatch(line).groups()]  # pyright: ignore
         if key:
             group = group if indent else key
-            found.append((f"{group}.{key}" if indent else key, value, comment))
+            rows.append((f"{group}.{key}" if indent else key, value, comment))
         elif comment and indent:
-            found[-1] = (*found[-1][:2], f"{found[-1][2]} {comment}")
+            rows[-1] = (*rows[-1][:2], f"{rows[-1][2]} {comment}")
         elif comment:
-            found.append(("", "", comment))
-    return found
+            rows.append(("", "", comment))
+    return rows
 
 
 def allowed(key: str, option: str = "") -> str:

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from slr.config import compose, overrides, schema, search_space, sweep_name
@@ -21,27 +22,27 @@ def configurations(arguments: Sequence[str]) -> list[schema.Config]:
     typed = compose.parsed(arguments)
     several = overrides.sweeps(arguments)
     if overrides.SEARCH in arguments:
-        return _corners([override.input_line or "" for override in typed])
-    choices = [
-        [
-            f"{override.get_key_element()}={value}" for value in overrides.values(override)
-        ]  # frames=4,8: frames=4, frames=8
-        if several and override.is_sweep_override()
-        else [override.input_line or ""]
-        for override in typed
-    ]
-    return [compose.configuration(list(job)) for job in itertools.product(*choices)]
+        jobs = _corners(typed)
+    else:
+        choices = [
+            [f"{override.get_key_element()}={value}" for value in overrides.values(override)]
+            if several and override.is_sweep_override()
+            else [override.input_line or ""]
+            for override in typed
+        ]  # frames=4,8 epochs=1: [frames=4, frames=8], [epochs=1]
+        jobs = map(list, itertools.product(*choices))
+    return [compose.to_typed(compose.composed(words), words) for words in jobs]
 
 
-def _corners(words: Sequence[str]) -> list[schema.Config]:
-    """A search's trials at the ends of what it varies, its own settings checked as well."""
+def _corners(typed: Sequence[Override]) -> list[list[str]]:
+    """The words of a search's trials at the ends of what it varies, its own settings checked as well."""
     search_space.require_optuna()
-    fixed = [word for word in words if not overrides.parse([word])[0].is_sweep_override()]
+    fixed = [override.input_line or "" for override in typed if not override.is_sweep_override()]
     composed = compose.composed(fixed, whole=True)
     OmegaConf.to_object(composed.hydra.sweeper)
-    varied, fixed = sweep_name.axes(words, composed)
-    jobs = search_space.corners(varied)
-    return [compose.configuration([*fixed, *map(search_space.word, varied, values)]) for values in jobs]
+    varied, fixed = sweep_name.axes([override.input_line or "" for override in typed], composed)
+    corners = search_space.corners(varied)
+    return [[*fixed, *(f"{axis.key}={value}" for axis, value in zip(varied, at, strict=True))] for at in corners]
 
 
 RESUME = command("train", "resume=FOLDER [hardware=KIND] [hardware.KEY=VALUE] [epochs=N]")

@@ -1,5 +1,6 @@
 """`key=value` words of a command: declared once as a dataclass, from which come parsing, defaults, usage and help."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -74,18 +75,13 @@ class _Field:
             raise UserError(f"{key}={text}: expected {'some' if self.many else 'one'} of {', '.join(choices)}")
         if self.kind is Path and not text:
             raise UserError(f"{key}=: expected a path, found nothing")
-        if self.kind in (int, float):
-            return self._number(key, text)
-        return {bool: text == "yes", Path: Path(os.path.expanduser(text))}.get(self.kind, text)
-
-    def _number(self, key: str, text: str) -> float:
-        try:
+        if self.kind not in (int, float):
+            return {bool: text == "yes", Path: Path(os.path.expanduser(text))}.get(self.kind, text)
+        with contextlib.suppress(ValueError):
             number = self.kind(text)
-        except ValueError:
-            number = math.nan
-        if not (math.isfinite(number) and self.option.least <= number <= self.option.most):
-            raise UserError(f"{key}={text}: expected {self._range()}")
-        return number
+            if math.isfinite(number) and self.option.least <= number <= self.option.most:
+                return number
+        raise UserError(f"{key}={text}: expected {self._range()}")
 
     def _range(self) -> str:
         least, most = self.option.least, self.option.most

@@ -88,25 +88,18 @@ def sizes(config: Mapping[str, Any]) -> tuple[Shape, int]:
 def numbers(config: Mapping[str, Any]) -> tuple[int, int]:
     """Weights of the language layers' matrices, which NF4 stores in 4 bits, and of all the rest, norms left out."""
     shape, _ = sizes(config)
-    vision = config["vision_config"]
-    a_layer = 2 * shape.hidden * (shape.queries + shape.keys) + 3 * shape.hidden * shape.mlp
+    layer = 2 * shape.hidden * (shape.queries + shape.keys) + 3 * shape.hidden * shape.mlp
     copies = 1 if config.get("tie_word_embeddings", True) else 2  # transformers ties where nothing is said
-    words = shape.words * shape.hidden * copies
-    a_vision_layer = 4 * shape.vision_hidden**2 + 2 * shape.vision_hidden * shape.vision_mlp
-    wide = int(shape.vision_hidden / config.get("downsample_ratio", 0.5) ** 2)
-    projector = wide * shape.hidden + shape.hidden**2
-    rest = words + vision["num_hidden_layers"] * a_vision_layer + shape.patches * shape.vision_hidden + projector
-    return shape.layers * a_layer, rest
+    vision_layer = 4 * shape.vision_hidden**2 + 2 * shape.vision_hidden * shape.vision_mlp
+    vision = config["vision_config"]["num_hidden_layers"] * vision_layer + shape.patches * shape.vision_hidden
+    projector = int(shape.vision_hidden / config.get("downsample_ratio", 0.5) ** 2) * shape.hidden + shape.hidden**2
+    return shape.layers * layer, shape.words * shape.hidden * copies + vision + projector
 
 
 def estimate(config: Mapping[str, Any], kind: str, budget: int, frames: int, batch: int) -> memory_plan.Plan:
-    """The plan of a training step before a model is loaded, with the page's adapter and checkpointing.
+    """The plan of a training step of a checkpoint, of which only `config`, its config.json, is there; bytes to use.
 
-    Args:
-        config: of the checkpoint, as its config.json has it.
-        kind: of hardware.
-        budget: bytes.
-        frames, batch: of a step.
+    The adapter and the checkpointing are the page's.
 
     Raises:
         UserError: not one clip fits.
@@ -114,14 +107,13 @@ def estimate(config: Mapping[str, Any], kind: str, budget: int, frames: int, bat
     number, four_bit = NUMBERS[kind]
     shape, tokens = sizes(config)
     matrices, rest = numbers(config)
+    tokens = TOKENS + frames * (tokens + TOKENS_OF_A_FRAME)
     return memory_plan.plan(
         budget=budget,
         baseline=int(matrices * (NF4_BYTES if four_bit else number) + rest * number),
         trainable=memory_plan.adapter_numbers(config["text_config"], LAYERS_WITH_LORA, RANK),
         shape=shape,
-        work=Work(
-            frames, TOKENS + frames * (tokens + TOKENS_OF_A_FRAME), number, RANK, checkpointed=True, cached=False
-        ),
+        work=Work(frames, tokens, number, RANK, checkpointed=True, cached=False),
         batch=batch,
         micro_batch=None,
         disk=0,
