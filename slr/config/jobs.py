@@ -84,11 +84,9 @@ def changed(config: schema.Config, words: Sequence[str]) -> tuple[schema.Config,
     hardware = dataclasses.asdict(fresh.hardware if "hardware" in typed else config.hardware)
     if config.hardware.four_bit is False:  # what began without 4 bits continues without
         hardware["four_bit"] = False
-    for key in typed - {"epochs", "hardware"}:
-        name = key.partition(".")[2]
-        hardware[name] = getattr(fresh.hardware, name)
-    if "hardware.memory" in typed:  # a step is divided to fit, unless that is typed too
-        hardware["micro_batch"] = fresh.hardware.micro_batch
+    names = {key.partition(".")[2] for key in typed - {"epochs", "hardware"}}
+    names |= {"micro_batch"} if "memory" in names else set()  # a step is divided to fit, unless that is typed too
+    hardware |= {name: getattr(fresh.hardware, name) for name in names}
     before = dataclasses.asdict(config.hardware)
     lines = [
         f"hardware.{key}: {before[key]} -> {value}; last digits may differ"

@@ -13,6 +13,7 @@ from slr.core.errors import UserError
 
 SWEEP = ("-m", "--multirun")
 SEARCH = "hydra/sweeper=optuna"
+REMOTE = {"hydra/launcher=submitit_slurm", "hydra/launcher=ray"}  # to machines that this one cannot look at
 ASKING = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
 
 
@@ -25,11 +26,6 @@ def sweeps(arguments: Sequence[str]) -> bool:
     if SEARCH in arguments and not any(word in SWEEP for word in arguments):
         raise UserError(f"{SEARCH}: expected -m, since a search makes many runs; type -m {SEARCH} …")
     return any(word in SWEEP for word in arguments)
-
-
-def elsewhere(arguments: Sequence[str]) -> bool:
-    """Whether the arguments send a sweep's jobs to other machines, whose hardware this one cannot look at."""
-    return any(word in ("hydra/launcher=submitit_slurm", "hydra/launcher=ray") for word in arguments)
 
 
 def asks_only(arguments: Sequence[str]) -> bool:

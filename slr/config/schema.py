@@ -70,21 +70,19 @@ class Checked:
 
     def __post_init__(self) -> None:
         optional = typing.get_type_hints(type(self))
-        for name, own in rules(type(self)).items():
+        for name, rule in rules(type(self)).items():
             value = getattr(self, name)
             if value is not None or type(None) not in typing.get_args(optional[name]):
-                for rule in own:
-                    rule.check(self.group + name, value)
+                rule.check(self.group + name, value)
 
 
-def rules(kind: type) -> dict[str, list[Rule]]:
-    """The rules of a schema class's fields, of those that have any."""
+def rules(kind: type) -> dict[str, Rule]:
+    """The rules of a schema class's fields, of those that have one."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    return {name: list(hint.__metadata__) for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
 
 DEVICES = ("cpu", "cuda", "directml", "mps")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
 
 
 @dataclass
@@ -92,7 +90,7 @@ class Hardware(Checked, group="hardware"):
     """What the machine gives. `None` means: as the kind that `device: auto` picks says."""
 
     device: Annotated[str, one_of("auto", *DEVICES)]
-    precision: Annotated[str | None, one_of(*PRECISIONS)]
+    precision: Annotated[str | None, one_of("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")]
     tf32: bool | None
     four_bit: bool | None
     workers: Annotated[int | None, at_least(0)]

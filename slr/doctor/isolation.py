@@ -50,20 +50,19 @@ def run_lane(lane: Sequence[Check], args: DoctorArgs) -> list[Finding]:
 
 def run_child(names: Sequence[str], args: DoctorArgs) -> tuple[list[str], str]:
     """What a child has printed, a line for each check that it finished, and how it ended."""
-    child = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "slr.doctor.isolation", json.dumps(asdict(args)), *names],
-        env={name: value for name, value in os.environ.items() if name not in SECRET} | QUIET,
-        cwd=PROJECT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
     try:
-        output = child.communicate(timeout=PATIENCE)[0]
-        ending = SIGNALS.get(child.returncode, f"ended with {child.returncode}")
-    except subprocess.TimeoutExpired:
-        child.kill()
-        output, ending = child.communicate()[0], f"gave no answer for {PATIENCE:.0f} s"
+        child = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "slr.doctor.isolation", json.dumps(asdict(args)), *names],
+            env={name: value for name, value in os.environ.items() if name not in SECRET} | QUIET,
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=PATIENCE,
+        )
+        output, ending = child.stdout, SIGNALS.get(child.returncode, f"ended with {child.returncode}")
+    except subprocess.TimeoutExpired as error:
+        output, ending = error.stdout or b"", f"gave no answer for {PATIENCE:.0f} s"
     lines = output.decode("utf-8", "replace").splitlines()
     return [line.removeprefix(MARK) for line in lines if line.startswith(MARK)], ending
 

@@ -12,26 +12,7 @@ from slr.models import memory_plan
 from slr.models.memory_plan import Shape, Work
 
 # OpenGVLab/InternVL3_5-2B-HF's config.json, as far as memory depends on it, for machines that do not have it yet.
-INTERNVL3_5_2B = {
-    "downsample_ratio": 0.5,
-    "tie_word_embeddings": False,
-    "text_config": {
-        "num_hidden_layers": 28,
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 151_936,
-    },
-    "vision_config": {
-        "num_hidden_layers": 24,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "image_size": [448, 448],
-        "patch_size": [14, 14],
-    },
-}
+INTERNVL3_5_2B = json.loads(Path(__file__).with_name("internvl3_5_2b.json").read_text(encoding="utf-8"))
 WEIGHTS_2B = 4_700_000_000  # bytes of its safetensors: 2.35 billion numbers in bf16
 # Of each kind of hardware: bytes of a number, and whether NF4 runs there.
 NUMBERS = {"cuda": (2, True), "mps": (4, False), "directml": (4, False), "cpu": (4, True)}
