@@ -31,8 +31,8 @@ class CompareArgs(argv.Arguments):
     by: Annotated[tuple[str, ...], Option("settings in which runs of one setting may differ")] = ("seed",)
     metric: Annotated[str, Option("ranks and tests the settings", METRICS)] = "top1"
     part: Annotated[str, Option("the part in the picture", tuple(tables.PARTS))] = "test"
-    csv: Annotated[Path | None, Option("a row for each run; lies in the first FOLDER", shown=NAMES["csv"])] = None
-    picture: Annotated[Path | None, Option("score against cost; lies there too", shown=NAMES["picture"])] = None
+    csv: Annotated[Path | None, Option("a row for each run; by default in the first FOLDER", shown=NAMES["csv"])] = None
+    picture: Annotated[Path | None, Option("score against cost; by default there too", shown=NAMES["picture"])] = None
 
 
 def gather(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:

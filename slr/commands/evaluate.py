@@ -82,7 +82,11 @@ def evaluate(args: EvaluateArgs) -> tuple[dict[str, Any], Path]:
 
 
 def refuse_few(args: EvaluateArgs, place: Path, coverage: Coverage) -> None:
-    """Refuse a part that lacks too many of the clips that its data set lists; writes their names to `missing.txt`."""
+    """Write the names of the listed clips that are missing to `missing.txt` and refuse, where they are too many.
+
+    Raises:
+        UserError: they are.
+    """
     if coverage.share >= args.coverage:
         return
     place.mkdir(exist_ok=True)

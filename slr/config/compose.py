@@ -28,7 +28,7 @@ SHELLS = ("interactive", "bash", "zsh", "fish", "tcsh", "ksh", "sh")  # names of
 
 
 def register() -> None:
-    """Make the schema and the resolvers known to Hydra."""
+    """Register the schema and the resolvers with Hydra."""
     OmegaConf.register_new_resolver("project", lambda name: str(PROJECT / name), replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     OmegaConf.register_new_resolver("run_name", lambda typed: run_name(typed, os.environ), replace=True)
@@ -130,8 +130,7 @@ def to_typed(config: DictConfig, words: Sequence[str] = ()) -> schema.Config:
         UserError: a value is not allowed, or a mandatory one is missing.
     """
     own = without_hydra(config)
-    missing = sorted(OmegaConf.missing_keys(own))
-    if missing:
+    if missing := sorted(OmegaConf.missing_keys(own)):
         raise UserError(f"{missing[0]} is not given; add {missing[0]}=VALUE")
     try:
         return cast(schema.Config, OmegaConf.to_object(own))
@@ -156,5 +155,4 @@ def fill_hardware(words: schema.Hardware, kind: str) -> schema.Hardware:
     """`hardware=auto` decided: what it leaves null is as `conf/hardware/<kind>.yaml` says."""
     known = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / "hardware" / f"{kind}.yaml")))
     known |= {key: value for key, value in dataclasses.asdict(words).items() if value is not None}
-    known["device"] = kind
-    return schema.Hardware(**known)
+    return schema.Hardware(**known | {"device": kind})

@@ -62,10 +62,8 @@ def resumption(words: Sequence[str]) -> tuple[Path, list[str]]:
     for word in changes:
         key, equals, _ = word.partition("=")
         if not equals or not (key in ("epochs", "hardware") or key.startswith("hardware.")):
-            raise UserError(
-                f"{word}: a resumed run keeps its settings, all but hardware and epochs; start a new run for others "
-                f"(usage: {RESUME})"
-            )
+            kept = "a resumed run keeps its settings, all but hardware and epochs"
+            raise UserError(f"{word}: {kept}; start a new run for others (usage: {RESUME})")
     if not folder:
         raise UserError(f"resume=: expected the folder of a run; usage: {RESUME}")
     return Path(folder), changes
@@ -88,11 +86,8 @@ def changed(config: schema.Config, words: Sequence[str]) -> tuple[schema.Config,
     names |= {"micro_batch"} if "memory" in names else set()  # a step is divided to fit, unless that is typed too
     hardware |= {name: getattr(fresh.hardware, name) for name in names}
     before = dataclasses.asdict(config.hardware)
-    lines = [
-        f"hardware.{key}: {before[key]} -> {value}; last digits may differ"
-        for key, value in hardware.items()
-        if before[key] != value
-    ]
+    differing = [key for key, value in hardware.items() if before[key] != value]
+    lines = [f"hardware.{key}: {before[key]} -> {hardware[key]}; last digits may differ" for key in differing]
     epochs = fresh.epochs if "epochs" in typed else config.epochs
     if epochs != config.epochs:
         lines.append(f"epochs: {config.epochs} -> {epochs}; the learning rate follows the new length from here on")

@@ -253,7 +253,7 @@ MONITOR = one_of("val/loss", "val/top1", "val/top5", "val/mrr", "val/top1_per_cl
 
 @dataclass
 class EarlyStopping(Checked, group="early_stopping"):
-    """When to give up before the last epoch."""
+    """When to stop before the last epoch."""
 
     monitor: Annotated[str, MONITOR]
     patience: Annotated[int, at_least(1)]
@@ -339,7 +339,7 @@ def to_plain(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-# What decides no number of a run: the machine, the places of files, what is kept of it; and what nobody types.
+# What decides no number of a run: the machine, the places of files, what is kept of it; and what cannot be typed.
 ASIDE = ("hardware", "trainer", "outputs", "data", "sweep", "checkpoint.every", "checkpoint.keep", "model.commit")
 
 

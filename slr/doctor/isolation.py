@@ -1,4 +1,4 @@
-"""Checks in child processes: one that aborts or hangs costs its own line, and the next begin in a new child.
+"""Checks in child processes: one that aborts or hangs fails alone, and the next ones run in a new child.
 
 `python -m slr.doctor.isolation ARGUMENTS NAME …` is such a child: it prints what each check finds, a line of JSON each.
 """
@@ -68,7 +68,7 @@ def run_child(names: Sequence[str], args: DoctorArgs) -> tuple[list[str], str]:
 
 
 def main(words: Sequence[str]) -> None:
-    """Run the named checks. Whatever libraries print goes to standard error, which nobody reads."""
+    """Run the named checks. What libraries print goes to standard error, which is discarded."""
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     args = DoctorArgs(**json.loads(words[0]))
