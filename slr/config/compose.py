@@ -155,4 +155,5 @@ def fill_hardware(words: schema.Hardware, kind: str) -> schema.Hardware:
     """`hardware=auto` decided: what it leaves null is as `conf/hardware/<kind>.yaml` says."""
     known = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / "hardware" / f"{kind}.yaml")))
     known |= {key: value for key, value in dataclasses.asdict(words).items() if value is not None}
-    return schema.Hardware(**known | {"device": kind})
+    known["device"] = kind
+    return schema.Hardware(**known)
