@@ -1,22 +1,21 @@
 """What the parts of a split share, as a table and as files: `slr audit run=outputs/…`."""
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
+from slr import factory
 from slr.config.saved_run import open_run
 from slr.core import argv
 from slr.core.argv import Option
 from slr.core.errors import UserError
 from slr.core.files import write_json
 from slr.data.audit import FILES, NEAR, SEGMENTS, Entry, audit, describe_audit
-from slr.data.duplicates.groups import Link, identical_files, identical_segments, sharing
+from slr.data.duplicates.groups import identical_files, identical_segments, sharing
 from slr.data.manifest import read_manifest
 from slr.data.split import read_split
-
-SUBSETS = ("100", "300", "1000", "2000", "core")
+from slr.prepare.wlasl.index import SUBSETS, read_index, select
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,10 @@ def audit_prepared(prepared: Path, split: Path | None) -> dict[str, Any]:
 
     clips = read_manifest(prepared / "manifest.jsonl")
     parts = read_split(split, clips).parts if split else {clip.id: clip.official_part for clip in clips}
-    copies: dict[str, Iterable[Link] | None] = {
-        FILES: identical_files(clips),
-        SEGMENTS: identical_segments(clips) if any(clip.segment for clip in clips) else None,
-        NEAR: find_near_duplicates(prepared, clips, os.cpu_count() or 1),
-    }
-    return audit([Entry(clip.id, clip.gloss, clip.signer, parts.get(clip.id)) for clip in clips], copies)
+    segments = identical_segments(clips) if any(clip.segment for clip in clips) else None
+    near = find_near_duplicates(prepared, clips, os.cpu_count() or 1)
+    entries = [Entry(clip.id, clip.gloss, clip.signer, parts.get(clip.id)) for clip in clips]
+    return audit(entries, {FILES: identical_files(clips), SEGMENTS: segments, NEAR: near})
 
 
 def audit_index(index: Path, subset: str) -> dict[str, Any]:
@@ -56,8 +53,6 @@ def audit_index(index: Path, subset: str) -> dict[str, Any]:
     Raises:
         UserError: it is no index.
     """
-    from slr.prepare.wlasl.index import read_index, select
-
     instances = select(read_index(index), subset)
     entries = [Entry(instance.id, instance.gloss, instance.signer, instance.part) for instance in instances]
     segments = sharing((instance.id, instance.segment) for instance in instances)
@@ -67,17 +62,17 @@ def audit_index(index: Path, subset: str) -> dict[str, Any]:
 def main() -> None:
     """Audit what the command line names, print the table, write the files."""
     args = argv.read(AuditArgs)
-    given = {name: value for name in ("run", "data", "index") if (value := getattr(args, name))}
+    given = [name for name in ("run", "data", "index") if getattr(args, name)]
     if len(given) != 1:
         found = " and ".join(given) or "none"
         raise UserError(f"expected one of run=, data= and index=, found {found}; {argv.usage(AuditArgs)}")
-    if args.run:
-        folder, config, _ = open_run(args.run)
-        results = audit_prepared(Path(config.data) / config.dataset.place, folder.split)
+    if args.index:
+        results = audit_index(args.index, args.subset)
     elif args.data:
         results = audit_prepared(args.data, args.split)
     else:
-        results = audit_index(given["index"], args.subset)
+        folder, config, _ = open_run(cast(Path, args.run))
+        results = audit_prepared(factory.prepared(config), folder.split)
     print(describe_audit(results))
     place = args.run or args.data
     if out := args.out or (place and place / "audit"):

@@ -31,8 +31,8 @@ class CompareArgs(argv.Arguments):
     by: Annotated[tuple[str, ...], Option("settings in which runs of one setting may differ")] = ("seed",)
     metric: Annotated[str, Option("ranks and tests the settings", METRICS)] = "top1"
     part: Annotated[str, Option("the part in the picture", tuple(tables.PARTS))] = "test"
-    csv: Annotated[Path | None, Option("a row for each run; lies in the first FOLDER", shown=NAMES["csv"])] = None
-    picture: Annotated[Path | None, Option("score against cost; lies there too", shown=NAMES["picture"])] = None
+    csv: Annotated[Path | None, Option("a row for each run; by default in the first FOLDER", shown=NAMES["csv"])] = None
+    picture: Annotated[Path | None, Option("score against cost; by default there too", shown=NAMES["picture"])] = None
 
 
 def gather(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -56,11 +56,10 @@ def gather(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
 def check_keys(by: Sequence[str], runs: Sequence[Run]) -> None:
     """Refuse to group runs by a setting that none of them has."""
     keys = {key for run in runs for key in run.settings}
-    for key in by:
-        if key not in keys:
-            near = difflib.get_close_matches(key, keys, 1)
-            hint = f"did you mean {near[0]}?" if near else "use one of the page, such as seed or lora.r"
-            raise UserError(f"by={key}: expected a setting of the runs, found none of that name; {hint}")
+    for key in [key for key in by if key not in keys]:
+        near = difflib.get_close_matches(key, keys, 1)
+        hint = f"did you mean {near[0]}?" if near else "use one of the page, such as seed or lora.r"
+        raise UserError(f"by={key}: expected a setting of the runs, found none of that name; {hint}")
 
 
 def report(groups: Sequence[Group], runs: Sequence[Run], by: Sequence[str], metric: str) -> list[str]:
@@ -70,8 +69,7 @@ def report(groups: Sequence[Group], runs: Sequence[Run], by: Sequence[str], metr
         title = f"group {number}: " if len(groups) > 1 else ""
         paragraphs.append(f"{title}{counted(len(group.runs), 'run')} done, {group.ground.describe()}")
         paragraphs += tables.group_paragraphs(group, by, metric)
-    unfinished = [run for run in runs if run.ground is None]
-    if unfinished:
+    if unfinished := [run for run in runs if run.ground is None]:
         paragraphs.append(f"not ranked, not done:\n{tables.status_table(unfinished, by)}")
     if len(groups) > 1:
         paragraphs.append("\n".join(tables.why_apart(groups)))
@@ -97,9 +95,8 @@ def write(groups: Sequence[Group], runs: Sequence[Run], args: CompareArgs, first
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw(picture, [group.settings for group in groups], args.part, args.metric)
     except OSError as error:
-        raise UserError(
-            f"{error.filename}: expected a file that can be written, {error.strerror}; use csv=FILE picture=FILE"
-        ) from error
+        found = f"{error.filename}: expected a file that can be written, {error.strerror}"
+        raise UserError(f"{found}; use csv=FILE picture=FILE") from error
     return [rows, picture]
 
 

@@ -17,20 +17,18 @@ def main() -> int:
     begin()
     words = ["json=yes" if word == "--json" else word for word in sys.argv[1:]]
     args = argv.read(DoctorArgs, words)
-    if args.hardware__memory:
-        units.parse_bytes(args.hardware__memory)
+    units.parse_bytes(args.hardware__memory or "1GB")  # refuses what is no size
+    folders = {name: os.path.abspath(os.path.expanduser(getattr(args, name))) for name in ("data", "outputs")}
     args = dataclasses.replace(  # folders as seen from here: the checks run elsewhere
         args,
-        data=os.path.abspath(os.path.expanduser(args.data)),
-        outputs=os.path.abspath(os.path.expanduser(args.outputs)),
+        **folders,
         model=os.path.abspath(args.model) if os.path.isdir(args.model) else args.model,
         typed=[word.partition("=")[0] for word in words],
         offline=os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
         token=any(os.environ.get(name) for name in SECRET),
     )
     started = time.monotonic()
-    findings = examine(args)
-    seconds = time.monotonic() - started
+    findings, seconds = examine(args), time.monotonic() - started
     states = [finding.state for finding in findings]
     if args.json:
         print(json.dumps({"findings": [dataclasses.asdict(one) for one in findings], "seconds": round(seconds, 1)}))

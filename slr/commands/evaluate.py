@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from slr import factory
 from slr.config import schema
@@ -10,9 +10,7 @@ from slr.core import argv, env
 from slr.core.argv import Option
 from slr.core.errors import UserError
 from slr.core.files import write_whole
-
-if TYPE_CHECKING:
-    from slr.data.coverage import Coverage
+from slr.data.coverage import Coverage
 
 DECODING = {"rank": "exact probabilities of all glosses", "generate": "also a beam search for free text"}
 
@@ -45,8 +43,9 @@ def evaluate(args: EvaluateArgs) -> tuple[dict[str, Any], Path]:
     from slr.data.split import read_split
 
     folder, config, vocabulary = open_run(args.run)
-    if config.lora.scope != "none":
-        folder.checkpoint(args.checkpoint)  # costs nothing, and the network seconds
+    checkpoint = None if config.lora.scope == "none" else args.checkpoint
+    if checkpoint:
+        folder.checkpoint(checkpoint)  # costs nothing, and the network seconds
     from slr.evaluation import evaluate as scoring
     from slr.evaluation.results import write_evaluation
     from slr.predict import calibration, recognizer
@@ -54,7 +53,6 @@ def evaluate(args: EvaluateArgs) -> tuple[dict[str, Any], Path]:
     clips = factory.clips(config)
     split = read_split(folder.split, clips)
     scoring.check_unchanged(folder, split, vocabulary)
-    checkpoint = None if config.lora.scope == "none" else args.checkpoint
     context = scoring.context(config, clips, split, args.part, checkpoint, None)
     chosen = split.select(clips, args.part)[: args.limit]
     if not chosen:
@@ -83,11 +81,11 @@ def evaluate(args: EvaluateArgs) -> tuple[dict[str, Any], Path]:
     return results, place
 
 
-def refuse_few(args: EvaluateArgs, place: Path, coverage: "Coverage") -> None:
-    """Refuse a part that lacks too many of the clips that its data set lists, and write their names to `missing.txt`.
+def refuse_few(args: EvaluateArgs, place: Path, coverage: Coverage) -> None:
+    """Write the names of the listed clips that are missing to `missing.txt` and refuse, where they are too many.
 
     Raises:
-        UserError: it does.
+        UserError: they are.
     """
     if coverage.share >= args.coverage:
         return

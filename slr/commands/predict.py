@@ -2,10 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from slr.config import schema
 from slr.core import argv, env
@@ -16,10 +15,6 @@ from slr.models.generation_config import Decoding
 from slr.predict import sources
 from slr.predict.results import GeneratedText, Ranked, Refusal, Scanned
 
-if TYPE_CHECKING:
-    from slr.predict.recognizer import SignRecognizer
-
-Answer = Ranked | Scanned | GeneratedText | Refusal
 MODES = {"rank": "one sign", "scan": "all signs of a recording", "generate": "free text"}
 MODE_OF = {"top": "rank", "window": "scan", "stride": "scan"}
 MODE_OF |= dict.fromkeys(("prompt", "length", "temperature", "top_p", "beams", "seed"), "generate")
@@ -61,8 +56,7 @@ def read() -> PredictArgs:
     """
     args = argv.read(PredictArgs)
     for word in sys.argv[1:]:
-        mode = MODE_OF.get(word.partition("=")[0], args.mode)
-        if mode != args.mode:
+        if (mode := MODE_OF.get(word.partition("=")[0], args.mode)) != args.mode:
             raise UserError(f"{word}: belongs to mode={mode}, found mode={args.mode}; add mode={mode}")
     args.decoding()
     if not args.run.is_dir():
@@ -70,21 +64,12 @@ def read() -> PredictArgs:
     return args
 
 
-def answers(recognizer: "SignRecognizer", args: PredictArgs, files: list[Path]) -> Iterator[Answer]:
-    """The answer to each file, in order."""
-    if args.mode == "rank":
-        return recognizer.answers(files, args.top)
-    if args.mode == "scan":
-        return recognizer.scans(files, args.window, args.stride)
-    return recognizer.texts(files, args.prompt, args.decoding())
-
-
 def note(text: str) -> None:
     """Print for a person, apart from the answers."""
     print(text, file=sys.stderr, flush=True)
 
 
-def show(answer: Answer, args: PredictArgs, usual_seconds: float) -> None:
+def show(answer: Ranked | Scanned | GeneratedText | Refusal, args: PredictArgs, usual_seconds: float) -> None:
     """Print an answer, or why there is none, and a warning where it is doubtful."""
     if args.json:
         print(json.dumps(answer.row(), ensure_ascii=False), flush=True)
@@ -110,7 +95,12 @@ def main() -> int:
     with predict.load(args.run, args.checkpoint, args.device, args.base) as recognizer:
         if recognizer.calibration is None and args.mode != "generate":
             note("not calibrated: probabilities are the model's own, and no sign is called unknown")
-        for answer in answers(recognizer, args, files):
+        answers = {
+            "rank": lambda: recognizer.answers(files, args.top),
+            "scan": lambda: recognizer.scans(files, args.window, args.stride),
+            "generate": lambda: recognizer.texts(files, args.prompt, args.decoding()),
+        }
+        for answer in answers[args.mode]():
             show(answer, args, recognizer.usual_seconds())
             answered += not isinstance(answer, Refusal)
     if len(files) > 1:

@@ -19,7 +19,6 @@ from slr.config.provenance import provenance
 from slr.config.saved_run import find_run
 from slr.core import checkpoints, distributed, env, tensorboard
 from slr.core.errors import UserError
-from slr.core.files import read_json
 from slr.core.locks import Busy, occupied
 from slr.core.run_folder import RunFolder, RunRecord, recorded
 from slr.core.signals import Stopping, listening
@@ -55,23 +54,19 @@ def main() -> None:
 def begin(words: list[str]) -> None:
     """Begin a run or a sweep, all of it checked before, or show what is asked for."""
     if overrides.asks_only(words):
-        app.run_hydra(words, _job)
+        app.run_hydra(words, run)
     elif overrides.sweeps(words):
         words = sweep_name.named(words)
-        validate.check_apart(jobs.configurations(words), here=not overrides.elsewhere(words))
-        app.run_hydra(words, _job)
+        validate.check_apart(jobs.configurations(words), here=overrides.REMOTE.isdisjoint(words))
+        app.run_hydra(words, run)
     else:
-        app.run_one(words, _check, _job)
+        app.run_one(words, _check, run)
 
 
 def _check(config: schema.Config) -> None:
     join(config)
     with distributed.together():
         distributed.on_main(lambda: validate.check_all([config]))
-
-
-def _job(config: schema.Config, folder: Path, typed: list[str]) -> float:
-    return run(config, RunFolder(folder), typed)
 
 
 def resume(words: Sequence[str]) -> None:
@@ -84,9 +79,8 @@ def resume(words: Sequence[str]) -> None:
         lines.append(f"processes: {config.trainer.devices} -> {count}; dropout is drawn otherwise, digits differ")
     for line in lines if distributed.is_main() else []:
         print(line)
-    result = read_json(folder.result) if folder.result.is_file() else {}
     try:
-        run(changed, folder, result.get("overrides", []), goes_on=True)
+        run(changed, folder, folder.facts.get("overrides", []), goes_on=True)
     except Busy as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(BUSY) from None

@@ -22,11 +22,8 @@ def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
         if config.init:
             warm_start.adapter_file(config)
             refuse_other_init(config)
-    asked = {
-        repr([one.hardware, one.data, one.dataset, one.split, one.limit_train, one.model, one.frames]): one
-        for one in configs
-    }
-    for config in asked.values():
+    keys = ("hardware", "data", "dataset", "split", "limit_train", "model", "frames")
+    for config in {repr([getattr(config, key) for key in keys]): config for config in configs}.values():
         check(config, here)
 
 
@@ -45,13 +42,11 @@ def check(config: schema.Config, here: bool) -> None:
     from slr.models.hub import locate
     from slr.prepare.folder import read_layout
 
-    manifest = Path(config.data) / config.dataset.place / "manifest.jsonl"
+    manifest = factory.manifest(config)
     if config.dataset.name == "wlasl" and not manifest.is_file():
         words = command("prepare", f"dataset=wlasl dataset.subset={config.dataset.subset}")
-        raise UserError(
-            f"no prepared WLASL at {manifest.parent}; run: {words} "
-            "(with dataset.clips=FOLDER if you have <video_id>.mp4)"
-        )
+        hint = "with dataset.clips=FOLDER if you have <video_id>.mp4"
+        raise UserError(f"no prepared WLASL at {manifest.parent}; run: {words} ({hint})")
     if here and config.hardware.device not in ("auto", "cpu"):
         from slr.core import hardware  # torch
 

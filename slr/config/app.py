@@ -15,8 +15,9 @@ from omegaconf import DictConfig, open_dict, read_write
 from slr.config import compose, schema
 from slr.core import distributed
 from slr.core.env import CONF
+from slr.core.run_folder import RunFolder
 
-Job = Callable[[schema.Config, Path, list[str]], float]  # of a configuration, a folder and the words typed
+Job = Callable[[schema.Config, RunFolder, list[str]], float]  # of a configuration, a folder and the words typed
 
 
 def run_one(words: Sequence[str], check: Callable[[schema.Config], None], job: Job) -> float:
@@ -32,8 +33,8 @@ def run_one(words: Sequence[str], check: Callable[[schema.Config], None], job: J
         with read_write(composed), open_dict(composed):
             composed.hydra.output_subdir = None
     context = HydraContext(cast(Any, None), Callbacks(composed))  # a single job loads no other configuration
-    ended = run_job(lambda _: _call(job, config), composed, "hydra.run.dir", None, context)
-    return ended.return_value  # raises what the job has raised
+    # `return_value` raises what the job has raised.
+    return run_job(lambda _: _call(job, config), composed, "hydra.run.dir", None, context).return_value
 
 
 def run_hydra(words: Sequence[str], job: Job) -> None:
@@ -49,4 +50,4 @@ def run_hydra(words: Sequence[str], job: Job) -> None:
 
 def _call(job: Job, config: schema.Config) -> float:
     context = HydraConfig.get()
-    return job(config, Path(context.runtime.output_dir), list(context.overrides.task))
+    return job(config, RunFolder(Path(context.runtime.output_dir)), list(context.overrides.task))

@@ -23,11 +23,12 @@ from slr.core.env import CONF, PROJECT, command
 from slr.core.errors import UserError
 
 PAGE = "train"
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 SHELLS = ("interactive", "bash", "zsh", "fish", "tcsh", "ksh", "sh")  # names of Slurm's interactive jobs
 
 
 def register() -> None:
-    """Make the schema and the resolvers known to Hydra."""
+    """Register the schema and the resolvers with Hydra."""
     OmegaConf.register_new_resolver("project", lambda name: str(PROJECT / name), replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     OmegaConf.register_new_resolver("run_name", lambda typed: run_name(typed, os.environ), replace=True)
@@ -74,10 +75,10 @@ def parsed(arguments: Sequence[str]) -> list[Override]:
     Raises:
         UserError: a word that is no override, an unknown key or option, or a key that only a run writes.
     """
-    found = overrides.parse([word for word in arguments if not word.startswith("-")])
-    for override in found:
+    parsed = overrides.parse([word for word in arguments if not word.startswith("-")])
+    for override in parsed:
         _check_key(override)
-    return found
+    return parsed
 
 
 def _check_key(override: Override) -> None:
@@ -99,15 +100,6 @@ def _check_key(override: Override) -> None:
         near = inside or difflib.get_close_matches(key, known, 1, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"{command('train', '--help')} lists the keys"
         raise UserError(f"{override.input_line}: unknown key {key!r}; {hint}")
-
-
-def configuration(words: list[str]) -> schema.Config:
-    """The checked configuration that words ask for.
-
-    Raises:
-        UserError: as `to_typed`, and words that Hydra refuses.
-    """
-    return to_typed(composed(words), words)
 
 
 def composed(words: list[str], whole: bool = False) -> DictConfig:
@@ -138,8 +130,7 @@ def to_typed(config: DictConfig, words: Sequence[str] = ()) -> schema.Config:
         UserError: a value is not allowed, or a mandatory one is missing.
     """
     own = without_hydra(config)
-    missing = sorted(OmegaConf.missing_keys(own))
-    if missing:
+    if missing := sorted(OmegaConf.missing_keys(own)):
         raise UserError(f"{missing[0]} is not given; add {missing[0]}=VALUE")
     try:
         return cast(schema.Config, OmegaConf.to_object(own))
@@ -149,15 +140,14 @@ def to_typed(config: DictConfig, words: Sequence[str] = ()) -> schema.Config:
 
 def _one_line(error: Exception, words: Sequence[str]) -> str:
     """Hydra's several lines, which begin with the override at fault, as one in the user's words."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__
-    for word in words:
-        if any(word in line for line in lines) and isinstance(cause, OmegaConfBaseException):
-            kind = schema.key_types().get(word.lstrip("+~").partition("=")[0])
-            names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-            if isinstance(cause, ValidationError) and kind in names:
-                return f"{word}: expected {names[kind]}, found {word.partition('=')[2]}"
-            return f"{word}: {str(cause).splitlines()[0]}"
+    word = next((word for word in words if word in str(error)), None)
+    if word and isinstance(cause, OmegaConfBaseException):
+        key, _, value = word.lstrip("+~").partition("=")
+        kind = KINDS.get(schema.key_types().get(key, object))
+        wrong = isinstance(cause, ValidationError) and kind
+        return f"{word}: expected {kind}, found {value}" if wrong else f"{word}: {str(cause).splitlines()[0]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(line for line in lines if not line.startswith(("object_type", "full_key", "See ")))
 
 

@@ -4,10 +4,10 @@ The files of `conf/` are read as text, since their comments say what the keys me
 """
 
 import re
-import shutil
 import textwrap
 
 from slr.config import schema
+from slr.core.argv import help_row
 from slr.core.env import CONF, command
 
 EXAMPLES = {
@@ -37,18 +37,18 @@ def rows(text: str) -> list[tuple[str, str, str]]:
     >>> rows("# A run\\nseed: 0  # of the\\n         # order\\nlora:\\n  r: 16")
     [('', '', 'A run'), ('seed', '0', 'of the order'), ('lora', '', ''), ('lora.r', '16', '')]
     """
-    found: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, str, str]] = []
     group = ""
     for line in text.splitlines():
         indent, key, value, comment = [part or "" for part in LINE.fullmatch(line).groups()]  # pyright: ignore
         if key:
             group = group if indent else key
-            found.append((f"{group}.{key}" if indent else key, value, comment))
+            rows.append((f"{group}.{key}" if indent else key, value, comment))
         elif comment and indent:
-            found[-1] = (*found[-1][:2], f"{found[-1][2]} {comment}")
+            rows[-1] = (*rows[-1][:2], f"{rows[-1][2]} {comment}")
         elif comment:
-            found.append(("", "", comment))
-    return found
+            rows.append(("", "", comment))
+    return rows
 
 
 def allowed(key: str, option: str = "") -> str:
@@ -56,8 +56,9 @@ def allowed(key: str, option: str = "") -> str:
     group, _, name = key.rpartition(".")
     kind: type = schema.fields(schema.Config)[group] if group else schema.Config
     kind = schema.DATASETS[option] if group == "dataset" else kind
-    plain = {bool: "true or false", int: "a whole number", float: "a number"}.get(schema.fields(kind)[name], "")
-    return ", ".join(filter(None, [plain, *(rule.words for rule in schema.rules(kind).get(name, []))]))
+    plain = {bool: "true or false", int: "a whole number", float: "a number"}.get(schema.fields(kind)[name])
+    rule = schema.rules(kind).get(name)
+    return ", ".join(filter(None, [plain, rule and rule.words]))
 
 
 def _line(key: str, value: str, comment: str, option: str = "") -> str:
@@ -66,9 +67,7 @@ def _line(key: str, value: str, comment: str, option: str = "") -> str:
         return f"\n{comment}"
     values = allowed(key, option)
     text = f"{comment} [{values}]" if values else comment
-    width = min(max(80, shutil.get_terminal_size((110, 0)).columns), 120)
-    first = f"  {key}={'TEXT' if value == '>-' else value}".ljust(37) + " "
-    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=" " * 38)
+    return help_row(f"{key}={'TEXT' if value == '>-' else value}", text, 34)
 
 
 def text() -> str:

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from slr.config import compose, overrides, schema, search_space, sweep_name
@@ -21,27 +22,27 @@ def configurations(arguments: Sequence[str]) -> list[schema.Config]:
     typed = compose.parsed(arguments)
     several = overrides.sweeps(arguments)
     if overrides.SEARCH in arguments:
-        return _corners([override.input_line or "" for override in typed])
-    choices = [
-        [
-            f"{override.get_key_element()}={value}" for value in overrides.values(override)
-        ]  # frames=4,8: frames=4, frames=8
-        if several and override.is_sweep_override()
-        else [override.input_line or ""]
-        for override in typed
-    ]
-    return [compose.configuration(list(job)) for job in itertools.product(*choices)]
+        jobs = _corners(typed)
+    else:
+        choices = [
+            [f"{override.get_key_element()}={value}" for value in overrides.values(override)]
+            if several and override.is_sweep_override()
+            else [override.input_line or ""]
+            for override in typed
+        ]  # frames=4,8 epochs=1: [frames=4, frames=8], [epochs=1]
+        jobs = map(list, itertools.product(*choices))
+    return [compose.to_typed(compose.composed(words), words) for words in jobs]
 
 
-def _corners(words: Sequence[str]) -> list[schema.Config]:
-    """A search's trials at the ends of what it varies, its own settings checked as well."""
+def _corners(typed: Sequence[Override]) -> list[list[str]]:
+    """The words of a search's trials at the ends of what it varies, its own settings checked as well."""
     search_space.require_optuna()
-    fixed = [word for word in words if not overrides.parse([word])[0].is_sweep_override()]
+    fixed = [override.input_line or "" for override in typed if not override.is_sweep_override()]
     composed = compose.composed(fixed, whole=True)
     OmegaConf.to_object(composed.hydra.sweeper)
-    varied, fixed = sweep_name.axes(words, composed)
-    jobs = search_space.corners(varied)
-    return [compose.configuration([*fixed, *map(search_space.word, varied, values)]) for values in jobs]
+    varied, fixed = sweep_name.axes([override.input_line or "" for override in typed], composed)
+    corners = search_space.corners(varied)
+    return [[*fixed, *(f"{axis.key}={value}" for axis, value in zip(varied, at, strict=True))] for at in corners]
 
 
 RESUME = command("train", "resume=FOLDER [hardware=KIND] [hardware.KEY=VALUE] [epochs=N]")
@@ -61,10 +62,8 @@ def resumption(words: Sequence[str]) -> tuple[Path, list[str]]:
     for word in changes:
         key, equals, _ = word.partition("=")
         if not equals or not (key in ("epochs", "hardware") or key.startswith("hardware.")):
-            raise UserError(
-                f"{word}: a resumed run keeps its settings, all but hardware and epochs; start a new run for others "
-                f"(usage: {RESUME})"
-            )
+            kept = "a resumed run keeps its settings, all but hardware and epochs"
+            raise UserError(f"{word}: {kept}; start a new run for others (usage: {RESUME})")
     if not folder:
         raise UserError(f"resume=: expected the folder of a run; usage: {RESUME}")
     return Path(folder), changes
@@ -83,17 +82,12 @@ def changed(config: schema.Config, words: Sequence[str]) -> tuple[schema.Config,
     hardware = dataclasses.asdict(fresh.hardware if "hardware" in typed else config.hardware)
     if config.hardware.four_bit is False:  # what began without 4 bits continues without
         hardware["four_bit"] = False
-    for key in typed - {"epochs", "hardware"}:
-        name = key.partition(".")[2]
-        hardware[name] = getattr(fresh.hardware, name)
-    if "hardware.memory" in typed:  # a step is divided to fit, unless that is typed too
-        hardware["micro_batch"] = fresh.hardware.micro_batch
+    names = {key.partition(".")[2] for key in typed - {"epochs", "hardware"}}
+    names |= {"micro_batch"} if "memory" in names else set()  # a step is divided to fit, unless that is typed too
+    hardware |= {name: getattr(fresh.hardware, name) for name in names}
     before = dataclasses.asdict(config.hardware)
-    lines = [
-        f"hardware.{key}: {before[key]} -> {value}; last digits may differ"
-        for key, value in hardware.items()
-        if before[key] != value
-    ]
+    differing = [key for key, value in hardware.items() if before[key] != value]
+    lines = [f"hardware.{key}: {before[key]} -> {hardware[key]}; last digits may differ" for key in differing]
     epochs = fresh.epochs if "epochs" in typed else config.epochs
     if epochs != config.epochs:
         lines.append(f"epochs: {config.epochs} -> {epochs}; the learning rate follows the new length from here on")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from slr.config import schema
@@ -13,6 +13,7 @@ from slr.core.errors import UserError
 
 SWEEP = ("-m", "--multirun")
 SEARCH = "hydra/sweeper=optuna"
+REMOTE = {"hydra/launcher=submitit_slurm", "hydra/launcher=ray"}  # to machines that this one cannot look at
 ASKING = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion")
 
 
@@ -27,11 +28,6 @@ def sweeps(arguments: Sequence[str]) -> bool:
     return any(word in SWEEP for word in arguments)
 
 
-def elsewhere(arguments: Sequence[str]) -> bool:
-    """Whether the arguments send a sweep's jobs to other machines, whose hardware this one cannot look at."""
-    return any(word in ("hydra/launcher=submitit_slurm", "hydra/launcher=ray") for word in arguments)
-
-
 def asks_only(arguments: Sequence[str]) -> bool:
     """Whether the arguments ask to be shown something (`--help`, `--cfg`, …) rather than for a job.
 
@@ -41,14 +37,14 @@ def asks_only(arguments: Sequence[str]) -> bool:
     dashed = [word for word in arguments if word.startswith("-")]
     if any(word.partition("=")[0] in ASKING for word in dashed):
         return True
-    strange = next((word for word in dashed if word not in SWEEP), None)
-    if strange is None:
-        return False
-    key, _, value = strange.lstrip("-").partition("=")
-    if key in schema.key_types():
-        value = value or next(iter(arguments[list(arguments).index(strange) + 1 :]), "VALUE")
-        raise UserError(f"{strange}: expected key=value without dashes; type {key}={value}")
-    raise UserError(f"{strange}: expected key=value, -m for a sweep, or one of {', '.join(ASKING)}")
+    for word in dashed:
+        key, _, value = word.lstrip("-").partition("=")
+        if key in schema.key_types():
+            value = value or " ".join(arguments).partition(f"{word} ")[2].partition(" ")[0] or "VALUE"
+            raise UserError(f"{word}: expected key=value without dashes; type {key}={value}")
+        if word not in SWEEP:
+            raise UserError(f"{word}: expected key=value, -m for a sweep, or one of {', '.join(ASKING)}")
+    return False
 
 
 def quote_paths(arguments: Sequence[str]) -> list[str]:
@@ -81,11 +77,8 @@ def typed(words: Sequence[str]) -> list[str]:
 
 
 def quoted(value: str) -> str:
-    """A text in quotes, which Hydra's grammar reads unchanged."""
-    # Inside quotes the grammar reads \' as a quote, doubles backslashes only before one, and OmegaConf reads ${ }.
-    value = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", value)
-    value = re.sub(r"(\\+)$", lambda found: found[1] * 2, value)
-    return f"'{value.replace('${', chr(92) + '${')}'"
+    """A text in quotes, which Hydra's grammar and OmegaConf's interpolation read unchanged."""
+    return QuotedString(value.replace("${", "\\${"), Quote.single).with_quotes()
 
 
 def parse(words: Sequence[str]) -> list[Override]:

@@ -51,13 +51,9 @@ def known_base(checkpoint: str | None, weights: str | None, hashes: Mapping[str,
 
 
 def refuse_other_base(model: schema.Model, hashes: Mapping[str, str], found: str, whose: str) -> None:
-    """Refuse another base model than that of a run or an export; print a line where that is not known.
+    """Refuse another base model, of the hash `found`, than that of the run or export `whose`; note where it is unknown.
 
-    Args:
-        model: of the run or export.
-        hashes: that it has recorded.
-        found: the hash of the base model that is here.
-        whose: the run or export, for the message.
+    `model` and `hashes` are what it has recorded.
 
     Raises:
         UserError: it is another one; names both hashes.
@@ -83,10 +79,7 @@ def _code() -> str:
     files = [*package.rglob("*"), *beside.glob("hydra_plugins/slr_*/**/*")]  # where others have put plugins too
     if (beside / "pyproject.toml").is_file():  # a checkout: among installed packages, such names may be anybody's
         files += [beside / name for name in ENTRY_POINTS]
-    rows = [(file.relative_to(beside).as_posix(), file) for file in files if file.is_file() and not _is_made(file)]
-    return digest([[name, sha256(file)] for name, file in sorted(rows)])
-
-
-def _is_made(file: Path) -> bool:
-    """Whether a file is none of the code: compiled from it, weights, or what an editor or a system leaves."""
-    return "__pycache__" in file.parts or file.name.startswith(".") or file.suffix in (".pyc", ".safetensors")
+    files = [file for file in files if file.is_file() and file.suffix not in (".pyc", ".safetensors")]
+    files = [file for file in files if "__pycache__" not in file.parts and not file.name.startswith(".")]
+    rows = sorted((file.relative_to(beside).as_posix(), file) for file in files)
+    return digest([[name, sha256(file)] for name, file in rows])

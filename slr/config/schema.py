@@ -8,9 +8,8 @@ import dataclasses
 import hashlib
 import json
 import re
-import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -27,7 +26,7 @@ PATH_KEYS = ("outputs", "data", "init", "dataset.clips", "dataset.labels", "data
 class Rule:
     """What a value may be: as a function, and in words."""
 
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], object]  # something true
     words: str
 
     def check(self, key: str, value: object) -> None:
@@ -54,12 +53,11 @@ def one_of(*allowed: str) -> Rule:
 POSITIVE = Rule(lambda value: value > 0, "more than 0")
 SHARE = Rule(lambda value: 0 < value < 1, "more than 0 and less than 1")
 FOLDER_NAME = Rule(
-    lambda value: re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", value) is not None,
-    "a folder name of letters, digits, '.', '_' and '-'",
+    re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}").fullmatch, "a folder name of letters, digits, '.', '_' and '-'"
 )
 FOLDER = Rule(bool, "a folder")
-SIZE = Rule(lambda text: units.parse_bytes(text) > 0, "a size such as 8GB or 7.5GiB")
-HASH = Rule(lambda text: re.fullmatch("[0-9a-fA-F]{40}([0-9a-fA-F]{24})?", text) is not None, "a SHA-256 or git SHA-1")
+SIZE = Rule(units.parse_bytes, "a size such as 8GB or 7.5GiB")
+HASH = Rule(re.compile("[0-9a-fA-F]{40}([0-9a-fA-F]{24})?").fullmatch, "a SHA-256 or git SHA-1")
 
 
 class Checked:
@@ -72,21 +70,19 @@ class Checked:
 
     def __post_init__(self) -> None:
         optional = typing.get_type_hints(type(self))
-        for name, own in rules(type(self)).items():
+        for name, rule in rules(type(self)).items():
             value = getattr(self, name)
             if value is not None or type(None) not in typing.get_args(optional[name]):
-                for rule in own:
-                    rule.check(self.group + name, value)
+                rule.check(self.group + name, value)
 
 
-def rules(kind: type) -> dict[str, list[Rule]]:
-    """The rules of a schema class's fields, of those that have any."""
+def rules(kind: type) -> dict[str, Rule]:
+    """The rules of a schema class's fields, of those that have one."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    return {name: list(hint.__metadata__) for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
 
 DEVICES = ("cpu", "cuda", "directml", "mps")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
 
 
 @dataclass
@@ -94,7 +90,7 @@ class Hardware(Checked, group="hardware"):
     """What the machine gives. `None` means: as the kind that `device: auto` picks says."""
 
     device: Annotated[str, one_of("auto", *DEVICES)]
-    precision: Annotated[str | None, one_of(*PRECISIONS)]
+    precision: Annotated[str | None, one_of("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")]
     tf32: bool | None
     four_bit: bool | None
     workers: Annotated[int | None, at_least(0)]
@@ -257,7 +253,7 @@ MONITOR = one_of("val/loss", "val/top1", "val/top5", "val/mrr", "val/top1_per_cl
 
 @dataclass
 class EarlyStopping(Checked, group="early_stopping"):
-    """When to give up before the last epoch."""
+    """When to stop before the last epoch."""
 
     monitor: Annotated[str, MONITOR]
     patience: Annotated[int, at_least(1)]
@@ -325,20 +321,16 @@ DATASETS: dict[str, type] = {"wlasl": Wlasl, "folder": Folder, "synthetic": Synt
 
 def fields(kind: type) -> dict[str, Any]:
     """Field names of a schema class and their types, without `| None`."""
-    hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if name in kind.__dataclass_fields__}
-    return {
-        name: typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint for name, hint in hints.items()
-    }
+    hints = typing.get_type_hints(kind)
+    return {name: typing.get_args(hints[name] | None)[0] for name in kind.__dataclass_fields__}
 
 
-def key_types(kind: type = Config, prefix: str = "") -> dict[str, type]:
+def key_types() -> dict[str, type]:
     """Every key that can be typed, of all data sets, with the type of its value."""
-    found: dict[str, type] = {}
-    for name, part in fields(kind).items():
-        found[prefix + name] = part
-        for inner in DATASETS.values() if part is Any else [part]:
-            if dataclasses.is_dataclass(inner):
-                found = key_types(typing.cast(type, inner), f"{prefix}{name}.") | found
+    found = fields(Config)
+    for name, part in fields(Config).items():
+        for group in DATASETS.values() if part is Any else [part] * dataclasses.is_dataclass(part):
+            found |= {f"{name}.{key}": kind for key, kind in fields(group).items()}
     return found
 
 
@@ -347,14 +339,14 @@ def to_plain(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-# What decides no number of a run: the machine, the places of files, what is kept of it; and what nobody types.
+# What decides no number of a run: the machine, the places of files, what is kept of it; and what cannot be typed.
 ASIDE = ("hardware", "trainer", "outputs", "data", "sweep", "checkpoint.every", "checkpoint.keep", "model.commit")
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """What of a configuration decides a run's numbers: `key` or `group.key` -> value."""
-    rows = flat(to_plain(config))
-    return {key: value for key, value in rows.items() if key not in ASIDE and key.partition(".")[0] not in ASIDE}
+def identity(config: Config | dict[str, Any], apart: Sequence[str] = ()) -> dict[str, Any]:
+    """What of a configuration decides a run's numbers, without the keys `apart`: `key` or `group.key` -> value."""
+    rows, aside = flat(to_plain(config) if isinstance(config, Config) else config), {*ASIDE, *apart}
+    return {key: value for key, value in rows.items() if aside.isdisjoint((key, key.partition(".")[0]))}
 
 
 def differences(one: Config, other: Config) -> list[str]:
@@ -370,7 +362,7 @@ def from_plain(plain: dict[str, Any], source: Path) -> Config:
         UserError: a key is missing or unknown, or a value is not allowed.
     """
     try:
-        return _build(Config, plain, {"dataset": DATASETS[plain["dataset"]["name"]]})
+        return _build(Config, plain)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{source} is not the configuration of a run of this version of slr: {error}") from error
 
@@ -385,13 +377,9 @@ LATER: dict[str, dict[str, Any]] = {
 TINY_BASE = "d36dc1cf5bfe49ea18b781013b3c32b20539889122c2a0d9a7cd82e534337caf"
 
 
-def _build(kind: type, plain: dict[str, Any], chosen: dict[str, type]) -> Any:  # noqa: ANN401
-    parts = fields(kind) | chosen
+def _build(kind: type, plain: dict[str, Any]) -> Any:  # noqa: ANN401
+    parts = fields(kind) | ({"dataset": DATASETS[plain["dataset"]["name"]]} if kind is Config else {})
     plain = LATER.get(kind.__name__, {}) | plain
     if differing := sorted(parts.keys() ^ plain.keys()):
         raise TypeError(f"it differs by the keys {', '.join(differing)} of {kind.__name__.lower()}")
-    values = {
-        name: _build(parts[name], value, {}) if dataclasses.is_dataclass(parts[name]) else value
-        for name, value in plain.items()
-    }
-    return kind(**values)
+    return kind(**{k: _build(parts[k], v) if dataclasses.is_dataclass(parts[k]) else v for k, v in plain.items()})

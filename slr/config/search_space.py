@@ -19,12 +19,7 @@ Value = str | int | float
 
 @dataclass(frozen=True)
 class Choices:
-    """A key that takes one of several words.
-
-    Attributes:
-        key: as it is typed.
-        words: each once.
-    """
+    """A key, as it is typed, that takes one of several words, each once."""
 
     key: str
     words: tuple[str, ...]
@@ -53,20 +48,13 @@ class Choices:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A key that takes numbers from `low` to `high`, both included.
-
-    Attributes:
-        key: as it is typed.
-        low, high: of the type that the key takes.
-        step: between two values; None where there is any number in between.
-        log: whether the logarithm is what is spread evenly.
-    """
+    """A key that takes numbers from `low` to `high`, both included and of the type that the key takes."""
 
     key: str
     low: int | float
     high: int | float
-    step: int | float | None
-    log: bool
+    step: int | float | None  # between two values; None where there is any number in between
+    log: bool  # whether the logarithm is what is spread evenly
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
@@ -101,8 +89,7 @@ class Numbers:
         >>> Numbers("x", 0.1, 0.5, 0.1, False).at(2)
         0.3
         """
-        assert self.step is not None
-        value = Decimal(str(self.low)) + index * Decimal(str(self.step))
+        value = Decimal(str(self.low)) + index * Decimal(str(self.step or 0))
         return int(value) if isinstance(self.low, int) else float(value)
 
     def exact(self, value: Value) -> Value:
@@ -113,15 +100,9 @@ class Numbers:
 Axis = Choices | Numbers
 
 
-def word(axis: Axis, value: Value) -> str:
-    """What is typed for a value."""
-    return f"{axis.key}={value}"
-
-
 def size(axes: Sequence[Axis]) -> int | None:
     """How many different trials there are; None for more than can be tried."""
-    sizes = [axis.size for axis in axes]
-    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+    return None if any(axis.size is None for axis in axes) else math.prod(axis.size or 0 for axis in axes)
 
 
 def point(axes: Sequence[Axis], index: int) -> tuple[Value, ...]:
@@ -132,8 +113,7 @@ def point(axes: Sequence[Axis], index: int) -> tuple[Value, ...]:
     """
     values = []
     for axis in axes:
-        assert axis.size is not None
-        index, rest = divmod(index, axis.size)
+        index, rest = divmod(index, axis.size or 1)
         values.append(axis.at(rest))
     return tuple(values)
 

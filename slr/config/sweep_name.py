@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from slr.config import compose, overrides, schema, search_space
 from slr.core.errors import UserError
-from slr.core.run_folder import flat
 
 
 def axes(words: Sequence[str], composed: DictConfig) -> tuple[list[search_space.Axis], list[str]]:
@@ -80,29 +79,25 @@ def named(arguments: Sequence[str]) -> list[str]:
     if not overrides.sweeps(words) or any(word.startswith("sweep=") for word in words):
         return words
     own = [override for override in compose.parsed(words) if not override.key_or_group.startswith("hydra")]
-    fixed = [override.input_line or "" for override in own if not override.is_sweep_override()]
-    composed = compose.composed(fixed)
-    shared = OmegaConf.to_container(composed, resolve=False)
     swept: list[Any] = sorted(override.key_or_group for override in own if override.is_sweep_override())
+    kept = [override for override in own if not override.is_sweep_override()]
+    fixed = [override.input_line or "" for override in kept]
+    composed = compose.composed(fixed)
     if overrides.SEARCH in words:  # over other values of the same keys, it is another search
         varied, _ = axes([override.input_line or "" for override in own], composed)
         swept = [dataclasses.asdict(axis) for axis in varied]
+    shared = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
     shown = sorted(word for word in fixed if word.partition("=")[0] not in (*schema.PATH_KEYS, "sweep"))
     readable = compose.folder_name("_".join(shown).replace("=", "-"))[:80] if shown else "all"
-    content = json.dumps([_without(cast(dict, shared), schema.ASIDE), swept], sort_keys=True, default=str)
+    for group, _, key in (name.rpartition(".") for name in schema.ASIDE):
+        (shared[group] if group else shared).pop(key, None)
+    content = json.dumps([shared, swept], sort_keys=True, default=str)
     name = f"{readable}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
-    keys = [override.key_or_group for override in own if not override.is_sweep_override()]
-    excluded = sorted({*keys, *schema.PATH_KEYS, "sweep"})
+    excluded = sorted({*(override.key_or_group for override in kept), *schema.PATH_KEYS, "sweep"})
     return [*words, f"sweep={name}", f"hydra.job.config.override_dirname.exclude_keys=[{','.join(excluded)}]"]
 
 
 def shared(composed: DictConfig, apart: Sequence[str]) -> dict[str, Any]:
     """What decides the numbers of all runs of a sweep, `key` or `group.key` -> value, without the keys `apart`."""
     plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
-    return flat(_without(plain, ["hydra", *schema.ASIDE, *(key.lstrip("+") for key in apart)]))
-
-
-def _without(plain: dict[str, Any], keys: Sequence[str], group: str = "") -> dict[str, Any]:
-    """Nested dictionaries without some keys, `key` or `group.key`."""
-    kept = {key: value for key, value in plain.items() if group + key not in keys}
-    return {k: _without(value, keys, f"{group}{k}.") if isinstance(value, dict) else value for k, value in kept.items()}
+    return schema.identity(plain, ["hydra", *(key.lstrip("+") for key in apart)])

@@ -1,5 +1,6 @@
 """`key=value` words of a command: declared once as a dataclass, from which come parsing, defaults, usage and help."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -20,14 +21,10 @@ class Arguments:
 
     Types are str, Path, int, float, bool (yes or no), or a tuple of one of these (values with commas between); each may
     be `| None`. `__` in a field's name is a dot in the key. Fields without an `Option` cannot be typed.
-
-    Attributes:
-        command: how it is called, for the usage.
-        word: what a word without `=` should have been.
     """
 
-    command: ClassVar[str]
-    word: ClassVar[str] = "key=value"
+    command: ClassVar[str]  # how it is called, for the usage
+    word: ClassVar[str] = "key=value"  # what a word without `=` should have been
 
 
 Kind = TypeVar("Kind", bound=Arguments)
@@ -35,20 +32,13 @@ Kind = TypeVar("Kind", bound=Arguments)
 
 @dataclass(frozen=True)
 class Option:
-    """What a key means, and which values it takes.
+    """What a key means, and which values it takes."""
 
-    Attributes:
-        meaning: for the help.
-        choices: allowed values; a mapping also says what each means.
-        least, most: bounds of a number.
-        shown: stands in the help for the default; where that is None, this word means None when typed.
-    """
-
-    meaning: str
-    choices: Collection[str] = ()
+    meaning: str  # for the help
+    choices: Collection[str] = ()  # allowed values; a mapping also says what each means
     least: float = 0
     most: float = math.inf
-    shown: str = ""
+    shown: str = ""  # stands in the help for the default; where that is None, this word means None when typed
 
 
 @dataclass(frozen=True)
@@ -74,18 +64,13 @@ class _Field:
             raise UserError(f"{key}={text}: expected {'some' if self.many else 'one'} of {', '.join(choices)}")
         if self.kind is Path and not text:
             raise UserError(f"{key}=: expected a path, found nothing")
-        if self.kind in (int, float):
-            return self._number(key, text)
-        return {bool: text == "yes", Path: Path(os.path.expanduser(text))}.get(self.kind, text)
-
-    def _number(self, key: str, text: str) -> float:
-        try:
+        if self.kind not in (int, float):
+            return {bool: text == "yes", Path: Path(os.path.expanduser(text))}.get(self.kind, text)
+        with contextlib.suppress(ValueError):
             number = self.kind(text)
-        except ValueError:
-            number = math.nan
-        if not (math.isfinite(number) and self.option.least <= number <= self.option.most):
-            raise UserError(f"{key}={text}: expected {self._range()}")
-        return number
+            if math.isfinite(number) and self.option.least <= number <= self.option.most:
+                return number
+        raise UserError(f"{key}={text}: expected {self._range()}")
 
     def _range(self) -> str:
         least, most = self.option.least, self.option.most
@@ -131,20 +116,21 @@ def help_text(kind: type[Arguments]) -> str:
     """The usage, what the command does, and each key with its default, its meaning and its values."""
     heads = {f"{key}={field.shown()}": field.meaning() for key, field in _fields(kind).items()}
     left = max(map(len, heads))
-    width = min(110, shutil.get_terminal_size((100, 24)).columns)
-    rows = [
-        textwrap.fill(f"  {head:<{left}}  {meaning}", width, subsequent_indent=" " * (left + 4), break_on_hyphens=False)
-        for head, meaning in heads.items()
-    ]
+    rows = [help_row(head, meaning, left) for head, meaning in heads.items()]
     return "\n\n".join([usage(kind), textwrap.dedent(f"    {kind.__doc__}").strip(), "\n".join(rows)])
+
+
+def help_row(head: str, meaning: str, left: int) -> str:
+    """A key in the first `left` columns, and what it means beside it, as wide as the terminal."""
+    width = max(80, min(110, shutil.get_terminal_size((110, 0)).columns))
+    indent = " " * (left + 4)
+    return textwrap.fill(f"  {head:<{left}}  {meaning}", width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def read(kind: type[Kind], words: Sequence[str] | None = None) -> Kind:
     """What was typed, over the defaults; prints the help and exits where that is asked for.
 
-    Args:
-        kind: the command's dataclass.
-        words: the command line without the program's name; None is this process's own.
+    `words` is the command line without the program's name; None is this process's own.
 
     Raises:
         UserError: a word that is not `key=value`, an unknown key, a missing one, or a value that is not allowed.

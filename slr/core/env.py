@@ -20,19 +20,8 @@ def command(name: str, words: str) -> str:
     return f"slr {name} {words}" if INSTALLED else f"python {script} {words}"
 
 
-def begin() -> None:
-    """What a command does first: `.env`, and no telemetry unless it was asked for.
-
-    Raises:
-        UserError: as `read_env`.
-    """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    read_env(PROJECT)
-
-
-def read_env(folder: Path) -> None:
-    """Take `NAMES` from `folder`/.env into this process's environment, and so its children's; what is there wins.
+def begin(folder: Path = PROJECT) -> None:
+    """What a command does first: set `QUIET`, and `NAMES` from `folder`/.env, unless the environment has them already.
 
     Call it before huggingface_hub is imported, which reads them once. Lines are NAME=VALUE, perhaps with `export`,
     perhaps quoted; `#` begins a comment. (python-dotenv would expand variables too, which no token needs.)
@@ -40,6 +29,7 @@ def read_env(folder: Path) -> None:
     Raises:
         UserError: the file cannot be read, or one of `NAMES` has no value. No message contains a value.
     """
+    os.environ |= QUIET | os.environ
     file = folder / ".env"
     if not file.is_file():
         return

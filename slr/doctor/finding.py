@@ -20,7 +20,7 @@ class DoctorArgs(argv.Arguments):
     """
 
     command = "slr doctor"
-    hardware: Annotated[str, Option("what you mean to use", ("auto", *KINDS))] = "auto"
+    hardware: Annotated[str, Option("what you plan to use", ("auto", *KINDS))] = "auto"
     model: Annotated[str, Option("an option of conf/model, a folder, or a name on the hub")] = "internvl3_5_2b"
     frames: Annotated[int, Option("of a clip", least=1)] = 8
     batch: Annotated[int, Option("clips of an optimiser step", least=1)] = 16
@@ -64,7 +64,7 @@ class Problem(Exception):
 
 
 class Check(NamedTuple):
-    """A check: its name, a function that returns what is well (None: no line), and what to do where it fails.
+    """A check: its name, a function that returns what works (None: no line), and what to do where it fails.
 
     The function raises `Problem`, or any other exception, and may also hang or end its process.
     """

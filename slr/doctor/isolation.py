@@ -1,4 +1,4 @@
-"""Checks in child processes: one that aborts or hangs costs its own line, and the next begin in a new child.
+"""Checks in child processes: one that aborts or hangs fails alone, and the next ones run in a new child.
 
 `python -m slr.doctor.isolation ARGUMENTS NAME …` is such a child: it prints what each check finds, a line of JSON each.
 """
@@ -50,26 +50,25 @@ def run_lane(lane: Sequence[Check], args: DoctorArgs) -> list[Finding]:
 
 def run_child(names: Sequence[str], args: DoctorArgs) -> tuple[list[str], str]:
     """What a child has printed, a line for each check that it finished, and how it ended."""
-    child = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "slr.doctor.isolation", json.dumps(asdict(args)), *names],
-        env={name: value for name, value in os.environ.items() if name not in SECRET} | QUIET,
-        cwd=PROJECT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
     try:
-        output = child.communicate(timeout=PATIENCE)[0]
-        ending = SIGNALS.get(child.returncode, f"ended with {child.returncode}")
-    except subprocess.TimeoutExpired:
-        child.kill()
-        output, ending = child.communicate()[0], f"gave no answer for {PATIENCE:.0f} s"
+        child = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "slr.doctor.isolation", json.dumps(asdict(args)), *names],
+            env={name: value for name, value in os.environ.items() if name not in SECRET} | QUIET,
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=PATIENCE,
+        )
+        output, ending = child.stdout, SIGNALS.get(child.returncode, f"ended with {child.returncode}")
+    except subprocess.TimeoutExpired as error:
+        output, ending = error.stdout or b"", f"gave no answer for {PATIENCE:.0f} s"
     lines = output.decode("utf-8", "replace").splitlines()
     return [line.removeprefix(MARK) for line in lines if line.startswith(MARK)], ending
 
 
 def main(words: Sequence[str]) -> None:
-    """Run the named checks. Whatever libraries print goes to standard error, which nobody reads."""
+    """Run the named checks. What libraries print goes to standard error, which is discarded."""
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     args = DoctorArgs(**json.loads(words[0]))

@@ -1,5 +1,6 @@
 """Python, the libraries, and whether they work together: tried, not looked up in a list of versions."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -18,18 +19,12 @@ from slr.doctor.finding import WARNING, Check, DoctorArgs, Problem, describe_err
 
 INSTALL = "docs/install.md says how to install this machine's set"
 COMPILE = f'{Path(sys.executable).name} -m compileall -q "{sysconfig.get_path("purelib")}"'
-TORCHVISION = (
-    "pip uninstall torchvision, or take both from one index: uv pip install torch torchvision --torch-backend=auto"
-)
+TORCHVISION = "pip uninstall torchvision, or both from one index: uv pip install torch torchvision --torch-backend=auto"
 STRAY = 0.15  # of NF4's numbers from normal ones, relative; sound kernels give 0.09 to 0.10
 
 
 def torch_itself() -> Any:  # noqa: ANN401  # the module
-    """The module.
-
-    Raises:
-        Problem: it cannot be imported.
-    """
+    """The module; raises `Problem` where it cannot be imported."""
     try:
         return importlib.import_module("torch")
     except Exception as error:
@@ -111,13 +106,11 @@ def look_at_requirements(args: DoctorArgs) -> str:
         project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         lines = [*project["dependencies"], *project["optional-dependencies"]["train"]]
     needed = [one for one in map(Requirement, lines) if not one.marker or one.marker.evaluate({"extra": "train"})]
-    versions = {one: _version(one.name) for one in needed}
-    wrong = [
+    if wrong := [
         f"{one.name}: expected {one.specifier or 'any version'}, found {version or 'none'}"
-        for one, version in versions.items()
-        if version is None or not one.specifier.contains(version, prereleases=True)
-    ]
-    if wrong:
+        for one in needed
+        if not ((version := _version(one.name)) and one.specifier.contains(version, prereleases=True))
+    ]:
         raise Problem("; ".join(wrong))
     return f"all {len(needed)} that slr needs are installed, in versions that it runs with"
 
@@ -149,10 +142,8 @@ def look_at_nf4(args: DoctorArgs, device: str = "cpu") -> str | None:
 
 
 def _version(name: str) -> str | None:
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 BITSANDBYTES = "uv pip install --reinstall 'bitsandbytes>=0.50', or run with model.quantization=none"

@@ -1,9 +1,8 @@
 """What the machine computes with, which `hardware=` works, and how much memory a training step needs."""
 
-import importlib
+import contextlib
 import platform
 import subprocess
-from typing import Any
 
 from slr.core.errors import UserError
 from slr.core.units import GB, format_bytes, parse_bytes
@@ -30,8 +29,9 @@ def look_at_gpu(args: DoctorArgs) -> str:
     if torch.backends.mps.is_available():
         return f"Apple's, {platform.machine()}; it shares the memory of the machine"
     if driver := _driver():
-        why = "torch does not see it" if torch.version.cuda else "this torch is built without CUDA"
-        remedy = "a newer driver, or a torch for this one" if torch.version.cuda else "a torch that has CUDA"
+        why, remedy = "this torch is built without CUDA", "a torch that has CUDA"
+        if torch.version.cuda:
+            why, remedy = "torch does not see it", "a newer driver, or a torch for this one"
         raise Problem(f"driver {driver} is here, but {why}", f"{remedy}: {CUDA_BUILD}", args.lacking("hardware"))
     return "none; runs use the CPU"
 
@@ -39,22 +39,17 @@ def look_at_gpu(args: DoctorArgs) -> str:
 def _driver() -> str:
     """The version of NVIDIA's driver, or nothing."""
     words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip().partition("\n")[0]
-
-
-def hardware() -> Any:  # noqa: ANN401  # the module
-    """What slr knows of kinds of hardware; it needs torch."""
-    torch_itself()
-    return importlib.import_module("slr.core.hardware")
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.check_output(words, stderr=subprocess.DEVNULL, text=True, timeout=10).partition("\n")[0]
+    return ""
 
 
 def look_at_hardware(args: DoctorArgs) -> str:
     """Which kinds work, and why the others do not."""
-    reasons = {kind: hardware().absent(kind) for kind in KINDS}
+    torch_itself()
+    from slr.core import hardware
+
+    reasons = {kind: hardware.absent(kind) for kind in KINDS}
     if reason := reasons.get(args.hardware):
         remedy = f"check the driver with nvidia-smi, then {CUDA_BUILD}; or " if args.hardware == "cuda" else ""
         state = WARNING if args.hardware__memory else FAULT  # who names a card's memory may mean one elsewhere
@@ -65,13 +60,16 @@ def look_at_hardware(args: DoctorArgs) -> str:
 
 def look_at_memory(args: DoctorArgs) -> str:
     """What a step of `frames` x `batch` needs, and which micro-batch fits into `hardware.memory` or what is free."""
-    kind = hardware().pick() if args.hardware == "auto" else args.hardware
+    torch_itself()
+    from slr.core import hardware
+
+    kind = hardware.pick() if args.hardware == "auto" else args.hardware
     if args.hardware__memory:
         budget, whose = parse_bytes(args.hardware__memory), "given"
-    elif hardware().absent(kind):
+    elif hardware.absent(kind):
         budget, whose = CARDS[-1] * GB, f"of a large card, since {kind} is not here"
     else:
-        budget, whose = hardware().memory_free(kind), "free"
+        budget, whose = hardware.memory_free(kind), "free"
     config, name = config_of(args.model)
     step = f"{name}, {args.frames} frames, batch {args.batch}, on {kind}"
     try:

@@ -12,26 +12,7 @@ from slr.models import memory_plan
 from slr.models.memory_plan import Shape, Work
 
 # OpenGVLab/InternVL3_5-2B-HF's config.json, as far as memory depends on it, for machines that do not have it yet.
-INTERNVL3_5_2B = {
-    "downsample_ratio": 0.5,
-    "tie_word_embeddings": False,
-    "text_config": {
-        "num_hidden_layers": 28,
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 151_936,
-    },
-    "vision_config": {
-        "num_hidden_layers": 24,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "image_size": [448, 448],
-        "patch_size": [14, 14],
-    },
-}
+INTERNVL3_5_2B = json.loads(Path(__file__).with_name("internvl3_5_2b.json").read_text(encoding="utf-8"))
 WEIGHTS_2B = 4_700_000_000  # bytes of its safetensors: 2.35 billion numbers in bf16
 # Of each kind of hardware: bytes of a number, and whether NF4 runs there.
 NUMBERS = {"cuda": (2, True), "mps": (4, False), "directml": (4, False), "cpu": (4, True)}
@@ -88,25 +69,18 @@ def sizes(config: Mapping[str, Any]) -> tuple[Shape, int]:
 def numbers(config: Mapping[str, Any]) -> tuple[int, int]:
     """Weights of the language layers' matrices, which NF4 stores in 4 bits, and of all the rest, norms left out."""
     shape, _ = sizes(config)
-    vision = config["vision_config"]
-    a_layer = 2 * shape.hidden * (shape.queries + shape.keys) + 3 * shape.hidden * shape.mlp
+    layer = 2 * shape.hidden * (shape.queries + shape.keys) + 3 * shape.hidden * shape.mlp
     copies = 1 if config.get("tie_word_embeddings", True) else 2  # transformers ties where nothing is said
-    words = shape.words * shape.hidden * copies
-    a_vision_layer = 4 * shape.vision_hidden**2 + 2 * shape.vision_hidden * shape.vision_mlp
-    wide = int(shape.vision_hidden / config.get("downsample_ratio", 0.5) ** 2)
-    projector = wide * shape.hidden + shape.hidden**2
-    rest = words + vision["num_hidden_layers"] * a_vision_layer + shape.patches * shape.vision_hidden + projector
-    return shape.layers * a_layer, rest
+    vision_layer = 4 * shape.vision_hidden**2 + 2 * shape.vision_hidden * shape.vision_mlp
+    vision = config["vision_config"]["num_hidden_layers"] * vision_layer + shape.patches * shape.vision_hidden
+    projector = int(shape.vision_hidden / config.get("downsample_ratio", 0.5) ** 2) * shape.hidden + shape.hidden**2
+    return shape.layers * layer, shape.words * shape.hidden * copies + vision + projector
 
 
 def estimate(config: Mapping[str, Any], kind: str, budget: int, frames: int, batch: int) -> memory_plan.Plan:
-    """The plan of a training step before a model is loaded, with the page's adapter and checkpointing.
+    """The plan of a training step of a checkpoint, of which only `config`, its config.json, is there; bytes to use.
 
-    Args:
-        config: of the checkpoint, as its config.json has it.
-        kind: of hardware.
-        budget: bytes.
-        frames, batch: of a step.
+    The adapter and the checkpointing are the page's.
 
     Raises:
         UserError: not one clip fits.
@@ -114,14 +88,13 @@ def estimate(config: Mapping[str, Any], kind: str, budget: int, frames: int, bat
     number, four_bit = NUMBERS[kind]
     shape, tokens = sizes(config)
     matrices, rest = numbers(config)
+    tokens = TOKENS + frames * (tokens + TOKENS_OF_A_FRAME)
     return memory_plan.plan(
         budget=budget,
         baseline=int(matrices * (NF4_BYTES if four_bit else number) + rest * number),
         trainable=memory_plan.adapter_numbers(config["text_config"], LAYERS_WITH_LORA, RANK),
         shape=shape,
-        work=Work(
-            frames, TOKENS + frames * (tokens + TOKENS_OF_A_FRAME), number, RANK, checkpointed=True, cached=False
-        ),
+        work=Work(frames, tokens, number, RANK, checkpointed=True, cached=False),
         batch=batch,
         micro_batch=None,
         disk=0,

@@ -23,7 +23,7 @@ def clean(monkeypatch):
 
 def read(folder: Path, text: str) -> dict[str, str]:
     (folder / ".env").write_text(text, encoding="utf-8")
-    env.read_env(folder)
+    env.begin(folder)
     return {name: os.environ[name] for name in env.NAMES if name in os.environ}
 
 
@@ -47,7 +47,7 @@ def test_the_environment_wins(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("clean")
 def test_no_file_is_no_mistake(tmp_path):
-    env.read_env(tmp_path)
+    env.begin(tmp_path)
 
 
 @pytest.mark.usefixtures("clean")
@@ -61,7 +61,7 @@ def test_a_name_without_a_value_is_told_by_its_line(tmp_path, text):
 def test_a_file_that_is_no_text_is_refused_without_its_content(tmp_path):
     (tmp_path / ".env").write_bytes(b"HF_TOKEN=\xff" + TOKEN.encode())
     with pytest.raises(UserError, match="cannot be read") as error:
-        env.read_env(tmp_path)
+        env.begin(tmp_path)
     assert TOKEN not in str(error.value)
 
 
