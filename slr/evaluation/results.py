@@ -34,19 +34,12 @@ GROUPED = ("top1", "top5", "mrr", "top1_per_class")  # repeated with conflicting
 
 @dataclass(frozen=True)
 class Context:
-    """What numbers are to be read against.
+    """What numbers are to be read against."""
 
-    Attributes:
-        about: first entries of the summary (part, checkpoint, data, split).
-        coverage: how many of the listed clips are there.
-        conflicts: groups of glosses that the data set gives to the same video, in the vocabulary or not.
-        calibration: learned from the validation part, or None.
-    """
-
-    about: Mapping[str, object]
-    coverage: Coverage
-    conflicts: Sequence[Sequence[str]]
-    calibration: Calibration | None
+    about: Mapping[str, object]  # first entries of the summary (part, checkpoint, data, split)
+    coverage: Coverage  # how many of the listed clips are there
+    conflicts: Sequence[Sequence[str]]  # groups of glosses that the data set gives to the same video
+    calibration: Calibration | None  # fitted on the validation part
 
 
 def gloss_numbers(clips: Sequence[Clip], vocabulary: Sequence[str]) -> Glosses:
@@ -103,7 +96,7 @@ def _summary(
     # Top-1 if all missing clips were wrong; with `limit=`, other clips that are there were not ranked either.
     whole = covered.of != "data set" and len(clips) == covered.clips
     f1 = metrics.bootstrap(
-        lambda rows: metrics.tally(first[rows], glosses[rows], count).macro_f1, metrics.resamples(len(glosses))
+        lambda rows: metrics.macro_f1(first[rows], glosses[rows], count), metrics.resamples(len(glosses))
     )
     return {
         **context.about,
@@ -149,22 +142,24 @@ def _per_gloss(
 ) -> list[dict[str, Any]]:
     """A row for each gloss that has clips or was named, in the vocabulary's order."""
     first = log_probability.argmax(axis=1)
-    counts = metrics.tally(first, glosses, len(vocabulary))
+    precision, _, f1 = metrics.scores_by_gloss(first, glosses, len(vocabulary))
+    named = np.bincount(first, minlength=len(vocabulary))
     rows = []
-    for number in np.flatnonzero(counts.true + counts.named).tolist():
+    for number in np.union1d(first, glosses).tolist():
         own = ranks[glosses == number]
+        top1 = float((own == 1).mean()) if len(own) else None
         wrong = Counter(vocabulary[other] for other in first[glosses == number].tolist() if other != number)
         rows.append(
             {
                 "gloss": vocabulary[number],
                 "n": len(own),
-                "named": int(counts.named[number]),
-                "top1": float((own == 1).mean()) if len(own) else None,
+                "named": int(named[number]),
+                "top1": top1,
                 "top5": float((own <= 5).mean()) if len(own) else None,
                 "mrr": float((1 / own).mean()) if len(own) else None,
-                "precision": float(counts.precision[number]) if counts.named[number] else None,
-                "recall": float(counts.recall[number]) if len(own) else None,
-                "f1": float(counts.f1[number]),
+                "precision": float(precision[number]) if named[number] else None,
+                "recall": top1,
+                "f1": float(f1[number]),
                 "confused_with": [list(pair) for pair in wrong.most_common()],
             }
         )

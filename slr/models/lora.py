@@ -5,9 +5,8 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,21 +78,15 @@ def _refuse_unmatched(model: "Model", targets: Sequence[str]) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class CensusRow:
-    """How many parameters of one kind a model has.
+class CensusRow(NamedTuple):
+    """How many parameters of one kind a model has."""
 
-    Attributes:
-        part: vision, projector, embeddings, language (layers and norms), lm_head; adapters as `language adapter` etc.
-        dtype: torch's name, or `nf4` for 4-bit numbers.
-        trainable: whether an optimiser changes them.
-        parameters: how many numbers; two 4-bit numbers in a byte count as two.
-    """
-
-    part: str
-    dtype: str
+    part: (
+        str  # vision, projector, embeddings, language (layers and norms), lm_head; adapters as `language adapter` etc.
+    )
+    dtype: str  # torch's name, or `nf4` for 4-bit numbers
     trainable: bool
-    parameters: int
+    parameters: int  # two 4-bit numbers in a byte count as two
 
 
 def census(model: "Model") -> list[CensusRow]:
@@ -119,9 +112,8 @@ def gradient_census(model: "Model", a_moves: bool) -> list[str]:
     """
 
     def right(name: str, gradient: Tensor | None) -> bool:
-        if gradient is None or not gradient.isfinite().all():
-            return False
-        return bool(gradient.any()) or ("lora_A" in name and not a_moves)
+        may_be_zero = "lora_A" in name and not a_moves
+        return gradient is not None and bool(gradient.isfinite().all() and (gradient.any() or may_be_zero))
 
     return [name for name, parameter in _adapter(model) if not right(name, parameter.grad)]
 
@@ -167,11 +159,7 @@ def save_adapter(model: "PeftModel", folder: Path) -> None:
 
 
 def load_exported(model: "Model", file: Path) -> None:
-    """Copy the weights that `save_adapter` wrote into a model with the same adapter, which stays trainable.
-
-    Args:
-        model: with its adapter.
-        file: `adapter_model.safetensors`.
+    """Copy the weights that `save_adapter` wrote to a file into a model with the same adapter, which stays trainable.
 
     Raises:
         UserError: the file holds no tensors, or names or shapes differ.

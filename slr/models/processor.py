@@ -4,6 +4,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 BICUBIC = 3  # PIL's number, as processor files write it
 
 
+@dataclass(eq=False)
 class Inputs:
     """One checkpoint's tokens and pixels, equal to those of transformers' `InternVLProcessor` for the same clip.
 
@@ -28,33 +30,19 @@ class Inputs:
     torchvision.
 
     Pickles to a few kilobytes, without the tokenizer, which is loaded again only for words that are new.
-
-    Attributes:
-        folder: of the tokenizer's files.
-        image_size: (h, w) in pixels.
-        mean, std: one number a channel, for pixels in 0..1.
-        tokens_per_frame: tokens that one frame becomes.
-        image_token_id, end_id, pad_id: the placeholder of a frame's tokens, the end of an answer, padding.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        image_size: tuple[int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        tokens_per_frame: int,
-        image_token_id: int,
-    ) -> None:
-        self.folder = folder
-        self.image_size = image_size
-        self.mean = mean
-        self.std = std
-        self.tokens_per_frame = tokens_per_frame
-        self.image_token_id = image_token_id
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._prompts: dict[tuple[str, int], tuple[int, ...]] = {}
-        self._answers: dict[str, tuple[int, ...]] = {}
+    folder: Path  # of the tokenizer's files
+    image_size: tuple[int, int]  # (h, w) in pixels
+    mean: tuple[float, ...]  # of each channel, for pixels in 0..1
+    std: tuple[float, ...]
+    tokens_per_frame: int
+    image_token_id: int  # the placeholder of a frame's tokens
+    _tokenizer: "PreTrainedTokenizerBase | None" = field(default=None, init=False)
+    _prompts: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict, init=False)
+    _answers: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
         self.end_id, self.pad_id = self._id_of("eos_token"), self._id_of("pad_token")
 
     def __getstate__(self) -> dict[str, Any]:

@@ -36,14 +36,12 @@ LEAST_STRETCH = 64  # nodes; many short stretches cost more than they save
 class RankOutput(NamedTuple):
     """A model's ranking of some clips.
 
-    Attributes:
-        log_probability: float32 (B, K), natural log of each gloss's exact probability after the clip's prompt: of all
-            its tokens and its end token, over all words of the tokenizer, never renormalised.
-        state: float32 (B, D), the last hidden state of the prompt's last token, which predicts the answer.
+    A gloss's probability is that of all its tokens and its end token after the clip's prompt, over all words of the
+    tokenizer, never renormalised.
     """
 
-    log_probability: Tensor
-    state: Tensor
+    log_probability: Tensor  # float32 (B, K), natural logarithms
+    state: Tensor  # float32 (B, D), the last hidden state of the prompt's last token, which predicts the answer
 
 
 @torch.no_grad()

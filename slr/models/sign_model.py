@@ -78,7 +78,7 @@ class SignModel(nn.Module):
             return []
         prompt = self.features(batch), batch["input_ids"], batch["attention_mask"]
         texts = beam_search(self.network, *prompt, beams, length, self.inputs.end_id)
-        return [[self.inputs.decode(beam.tokens) for beam in clip] for clip in texts]
+        return [[self.inputs.decode(beam) for beam in clip] for clip in texts]
 
     def features(self, batch: Batch, rows: slice = ALL) -> Tensor:
         """Projected features (b, V, D) of some clips: from the batch if it has them, else from its frames."""

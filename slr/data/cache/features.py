@@ -33,19 +33,12 @@ View = tuple[str, ClipDataset, Clip, int]  # feature key, data set, clip of it, 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features by key, from a folder.
-
-    Attributes:
-        pack: the records.
-        tokens: V, of a clip.
-        width: D, numbers per token.
-        dtype: `float32`, `bf16`, or `int8` with a float32 scale for each token.
-    """
+    """Features by key, from a folder."""
 
     pack: Pack
-    tokens: int
-    width: int
-    dtype: str
+    tokens: int  # V, of a clip
+    width: int  # D, numbers per token
+    dtype: str  # `float32`, `bf16`, or `int8` with a float32 scale for each token
 
     def __call__(self, key: str) -> Tensor:
         """The features under a key: (V, D), float32 where `dtype` is, else bfloat16.
@@ -167,14 +160,12 @@ def _missing(cache: FeatureCache, datasets: Sequence[ClipDataset]) -> list[list[
     missing = []
     for dataset in datasets:
         keys = dataset.keys()
-        views: list[View] = []
-        for epoch, number in keys:
-            clip = dataset.clips[number]
-            if (key := dataset.feature_key(clip, epoch)) not in asked:
-                asked.add(key)
-                views.append((key, dataset, clip, epoch))
-        known = cache.pack.has([key for key, *_ in views])
-        missing.append([view for view, there in zip(views, known, strict=True) if not there])
+        clips = [(dataset.clips[number], epoch) for epoch, number in keys]
+        views = {dataset.feature_key(clip, epoch): (dataset, clip, epoch) for clip, epoch in clips}
+        new = [key for key in views if key not in asked]
+        known = cache.pack.has(new)
+        missing.append([(key, *views[key]) for key, there in zip(new, known, strict=True) if not there])
+        asked |= views.keys()
     return [views for views in missing if views]
 
 

@@ -26,15 +26,10 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in nothing but the keys over which they repeat each other.
+    """Runs that differ in nothing but the keys over which they repeat each other."""
 
-    Attributes:
-        label: its values of the settings that differ among those it is compared with.
-        seeds: value of the repeated keys -> its runs, several where one was run again.
-    """
-
-    label: str
-    seeds: dict[str, list[Run]]
+    label: str  # its values of the settings that differ among those it is compared with
+    seeds: dict[str, list[Run]]  # value of the repeated keys -> its runs, several where one was run again
 
     @property
     def runs(self) -> list[Run]:
@@ -60,15 +55,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs that are comparable, and so may be ranked.
+    """Finished runs that are comparable, and so may be ranked."""
 
-    Attributes:
-        ground: what they share.
-        settings: best first.
-    """
-
-    ground: ComparisonKey
-    settings: list[Setting]
+    ground: ComparisonKey  # what they share
+    settings: list[Setting]  # best first
 
     @property
     def runs(self) -> list[Run]:
