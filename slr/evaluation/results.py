@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from slr.core.console import ABSENT, aligned
 from slr.core.files import write_json, write_whole
 from slr.data.coverage import Coverage, among
 from slr.data.manifest import Clip
-from slr.evaluation.ranks import write_ranks
+from slr.evaluation.ranks import true_ranks
 from slr.models import metrics
 from slr.models.metrics import METRICS, Figure, Glosses
 from slr.predict import calibration as calibrating
@@ -168,13 +168,9 @@ def _per_gloss(
 
 def _per_signer(clips: Sequence[Clip], ranks: Glosses) -> list[dict[str, Any]]:
     """A row for each signer that the data set names, the worst first."""
-    by_signer: dict[str, list[int]] = defaultdict(list)
-    for clip, rank in zip(clips, ranks.tolist(), strict=True):
-        if clip.signer is not None:
-            by_signer[clip.signer].append(rank)
     rows = []
-    for signer, listed in by_signer.items():
-        own = np.array(listed)
+    for signer in {clip.signer for clip in clips} - {None}:
+        own = ranks[[clip.signer == signer for clip in clips]]
         top1 = with_intervals({"top1": metrics.wilson(float((own == 1).mean()), len(own))})
         rows.append({"signer": signer, "n": len(own), **top1, "top5": float((own <= 5).mean())})
     return sorted(rows, key=lambda row: (row["top1"], -row["n"], row["signer"]))
@@ -208,11 +204,7 @@ def _calibration(predictions: Predictions, glosses: Glosses, calibration: Calibr
 
 
 def ranking(vocabulary: Sequence[str], log_probability: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """One clip's glosses, best first, with log_probability and probability.
-
-    Args:
-        vocabulary: K glosses.
-        log_probability: float32 (K,).
+    """One clip's glosses, best first, with log_probability and probability; from float32 (K,).
 
     >>> [row["gloss"] for row in ranking(["no", "yes"], np.log(np.array([0.1, 0.3], dtype=np.float32)))]
     ['yes', 'no']
@@ -227,14 +219,9 @@ def ranking(vocabulary: Sequence[str], log_probability: NDArray[np.float32]) -> 
 
 
 def write_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write a part's results: JSON for programs, tables for spreadsheets, and the ids of missing clips.
-
-    Args:
-        folder: the run's `evaluation/`.
-        results: of `evaluation`.
-    """
+    """Write a part's results: JSON for programs, tables for spreadsheets, and the ids of missing clips."""
     write_json(folder / "evaluation_results.json", results, indent=None)
-    write_ranks(folder, results)
+    write_json(folder / "ranks.json", true_ranks(results), indent=None)
     rows = [
         row | {"confused_with": "; ".join(f"{gloss} {count}" for gloss, count in row["confused_with"])}
         for row in results["per_gloss"]

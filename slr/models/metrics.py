@@ -115,12 +115,7 @@ def figures(ranks: Ranks, glosses: Glosses) -> dict[str, Figure]:
 
     Shares per instance get Wilson's score interval; means over classes or of reciprocal ranks the percentile bootstrap
     over clips (Efron 1979; 2,000 samples, seed fixed).
-
-    Raises:
-        ValueError: no clip.
     """
-    if len(ranks) == 0:
-        raise ValueError("expected at least one ranked clip, found none")
     order = np.lexsort((ranks, glosses))  # several processes gather clips in another order than one process
     ranks, glosses = ranks[order], glosses[order]
     samples = resamples(len(ranks))

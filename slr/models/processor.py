@@ -5,8 +5,9 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,6 @@ import torch
 from slr.core.errors import UserError
 from slr.models.hub import locate
 from slr.models.memory_plan import shape_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 BICUBIC = 3  # PIL's number, as processor files write it
 
@@ -38,32 +36,21 @@ class Inputs:
     std: tuple[float, ...]
     tokens_per_frame: int
     image_token_id: int  # the placeholder of a frame's tokens
-    _tokenizer: "PreTrainedTokenizerBase | None" = field(default=None, init=False)
     _prompts: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict, init=False)
     _answers: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.end_id, self.pad_id = self._id_of("eos_token"), self._id_of("pad_token")
+        names = ("eos_token", "pad_token")
+        self.end_id, self.pad_id = (self._words.convert_tokens_to_ids(self._special(name)) for name in names)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tokenizer": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_words"}
 
-    @property
-    def _words(self) -> "PreTrainedTokenizerBase":
-        tokenizer = self._tokenizer
-        if tokenizer is None:
-            from transformers import AutoTokenizer
+    @cached_property
+    def _words(self) -> Any:  # noqa: ANN401
+        from transformers import AutoTokenizer
 
-            tokenizer = self._tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-        return tokenizer
-
-    def _id_of(self, name: str) -> int:
-        token_id = getattr(self._words, f"{name}_id")
-        if not isinstance(token_id, int):
-            raise UserError(
-                f"expected a tokenizer with {name} in {self.folder}, found none; add it to tokenizer_config.json"
-            )
-        return token_id
+        return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
 
     def prompt_ids(self, prompt: str, frames: int) -> list[int]:
         """Tokens of a user's message with a video of `frames` frames and the prompt, up to where the answer begins.
@@ -141,8 +128,7 @@ class Inputs:
         return str(token)
 
     def _refuse_special_tokens(self, text: str, kind: str) -> None:
-        words: Any = self._words
-        for token in words.get_added_vocab():
+        for token in self._words.get_added_vocab():
             if token in text:
                 raise UserError(
                     f"expected a {kind} in plain words, found the tokenizer's special token {token} in {text!r}; "
@@ -178,15 +164,11 @@ def _colours(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     alone, common = folder / "preprocessor_config.json", folder / "processor_config.json"
     settings = json.loads(alone.read_text()) if alone.is_file() else json.loads(common.read_text())["image_processor"]
     expected = {"resample": BICUBIC, "do_resize": True, "do_rescale": True, "do_normalize": True}
-    for name, value in (expected | {"rescale_factor": 1 / 255}).items():
-        if not math.isclose(settings.get(name, value), value, rel_tol=1e-6):
-            raise UserError(
-                f"expected {name} = {value} in {folder}'s image processor, found {settings[name]}; use a checkpoint of "
-                f"the InternVL family"
-            )
-    if not {"image_mean", "image_std"} <= settings.keys():
+    expected |= {"rescale_factor": 1 / 255}
+    wrong = [key for key, value in expected.items() if not math.isclose(settings.get(key, value), value, rel_tol=1e-6)]
+    if wrong := wrong + [key for key in ("image_mean", "image_std") if key not in settings]:
         raise UserError(
-            f"expected image_mean and image_std in {folder}'s image processor, found one or none; add the values that "
-            f"the checkpoint's authors give"
+            f"expected an image processor like InternVL's in {folder}, found {wrong[0]} = {settings.get(wrong[0])}; "
+            f"use a checkpoint of the InternVL family"
         )
     return tuple(settings["image_mean"]), tuple(settings["image_std"])

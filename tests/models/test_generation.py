@@ -78,7 +78,7 @@ def transformers_own(model, pixels, asked, inputs, **settings):
 
 def test_the_likeliest_words_are_transformers_own(model, pixels, asked, inputs):
     expected = transformers_own(model, pixels, asked, inputs, do_sample=False)
-    assert generate(model, *asked, inputs.end_id, Decoding(length=LENGTH)) == expected
+    assert generate(model, asked, inputs.end_id, Decoding(length=LENGTH)) == expected
     assert any(expected)
 
 
@@ -89,16 +89,16 @@ def test_the_likeliest_words_are_transformers_own(model, pixels, asked, inputs):
 def test_beams_are_transformers_own(model, pixels, asked, inputs):
     settings = {"num_beams": 4, "num_return_sequences": 4, "length_penalty": 0.0, "early_stopping": "never"}
     expected = transformers_own(model, pixels, asked, inputs, do_sample=False, **settings)
-    beams = [beam for row in beam_search(model, *asked, 4, LENGTH, inputs.end_id) for beam in row]
+    beams = [beam for row in beam_search(model, asked, 4, LENGTH, inputs.end_id) for beam in row]
     assert beams == expected
-    best = generate(model, *asked, inputs.end_id, Decoding(length=LENGTH, beams=4))
+    best = generate(model, asked, inputs.end_id, Decoding(length=LENGTH, beams=4))
     assert best == beams[::4]
 
 
 def test_beams_that_ended_are_in_the_order_in_which_the_ranking_has_them(model, asked, inputs):
     features, ids, mask = asked
     compared = 0
-    for clip, found in enumerate(beam_search(model, *asked, 8, LENGTH, inputs.end_id)):
+    for clip, found in enumerate(beam_search(model, asked, 8, LENGTH, inputs.end_id)):
         ended = [beam for beam in found if 0 < len(beam) < LENGTH]
         if len(ended) < 2:
             continue
@@ -114,22 +114,22 @@ def test_drawing_follows_the_seed_and_leaves_the_generator_alone(model, asked, i
     before = torch.get_rng_state()
 
     def drawn(seed, **settings):
-        return generate(model, *asked, inputs.end_id, Decoding(length=20, seed=seed, **settings))
+        return generate(model, asked, inputs.end_id, Decoding(length=20, seed=seed, **settings))
 
     assert drawn(1, temperature=1.5) == drawn(1, temperature=1.5)
     assert len({str(drawn(seed, temperature=1.5)) for seed in range(4)}) > 1
-    greedy = generate(model, *asked, inputs.end_id, Decoding(length=20))
+    greedy = generate(model, asked, inputs.end_id, Decoding(length=20))
     assert drawn(5, temperature=1.5, top_p=1e-6) == greedy  # of a nucleus of one, that one is drawn
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_checkpoints_own_settings_have_no_say(model, asked, inputs):
-    greedy = generate(model, *asked, inputs.end_id, Decoding(length=LENGTH))
+    greedy = generate(model, asked, inputs.end_id, Decoding(length=LENGTH))
     network = bare(model)
     kept = network.generation_config
     network.generation_config = GenerationConfig(do_sample=True, temperature=9.0, top_k=3, repetition_penalty=5.0)
     try:
-        assert generate(model, *asked, inputs.end_id, Decoding(length=LENGTH)) == greedy
+        assert generate(model, asked, inputs.end_id, Decoding(length=LENGTH)) == greedy
         assert network.generation_config.repetition_penalty == 5.0
     finally:
         network.generation_config = kept
@@ -139,7 +139,7 @@ def test_a_model_in_training_is_refused(model, asked, inputs):
     model.train()
     try:
         with pytest.raises(ValueError, match="evaluation mode"):
-            generate(model, *asked, inputs.end_id, Decoding())
+            generate(model, asked, inputs.end_id, Decoding())
     finally:
         model.eval()
 

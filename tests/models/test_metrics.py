@@ -106,11 +106,6 @@ def test_chance_is_what_guessing_gives():
     assert METRICS_OF(scores, glosses) == pytest.approx(chance(8), abs=0.01)
 
 
-def test_no_clip_is_refused():
-    with pytest.raises(ValueError, match="found none"):
-        figures(np.array([], dtype=int), np.array([], dtype=int))
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_model_that_computes_nonsense_does_not_win(bad):
     scores = torch.zeros(2, 3)

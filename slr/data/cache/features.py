@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from slr.core.errors import UserError
 from slr.core.files import sha256
 from slr.core.units import format_bytes
 from slr.data.batches import ClipDataset
@@ -46,12 +45,7 @@ class FeatureCache:
         Raises:
             UserError: they have not been computed.
         """
-        try:
-            [record] = self.pack.read([key])
-        except KeyError:
-            raise UserError(
-                f"expected features in {self.pack.folder}, found none for a clip; delete that folder and start again"
-            ) from None
+        [record] = self.pack.read([key])
         return decode(torch.from_numpy(record), self.tokens, self.width, self.dtype)
 
     @property
@@ -83,12 +77,7 @@ def decode(record: Tensor, tokens: int, width: int, dtype: str) -> Tensor:
 
 
 def recipe(weights: Sequence[Tensor], settings: object) -> str:
-    """16 hexadecimal digits of everything besides the clips that features depend on.
-
-    Args:
-        weights: of vision tower and projector.
-        settings: the rest, as JSON can hold it.
-    """
+    """16 hexadecimal digits of everything besides the clips that features depend on; `settings` are JSON-able."""
     digest = hashlib.sha256()
     for tensor in weights:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -104,7 +104,7 @@ def read_run(folder: Path) -> Run:
     try:
         result, config = read_json(place.result), read_json(place.config)
         status = status_of(place)
-        done = status == "done"
+        done = result["status"] == "done"
         ground = None
         if done:
             ground = _ground(result["hashes"]["data"], place.split.read_bytes(), place.vocabulary.read_bytes())

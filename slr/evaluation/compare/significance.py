@@ -74,11 +74,9 @@ class Pair(NamedTuple):
 
 
 def of_two_networks(one: Scores, other: Scores) -> Pair:
-    """The exact sign test over clips; of hits and misses it is McNemar's (Psychometrika 12, 1947; exact: binomial).
+    """The exact sign test over the same C clips, float64 (C,) each.
 
-    Args:
-        one: float64 (C,).
-        other: float64 (C,), on the same clips in the same order.
+    Of hits and misses it is McNemar's (Psychometrika 12, 1947; exact: binomial).
 
     >>> of_two_networks(np.array([1.0, 1, 1, 1, 1, 1]), np.array([0.0, 0, 0, 0, 0, 1]))
     Pair(better=5, worse=0, p=0.0625)

@@ -21,13 +21,9 @@ def worst_first(per_gloss: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def choose(results: Mapping[str, Any], most: int) -> list[int]:
-    """Numbers of the predictions to show, at most `most`.
+    """Numbers of the predictions in an evaluation's results to show, at most `most`.
 
     Of each gloss, the worst first: the `WRONG` most confident mistakes and the `RIGHT` most confident right clips.
-
-    Args:
-        results: of `evaluation`.
-        most: clips.
     """
     first = [prediction["ranking"][0] for prediction in results["predictions"]]
     by_gloss: dict[str, list[int]] = defaultdict(list)

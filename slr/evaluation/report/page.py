@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -29,10 +29,8 @@ from slr.evaluation.ranks import true_rank
 from slr.evaluation.report import figures
 from slr.evaluation.report.clips import FRAMES, choose, jpeg, worst_first
 from slr.evaluation.results import TITLES, metric_rows, notes
+from slr.predict.predictor import ClipPredictor
 from slr.predict.results import Seen
-
-if TYPE_CHECKING:
-    from slr.predict.predictor import ClipPredictor
 
 HERE = Path(__file__).parent
 HEADLINES = [TITLES[name] for name in ("top1", "top5", "mrr")]
@@ -43,7 +41,7 @@ BARS = 40  # height of the bars under a frame, in their own units
 
 
 def report(
-    recognizer: "ClipPredictor",
+    recognizer: ClipPredictor,
     clips: Sequence[Clip],
     results: Mapping[str, Any],
     run: RunFolder,
