@@ -20,7 +20,7 @@ from slr.core.files import read_json
 from slr.core.run_folder import RunFolder
 from slr.core.signals import Stopping, listening
 from slr.models.hub import locate
-from slr.models.memory_plan import adapter_numbers
+from slr.models.memory_plan import adapter_numbers, shape_of
 from slr.sweeps.progress_table import Board, announce
 from slr.sweeps.runner import ENDED, Sweep, SweepJob, lay_out
 
@@ -115,8 +115,8 @@ class Processes(Folders):
 
 def disk(config: schema.Config) -> int:
     """Bytes that a finished run takes, at most: its states with AdamW's two moments, and its adapter, in float32."""
-    text = read_json(locate(config.model.checkpoint, config.model.version, need_weights=False) / "config.json")
-    numbers = adapter_numbers(text["text_config"], config.lora.targets, config.lora.r)
+    page = read_json(locate(config.model.checkpoint, config.model.version, need_weights=False) / "config.json")
+    numbers = adapter_numbers(shape_of(page), config.lora.targets, config.lora.r)
     states = 2 if config.checkpoint.keep == "both" else 1
     return 4 * numbers * (3 * states + 1)
 

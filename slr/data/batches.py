@@ -142,49 +142,27 @@ class EpochBatches(Sampler[list[Key]]):
 
 @dataclass(eq=False, repr=False)
 class ClipData:
-    """Batches of a prepared data set.
+    """Batches of a prepared data set."""
 
-    Attributes:
-        parts: part -> its clips; train, val and test.
-        frames_from: the prepared clips, or a cache of their frames.
-        features_from: cached vision features of the train and val parts, if there are any.
-        views: number of random samplings of a training clip where something is cached; None is one per epoch.
-        vocabulary: the ordered glosses.
-        inputs: the model's tokenizer and resizing.
-        prompt: the question, where a clip has none of its own.
-        frames: T, frames per clip.
-        sampling: of the training part, `uniform` or `segment`; the others are always `uniform`.
-        jitter: of the training part; None leaves colours alone.
-        answers: whether training batches hold the answers; an objective that ranks needs prompts alone.
-        batch: clips per training batch, which is one optimiser step.
-        ranking_batch: clips ranked at once.
-        workers: processes that decode; 0 decodes in this one.
-        pin_memory: whether batches go to a GPU.
-        seed: of order and augmentation.
-        rank: of this process.
-        world: number of processes that share the work.
-        steps_behind: optimiser steps already done, where a training is resumed.
-    """
-
-    parts: dict[str, list[Clip]]
-    frames_from: Frames
-    vocabulary: Sequence[str]
+    parts: dict[str, list[Clip]]  # part -> its clips; train, val and test
+    frames_from: Frames  # the prepared clips, or a cache of their frames
+    vocabulary: Sequence[str]  # the ordered glosses
     inputs: Inputs
-    prompt: str
-    frames: int
-    sampling: str
-    jitter: ColorJitter | None
-    answers: bool
-    batch: int
-    ranking_batch: int
-    workers: int
-    pin_memory: bool
-    seed: int
-    views: int | None = None
-    features_from: Features | None = None
-    rank: int = 0
-    world: int = 1
-    steps_behind: int = field(default=0, init=False)
+    prompt: str  # the question, where a clip has none of its own
+    frames: int  # T, of a clip
+    sampling: str  # of the training part, `uniform` or `segment`; the others are always `uniform`
+    jitter: ColorJitter | None  # of the training part; None leaves colours alone
+    answers: bool  # whether training batches hold the answers; an objective that ranks needs prompts alone
+    batch: int  # clips per training batch, which is one optimiser step
+    ranking_batch: int  # clips ranked at once
+    workers: int  # processes that decode; 0 decodes in this one
+    pin_memory: bool  # whether batches go to a GPU
+    seed: int  # of order and augmentation
+    views: int | None = None  # random samplings of a training clip where something is cached; None is one per epoch
+    features_from: Features | None = None  # cached vision features of the train and val parts
+    rank: int = 0  # of this process
+    world: int = 1  # number of processes that share the work
+    steps_behind: int = field(default=0, init=False)  # optimiser steps already done, where a training is resumed
 
     def training_set(self) -> ClipDataset:
         """The training part, sampled and jittered anew each epoch, or in each of `views`."""

@@ -35,7 +35,9 @@ def divide_signers(
     """
     sizes = np.array([len(unit) for unit in units])
     wanted = np.array([shares[part] for part in PARTS]) * sizes.sum()
-    parts = _best_of_many(sizes, wanted, rng)
+    # Largest first would come closer to the shares, but the seed would only choose among units of one size.
+    divisions = [_in_turn(rng.permutation(len(sizes)), sizes, wanted) for _ in range(ORDERS)]
+    parts = min(divisions, key=lambda parts: np.abs(np.bincount(parts, sizes, minlength=3) - wanted).max())
     glosses = sorted({clip.gloss for unit in units for clip in unit})
     position = {gloss: number for number, gloss in enumerate(glosses)}
     has = np.zeros((len(units), len(glosses)), dtype=bool)
@@ -56,15 +58,6 @@ def divide_signers(
             " or less, or give split.test a larger share"
         )
     return {clip.id: PARTS[part] for unit, part in zip(units, parts.tolist(), strict=True) for clip in unit}
-
-
-def _best_of_many(sizes: Ints, wanted: NDArray[np.float64], rng: np.random.Generator) -> Ints:
-    """The part of each unit, (U,), by the best of `ORDERS` random orders.
-
-    Largest first would come closer to the shares, but the seed would only choose among units of one size.
-    """
-    divisions = [_in_turn(rng.permutation(len(sizes)), sizes, wanted) for _ in range(ORDERS)]
-    return min(divisions, key=lambda parts: np.abs(np.bincount(parts, sizes, minlength=3) - wanted).max())
 
 
 def _in_turn(order: Ints, sizes: Ints, wanted: NDArray[np.float64]) -> Ints:

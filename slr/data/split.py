@@ -20,12 +20,8 @@ Shares = Mapping[str, float]  # part -> share of the clips; together 1
 class Split:
     """Clip id -> part, the rule that gave it, and a hash that changes with either or with a clip's content.
 
-    Attributes:
-        leaks: of `official`, each train or val clip that shows the recording of a val or test clip -> that clip's id.
-            `parts` lacks them if they were dropped.
-        uncoverable: glosses whose clips all belong together, so that they cannot be in both train and test.
-        limit_train: most training clips per gloss; None does not limit them.
-        left_out: training clips beyond that limit; `parts` lacks them.
+    `leaks` are, of the rule `official`, the train or val clips that show the recording of a val or test clip -> that
+    clip's id; `parts` lacks them if they were dropped.
     """
 
     rule: str
@@ -33,9 +29,9 @@ class Split:
     parts: dict[str, str]
     hash: str
     leaks: dict[str, str] = field(default_factory=dict)
-    uncoverable: list[str] = field(default_factory=list)
-    limit_train: int | None = None
-    left_out: list[str] = field(default_factory=list)
+    uncoverable: list[str] = field(default_factory=list)  # glosses that cannot be in both train and test
+    limit_train: int | None = None  # most training clips per gloss
+    left_out: list[str] = field(default_factory=list)  # training clips beyond that limit; `parts` lacks them
 
     def select(self, clips: Sequence[Clip], part: str) -> list[Clip]:
         """The clips of `part` (train, val, test or all), in the manifest's order; dropped ones are in none."""

@@ -92,7 +92,7 @@ def estimate(config: Mapping[str, Any], kind: str, budget: int, frames: int, bat
     return memory_plan.plan(
         budget=budget,
         baseline=int(matrices * (NF4_BYTES if four_bit else number) + rest * number),
-        trainable=memory_plan.adapter_numbers(config["text_config"], LAYERS_WITH_LORA, RANK),
+        trainable=memory_plan.adapter_numbers(shape, LAYERS_WITH_LORA, RANK),
         shape=shape,
         work=Work(frames, tokens, number, RANK, checkpointed=True, cached=False),
         batch=batch,

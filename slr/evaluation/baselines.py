@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from slr import factory
 from slr.config import jobs, overrides, schema
@@ -21,9 +21,6 @@ from slr.core.console import ABSENT, aligned
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder, digest, hashes_of, status_of
-
-if TYPE_CHECKING:
-    from slr.predict.calibration import LogProbability
 
 GREY = 128  # of a clip that shows nothing
 
@@ -158,16 +155,17 @@ def measured(base: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]
     rows: dict[str, dict[str, Any]] = {"chance": summary["chance"] | {"n": summary["n"]}}
     with recognizer.load(base.root) as ranker:
 
-        def probed() -> "LogProbability":
-            features = {part: ranker.vision_features(parts[part], f"features of {part}") for part in PARTS}
-            train, val = ((features[part], true[part]) for part in ("train", "val"))
-            return probe(train, val, features["test"], len(vocabulary))
+        def features(part: str) -> Any:  # noqa: ANN401
+            return ranker.vision_features(parts[part], f"features of {part}")
 
-        ways: dict[str, Callable[[], LogProbability]] = {
+        def known(part: str) -> Any:  # noqa: ANN401
+            return features(part), true[part]
+
+        ways: dict[str, Callable[[], Any]] = {
             "majority": lambda: majority(true["train"], len(parts["test"]), len(vocabulary)),
             # Less the log-probabilities of a clip that shows nothing: contextual calibration (Zhao et al. 2021).
             "zero_shot_prior": lambda: ranker.rank_clips(parts["test"], "ranking test") - ranker.rank_nothing(GREY),
-            "probe": probed,
+            "probe": lambda: probe(known("train"), known("val"), features("test"), len(vocabulary)),
         }
         against = context(config, clips, split, "test", None, None)
         for name in [name for name in names if name in ways]:

@@ -20,13 +20,7 @@ from slr.predict.predictor import ClipPredictor
 
 
 def calibrate(ranker: ClipPredictor, train: Sequence[Clip], val: Sequence[Clip]) -> Calibration:
-    """Fit the calibration of a run on its own clips.
-
-    Args:
-        ranker: of the run.
-        train: clips for familiarity and the usual duration.
-        val: clips for temperature and threshold.
-    """
+    """Fit a run's calibration: familiarity and usual duration on its `train` clips, the rest on its `val` clips."""
     states = ranker.look_clips(train, "calibrating on train").state
     familiarity = fit_familiarity(states, gloss_numbers(train, ranker.vocabulary))
     log_probability, states = ranker.look_clips(val, "calibrating on val")
@@ -45,12 +39,10 @@ def context(
     """What the numbers of a part of the run's own data are to be read against.
 
     Args:
-        config: of the run.
+        config, split: of the run.
         clips: all that are prepared.
-        split: of the run.
         part: train, val, test or all.
-        checkpoint: whose weights rank; None without an adapter.
-        calibration: of that checkpoint.
+        checkpoint: whose weights rank, with its calibration; None without an adapter.
     """
     lost = read_lost(factory.prepared(config))
     about = {"part": part, "checkpoint": checkpoint, "data": config.dataset.place, "split": split.rule}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slr.core.files import read_json, write_json
+from slr.core.files import read_json
 
 
 def true_rank(prediction: Mapping[str, Any]) -> int:
@@ -12,9 +12,10 @@ def true_rank(prediction: Mapping[str, Any]) -> int:
     return 1 + [entry["gloss"] for entry in prediction["ranking"]].index(prediction["gloss"])
 
 
-def write_ranks(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write `ranks.json` into the folder of an evaluation, from the content of its `evaluation_results.json`."""
-    write_json(folder / "ranks.json", _ranks(results), indent=None)
+def true_ranks(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `ranks.json`, from that of `evaluation_results.json`."""
+    ranks = {prediction["clip"]: true_rank(prediction) for prediction in results["predictions"]}
+    return {key: results["summary"][key] for key in ("part", "checkpoint")} | {"ranks": ranks}
 
 
 def read_ranks(folder: Path) -> dict[str, Any]:
@@ -27,9 +28,4 @@ def read_ranks(folder: Path) -> dict[str, Any]:
     path = folder / "ranks.json"
     if path.is_file():
         return read_json(path)
-    return _ranks(read_json(folder / "evaluation_results.json"))  # evaluated before 2026-11-28
-
-
-def _ranks(results: Mapping[str, Any]) -> dict[str, Any]:
-    ranks = {prediction["clip"]: true_rank(prediction) for prediction in results["predictions"]}
-    return {key: results["summary"][key] for key in ("part", "checkpoint")} | {"ranks": ranks}
+    return true_ranks(read_json(folder / "evaluation_results.json"))  # evaluated before 2026-11-28

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from slr.core.console import ABSENT, aligned
 from slr.core.files import write_json, write_whole
 from slr.data.coverage import Coverage, among
 from slr.data.manifest import Clip
-from slr.evaluation.ranks import write_ranks
+from slr.evaluation.ranks import true_ranks
 from slr.models import metrics
 from slr.models.metrics import METRICS, Figure, Glosses
 from slr.predict import calibration as calibrating
@@ -34,19 +34,12 @@ GROUPED = ("top1", "top5", "mrr", "top1_per_class")  # repeated with conflicting
 
 @dataclass(frozen=True)
 class Context:
-    """What numbers are to be read against.
+    """What numbers are to be read against."""
 
-    Attributes:
-        about: first entries of the summary (part, checkpoint, data, split).
-        coverage: how many of the listed clips are there.
-        conflicts: groups of glosses that the data set gives to the same video, in the vocabulary or not.
-        calibration: learned from the validation part, or None.
-    """
-
-    about: Mapping[str, object]
-    coverage: Coverage
-    conflicts: Sequence[Sequence[str]]
-    calibration: Calibration | None
+    about: Mapping[str, object]  # first entries of the summary (part, checkpoint, data, split)
+    coverage: Coverage  # how many of the listed clips are there
+    conflicts: Sequence[Sequence[str]]  # groups of glosses that the data set gives to the same video
+    calibration: Calibration | None  # fitted on the validation part
 
 
 def gloss_numbers(clips: Sequence[Clip], vocabulary: Sequence[str]) -> Glosses:
@@ -103,7 +96,7 @@ def _summary(
     # Top-1 if all missing clips were wrong; with `limit=`, other clips that are there were not ranked either.
     whole = covered.of != "data set" and len(clips) == covered.clips
     f1 = metrics.bootstrap(
-        lambda rows: metrics.tally(first[rows], glosses[rows], count).macro_f1, metrics.resamples(len(glosses))
+        lambda rows: metrics.macro_f1(first[rows], glosses[rows], count), metrics.resamples(len(glosses))
     )
     return {
         **context.about,
@@ -149,22 +142,24 @@ def _per_gloss(
 ) -> list[dict[str, Any]]:
     """A row for each gloss that has clips or was named, in the vocabulary's order."""
     first = log_probability.argmax(axis=1)
-    counts = metrics.tally(first, glosses, len(vocabulary))
+    precision, _, f1 = metrics.scores_by_gloss(first, glosses, len(vocabulary))
+    named = np.bincount(first, minlength=len(vocabulary))
     rows = []
-    for number in np.flatnonzero(counts.true + counts.named).tolist():
+    for number in np.union1d(first, glosses).tolist():
         own = ranks[glosses == number]
+        top1 = float((own == 1).mean()) if len(own) else None
         wrong = Counter(vocabulary[other] for other in first[glosses == number].tolist() if other != number)
         rows.append(
             {
                 "gloss": vocabulary[number],
                 "n": len(own),
-                "named": int(counts.named[number]),
-                "top1": float((own == 1).mean()) if len(own) else None,
+                "named": int(named[number]),
+                "top1": top1,
                 "top5": float((own <= 5).mean()) if len(own) else None,
                 "mrr": float((1 / own).mean()) if len(own) else None,
-                "precision": float(counts.precision[number]) if counts.named[number] else None,
-                "recall": float(counts.recall[number]) if len(own) else None,
-                "f1": float(counts.f1[number]),
+                "precision": float(precision[number]) if named[number] else None,
+                "recall": top1,
+                "f1": float(f1[number]),
                 "confused_with": [list(pair) for pair in wrong.most_common()],
             }
         )
@@ -173,13 +168,9 @@ def _per_gloss(
 
 def _per_signer(clips: Sequence[Clip], ranks: Glosses) -> list[dict[str, Any]]:
     """A row for each signer that the data set names, the worst first."""
-    by_signer: dict[str, list[int]] = defaultdict(list)
-    for clip, rank in zip(clips, ranks.tolist(), strict=True):
-        if clip.signer is not None:
-            by_signer[clip.signer].append(rank)
     rows = []
-    for signer, listed in by_signer.items():
-        own = np.array(listed)
+    for signer in {clip.signer for clip in clips} - {None}:
+        own = ranks[[clip.signer == signer for clip in clips]]
         top1 = with_intervals({"top1": metrics.wilson(float((own == 1).mean()), len(own))})
         rows.append({"signer": signer, "n": len(own), **top1, "top5": float((own <= 5).mean())})
     return sorted(rows, key=lambda row: (row["top1"], -row["n"], row["signer"]))
@@ -213,11 +204,7 @@ def _calibration(predictions: Predictions, glosses: Glosses, calibration: Calibr
 
 
 def ranking(vocabulary: Sequence[str], log_probability: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """One clip's glosses, best first, with log_probability and probability.
-
-    Args:
-        vocabulary: K glosses.
-        log_probability: float32 (K,).
+    """One clip's glosses, best first, with log_probability and probability; from float32 (K,).
 
     >>> [row["gloss"] for row in ranking(["no", "yes"], np.log(np.array([0.1, 0.3], dtype=np.float32)))]
     ['yes', 'no']
@@ -232,14 +219,9 @@ def ranking(vocabulary: Sequence[str], log_probability: NDArray[np.float32]) -> 
 
 
 def write_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write a part's results: JSON for programs, tables for spreadsheets, and the ids of missing clips.
-
-    Args:
-        folder: the run's `evaluation/`.
-        results: of `evaluation`.
-    """
+    """Write a part's results: JSON for programs, tables for spreadsheets, and the ids of missing clips."""
     write_json(folder / "evaluation_results.json", results, indent=None)
-    write_ranks(folder, results)
+    write_json(folder / "ranks.json", true_ranks(results), indent=None)
     rows = [
         row | {"confused_with": "; ".join(f"{gloss} {count}" for gloss, count in row["confused_with"])}
         for row in results["per_gloss"]

@@ -5,103 +5,56 @@ The clip is given as features, so that the vision tower runs once for all questi
 Axes: B clips, V features of a clip, L tokens of the prompt, D hidden width.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from slr.models.generation_config import Decoding
-from slr.models.internvl import bare, embed
+from slr.models.internvl import Model, bare, embed
 
-if TYPE_CHECKING:
-    from slr.models.internvl import Model
-
-
-@dataclass(frozen=True)
-class Beam:
-    """One answer of a beam search."""
-
-    tokens: tuple[int, ...]  # without the end token
-    log_probability: float  # natural log of the product over its tokens and, if it has ended, the end token
-    ended: bool  # False if the length limit cut it off
+# Features (B, V, D) from `encode_frames` or a cache; token ids int64 (B, L), padded on the left, with V image tokens in
+# each row; and mask (B, L), 0 where padding is.
+Prompt = tuple[Tensor, Tensor, Tensor]
+Answer = tuple[int, ...]  # tokens without the end token
 
 
-def generate(
-    model: "Model",
-    features: Tensor,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    end_id: int,
-    decoding: Decoding,
-) -> list[tuple[int, ...]]:
-    """One answer for each clip, as tokens without the end token; of a beam search the best.
+def generate(model: Model, prompt: Prompt, end_id: int, decoding: Decoding) -> list[Answer]:
+    """One answer for each clip; of a beam search the best.
 
     Args:
-        features: (B, V, D) from `encode_frames` or a cache.
-        input_ids: int64 (B, L), padded on the left, the image token V times in each row.
-        attention_mask: (B, L), 0 where padding is.
+        prompt: of B clips.
         end_id: the token that ends an answer.
         decoding: how tokens are chosen; a seed gives the same answers for the same batch on the same machine.
     """
     if decoding.beams > 1:
-        answers = beam_search(model, features, input_ids, attention_mask, decoding.beams, decoding.length, end_id)
-        return [beams[0].tokens for beams in answers]
+        return [best for best, *_ in beam_search(model, prompt, decoding.beams, decoding.length, end_id)]
     drawn = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.temperature else {}
-    settings: dict[str, Any] = {"max_new_tokens": decoding.length, "do_sample": bool(drawn), **drawn}
-    with torch.random.fork_rng([features.device] if features.device.type == "cuda" else []):
+    device = prompt[0].device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(decoding.seed)
-        output = _generated(model, features, input_ids, attention_mask, end_id, **settings)
-    return [_until(row, end_id) for row in output.sequences.tolist()]
+        return _generated(model, prompt, end_id, max_new_tokens=decoding.length, do_sample=bool(drawn), **drawn)
 
 
-def beam_search(
-    model: "Model",
-    features: Tensor,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    beams: int,
-    length: int,
-    end_id: int,
-) -> list[list[Beam]]:
+def beam_search(model: Model, prompt: Prompt, beams: int, length: int, end_id: int) -> list[list[Answer]]:
     """The `beams` best answers of a beam search of that width for each clip, best first.
 
     Answers are compared by their log-probability, not divided by their length, as in a ranking. The search is not
     restricted to a vocabulary: beams may be no gloss, cut off by `length`, or the same text with other tokens.
 
     Args:
-        features, input_ids, attention_mask, end_id: as for `generate`.
+        prompt, end_id: as for `generate`.
         beams: width of the search.
         length: tokens of an answer, at most.
     """
-    output = _generated(
-        model,
-        features,
-        input_ids,
-        attention_mask,
-        end_id,
-        max_new_tokens=length,
-        do_sample=False,
-        num_beams=beams,
-        num_return_sequences=beams,
-        length_penalty=0.0,
-        early_stopping="never",
-    )
-    rows, single = output.sequences.tolist(), beams == 1  # for which transformers keeps no scores
-    scores = _greedy_scores(output, end_id) if single else output.sequences_scores.tolist()
-    answers = [Beam(_until(row, end_id), score, end_id in row) for row, score in zip(rows, scores, strict=True)]
+    settings: dict[str, Any] = {"max_new_tokens": length, "do_sample": False, "num_beams": beams}
+    settings |= {"num_return_sequences": beams, "length_penalty": 0.0, "early_stopping": "never"}
+    answers = _generated(model, prompt, end_id, **settings)
     return [answers[start : start + beams] for start in range(0, len(answers), beams)]
 
 
-def _generated(
-    model: "Model",
-    features: Tensor,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    end_id: int,
-    **settings: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
-    """What transformers' `generate` gives, new tokens alone, from nothing but these settings.
+def _generated(model: Model, prompt: Prompt, end_id: int, **settings: Any) -> list[Answer]:  # noqa: ANN401
+    """What transformers' `generate` gives, from nothing but these settings.
 
     Otherwise a checkpoint's own generation_config.json would count: Qwen's asks for sampling.
     """
@@ -110,28 +63,18 @@ def _generated(
     network: Any = bare(model)
     if network.model.language_model.training:
         raise ValueError("expected a model in evaluation mode; call model.eval() before generating")
-    settings |= {"eos_token_id": end_id, "pad_token_id": end_id, "return_dict_in_generate": True}
-    settings |= {"output_scores": True, "use_cache": True, "bos_token_id": None}
+    features, input_ids, attention_mask = prompt
+    settings |= {"eos_token_id": end_id, "pad_token_id": end_id, "use_cache": True, "bos_token_id": None}
     kept = network.generation_config
     network.generation_config = GenerationConfig(eos_token_id=end_id, pad_token_id=end_id)
     try:
         with torch.no_grad():
-            return network.generate(
+            output = network.generate(
                 inputs_embeds=embed(model, features, input_ids),
                 attention_mask=attention_mask,
                 generation_config=GenerationConfig(**settings),
             )
     finally:
         network.generation_config = kept
-
-
-def _greedy_scores(output: Any, end_id: int) -> list[float]:  # noqa: ANN401
-    steps = torch.stack(output.scores, dim=1).float().log_softmax(-1)  # (B, tokens, words)
-    chosen = steps.gather(2, output.sequences[:, :, None])[:, :, 0]
-    ended_before = (output.sequences == end_id).cumsum(1) - (output.sequences == end_id).long() > 0
-    return chosen.masked_fill(ended_before, 0.0).sum(1).tolist()
-
-
-def _until(row: list[int], end_id: int) -> tuple[int, ...]:
-    """A row's tokens before the end token, which also fills up."""
-    return tuple(row[: row.index(end_id)] if end_id in row else row)
+    # The end token also fills up.
+    return [tuple(row[: row.index(end_id)] if end_id in row else row) for row in output.tolist()]

@@ -10,23 +10,15 @@ from slr.core.errors import UserError
 class Decoding:
     """How the next token is chosen.
 
-    Attributes:
-        length: tokens of an answer, at most.
-        temperature: 0 takes the likeliest token; above 0, tokens are sampled from the softmax of logits / temperature.
-        top_p: sampled among the likeliest tokens that together have this probability, in (0, 1] (Holtzman et al. 2020,
-            nucleus sampling).
-        beams: width of a beam search; 1 is no search.
-        seed: of sampling.
-
     Raises:
         UserError: a value out of range, or beams together with a temperature.
     """
 
-    length: int = 32
-    temperature: float = 0.0
-    top_p: float = 1.0
-    beams: int = 1
-    seed: int = 0
+    length: int = 32  # tokens of an answer, at most
+    temperature: float = 0.0  # 0 takes the likeliest token; above 0, samples from the softmax of logits / temperature
+    top_p: float = 1.0  # samples among the likeliest tokens of this probability together (Holtzman et al. 2020), (0, 1]
+    beams: int = 1  # width of a beam search; 1 is no search
+    seed: int = 0  # of sampling
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.beams < 1:

@@ -8,12 +8,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import TypeVar
 
 from slr.core.errors import UserError
 from slr.core.files import sha256
-
-Result = TypeVar("Result")
 
 PACKAGED = {"tiny": Path(__file__).parent / "tiny" / "checkpoint"}
 SMALL_FILES = ["*.json", "*.jinja", "merges.txt"]
@@ -147,9 +144,9 @@ def _unreachable(name: str, revision: str | None, error: Exception) -> str:
     )
 
 
-def within(seconds: float, ask: Callable[[], Result]) -> Result:
-    """What `ask` returns or raises, or TimeoutError. An HTTP time-out does not bound the look-up of the host's name."""
-    result: Future[Result] = Future()
+def within(seconds: float, ask: Callable[[], object]) -> None:
+    """Raise what `ask` raises, or TimeoutError. An HTTP time-out does not bound the look-up of the host's name."""
+    result: Future[object] = Future()
 
     def run() -> None:
         try:
@@ -160,4 +157,4 @@ def within(seconds: float, ask: Callable[[], Result]) -> Result:
     threading.Thread(target=run, daemon=True).start()
     if not wait([result], seconds).done:
         raise TimeoutError(f"no answer within {seconds:.0f} s")
-    return result.result()
+    result.result()

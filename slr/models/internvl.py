@@ -8,7 +8,7 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import InternVLForConditionalGeneration
 
-    Model = InternVLForConditionalGeneration | PeftModel
-
+Model: TypeAlias = "InternVLForConditionalGeneration | PeftModel"
 # Full names: bare names do not match below the first level, and the vision tower would be quantised too.
 KEPT_WHOLE = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 # On import it warns about an optional kernel for the repacking that `_pretrained` switches off.
@@ -139,7 +138,7 @@ def quantises(device: str) -> bool:
     return device in bitsandbytes.supported_torch_devices
 
 
-def refuse_other(model: "Model", device: torch.device | str, dtype: torch.dtype, quantization: str) -> None:
+def refuse_other(model: Model, device: torch.device | str, dtype: torch.dtype, quantization: str) -> None:
     """Check a model's device, dtype and quantization on its tensors. Trainable ones are float32 in any case.
 
     Raises:
@@ -159,18 +158,18 @@ def refuse_other(model: "Model", device: torch.device | str, dtype: torch.dtype,
         raise UserError(f"expected model.quantization={quantization}, found {four_bit} matrices in 4 bits")
 
 
-def bare(model: "Model") -> "InternVLForConditionalGeneration":
+def bare(model: Model) -> "InternVLForConditionalGeneration":
     """The transformers model without PEFT's wrapper around it. LoRA acts inside its layers either way."""
     outer: Any = model
     return outer.get_base_model() if hasattr(outer, "get_base_model") else outer
 
 
-def shape(model: "Model") -> Shape:
+def shape(model: Model) -> Shape:
     """The sizes that the model's memory depends on."""
     return shape_of(bare(model).config.to_dict())
 
 
-def checkpoint_layers(model: "Model") -> None:
+def checkpoint_layers(model: Model) -> None:
     """Have the language layers recompute their activations in the backward pass instead of keeping them.
 
     Acts in training mode only, and without a key-value cache. Not reentrant, so gradients reach the adapter although no
@@ -184,7 +183,7 @@ def checkpoint_layers(model: "Model") -> None:
 
 
 @torch.no_grad()
-def encode_frames(model: "Model", pixels: Tensor) -> Tensor:
+def encode_frames(model: Model, pixels: Tensor) -> Tensor:
     """Normalised frames float (B, T, 3, h, w) -> projected features (B, V, D) in the model's dtype, without graph."""
     core = bare(model).model
     core.vision_tower.eval()  # always frozen: a trainer's model.train() must not turn its dropout on
@@ -197,7 +196,7 @@ def encode_frames(model: "Model", pixels: Tensor) -> Tensor:
     return features.pooler_output.reshape(len(pixels), -1, features.pooler_output.shape[-1])
 
 
-def embed(model: "Model", features: Tensor, input_ids: Tensor) -> Tensor:
+def embed(model: Model, features: Tensor, input_ids: Tensor) -> Tensor:
     """Token ids int64 (B, L) -> (B, L, D), features (B, V, D) in the places of the image token.
 
     Raises:
@@ -220,7 +219,7 @@ def positions(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def hidden_states(model: "Model", features: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def hidden_states(model: Model, features: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Last hidden states (B, L, D) of the language model, after its final norm.
 
     Args:
@@ -237,7 +236,7 @@ def hidden_states(model: "Model", features: Tensor, input_ids: Tensor, attention
     return output.last_hidden_state
 
 
-def answer_loss(model: "Model", hidden: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+def answer_loss(model: Model, hidden: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Mean cross-entropy over each clip's answer tokens, float32 (B,), in nats.
 
     The head is applied only to the rows that predict an answer token: B x L x W never exists.
@@ -246,16 +245,10 @@ def answer_loss(model: "Model", hidden: Tensor, labels: Tensor, smoothing: float
         hidden: (B, L, D) from `hidden_states`.
         labels: int64 (B, L), aligned with the input ids; -100 except where the answer and its end token stand.
         smoothing: share of the target spread evenly over all words, in [0, 1), as in `torch.nn.CrossEntropyLoss`.
-
-    Raises:
-        ValueError: a clip without any answer token.
     """
     targets = labels[:, 1:]  # position i predicts token i + 1
     answered = targets != IGNORED
-    counts = answered.sum(1)
-    if (counts == 0).any():
-        raise ValueError(f"expected answer tokens in every clip, found {counts.tolist()}")
     logits = bare(model).lm_head(hidden[:, :-1][answered]).float()
     losses = functional.cross_entropy(logits, targets[answered], reduction="none", label_smoothing=smoothing)
     by_clip = torch.zeros(answered.shape, dtype=losses.dtype, device=losses.device).masked_scatter(answered, losses)
-    return by_clip.sum(1) / counts
+    return by_clip.sum(1) / answered.sum(1)

@@ -5,22 +5,19 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from slr.core.errors import UserError
 from slr.core.files import replacing
-from slr.models.internvl import bare
+from slr.models.internvl import Model, bare
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import InternVLForConditionalGeneration
-
-    from slr.models.internvl import Model
 
 # By full name: `q_proj` alone would match the vision tower too.
 LANGUAGE_LAYERS = r"model\.language_model\.layers\.\d+\."
@@ -34,7 +31,7 @@ PARTS = {
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-def add_lora(model: "Model", scope: str, r: int, alpha: int, dropout: float, targets: Sequence[str]) -> "Model":
+def add_lora(model: Model, scope: str, r: int, alpha: int, dropout: float, targets: Sequence[str]) -> Model:
     """Add low-rank adapters (Hu et al. 2021, arXiv 2106.09685) to the matrices of a scope; nothing else trains.
 
     Changes `model` in place and returns it wrapped by PEFT, or as it is for the scopes `none`, where nothing trains,
@@ -68,7 +65,7 @@ def add_lora(model: "Model", scope: str, r: int, alpha: int, dropout: float, tar
         return get_peft_model(bare(model), config)
 
 
-def _refuse_unmatched(model: "Model", targets: Sequence[str]) -> None:
+def _refuse_unmatched(model: Model, targets: Sequence[str]) -> None:
     linear = [name for name, module in bare(model).named_modules() if isinstance(module, torch.nn.Linear)]
     allowed = sorted({name.rpartition(".")[2] for name in linear if re.match(LANGUAGE_LAYERS, name)})
     unmatched = [target for target in targets if target not in allowed]
@@ -79,24 +76,18 @@ def _refuse_unmatched(model: "Model", targets: Sequence[str]) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class CensusRow:
-    """How many parameters of one kind a model has.
+class CensusRow(NamedTuple):
+    """How many parameters of one kind a model has."""
 
-    Attributes:
-        part: vision, projector, embeddings, language (layers and norms), lm_head; adapters as `language adapter` etc.
-        dtype: torch's name, or `nf4` for 4-bit numbers.
-        trainable: whether an optimiser changes them.
-        parameters: how many numbers; two 4-bit numbers in a byte count as two.
-    """
-
-    part: str
-    dtype: str
+    part: (
+        str  # vision, projector, embeddings, language (layers and norms), lm_head; adapters as `language adapter` etc.
+    )
+    dtype: str  # torch's name, or `nf4` for 4-bit numbers
     trainable: bool
-    parameters: int
+    parameters: int  # two 4-bit numbers in a byte count as two
 
 
-def census(model: "Model") -> list[CensusRow]:
+def census(model: Model) -> list[CensusRow]:
     """Every parameter once (tied ones too), by part, dtype and trainable, in the order in which the model has them."""
     counts: Counter[tuple[str, str, bool]] = Counter()
     for name, parameter in model.named_parameters():
@@ -108,30 +99,27 @@ def census(model: "Model") -> list[CensusRow]:
     return [CensusRow(*kind, parameters=count) for kind, count in counts.items()]
 
 
-def gradient_census(model: "Model", a_moves: bool) -> list[str]:
+def gradient_census(model: Model, a_moves: bool) -> list[str]:
     """Names of adapter tensors whose gradient after a backward pass cannot be right; empty if all are right.
 
     A gradient that is missing or not finite is always wrong. Zero is wrong for every B; for A it is right until B,
-    which starts at zero, has changed. Gradients lost silently are a known problem (huggingface/peft issue 2880).
-
-    Args:
-        a_moves: whether an optimiser step with a learning rate above zero was made before this backward pass.
+    which starts at zero, has changed: until an optimiser step was made before this backward pass, `a_moves`. Gradients
+    lost silently are a known problem (huggingface/peft issue 2880).
     """
 
     def right(name: str, gradient: Tensor | None) -> bool:
-        if gradient is None or not gradient.isfinite().all():
-            return False
-        return bool(gradient.any()) or ("lora_A" in name and not a_moves)
+        may_be_zero = "lora_A" in name and not a_moves
+        return gradient is not None and bool(gradient.isfinite().all() and (gradient.any() or may_be_zero))
 
     return [name for name, parameter in _adapter(model) if not right(name, parameter.grad)]
 
 
-def adapter_state(model: "Model") -> dict[str, Tensor]:
+def adapter_state(model: Model) -> dict[str, Tensor]:
     """The trainable tensors by name, detached and copied to the CPU: what a checkpoint keeps."""
     return {name: parameter.detach().to("cpu", copy=True) for name, parameter in _adapter(model)}
 
 
-def load_adapter_state(model: "Model", state: dict[str, Tensor]) -> None:
+def load_adapter_state(model: Model, state: dict[str, Tensor]) -> None:
     """Copy an `adapter_state` into a model with the same adapters.
 
     Raises:
@@ -144,7 +132,7 @@ def load_adapter_state(model: "Model", state: dict[str, Tensor]) -> None:
             parameter.copy_(state[name])
 
 
-def _adapter(model: "Model") -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _adapter(model: Model) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
@@ -166,12 +154,8 @@ def save_adapter(model: "PeftModel", folder: Path) -> None:
     config.save_pretrained(str(folder), auto_mapping_dict=auto)
 
 
-def load_exported(model: "Model", file: Path) -> None:
-    """Copy the weights that `save_adapter` wrote into a model with the same adapter, which stays trainable.
-
-    Args:
-        model: with its adapter.
-        file: `adapter_model.safetensors`.
+def load_exported(model: Model, file: Path) -> None:
+    """Copy the weights that `save_adapter` wrote to a file into a model with the same adapter, which stays trainable.
 
     Raises:
         UserError: the file holds no tensors, or names or shapes differ.
@@ -189,7 +173,7 @@ def load_exported(model: "Model", file: Path) -> None:
     set_peft_model_state_dict(adapted, weights)
 
 
-def merged(model: "Model") -> "InternVLForConditionalGeneration":
+def merged(model: Model) -> "InternVLForConditionalGeneration":
     """The model with its adapter merged into its matrices, which must not be in 4 bits (peft issue 2321)."""
     adapted: Any = model
     return adapted.merge_and_unload() if bare(model) is not model else adapted

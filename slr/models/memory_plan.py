@@ -67,21 +67,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a training step is split into micro-batches.
+    """How a training step is split into micro-batches."""
 
-    Attributes:
-        budget: bytes that the run may use.
-        parts: name -> bytes at the peak, with `micro_batch` clips at once.
-        micro_batch: clips computed at once.
-        batch: clips of an optimiser step.
-        advice: lines for a person, about what else would fit or help.
-    """
-
-    budget: int
-    parts: dict[str, int]
-    micro_batch: int
-    batch: int
-    advice: tuple[str, ...] = ()
+    budget: int  # bytes that the run may use
+    parts: dict[str, int]  # name -> bytes at the peak, with `micro_batch` clips at once
+    micro_batch: int  # clips computed at once
+    batch: int  # clips of an optimiser step
+    advice: tuple[str, ...] = ()  # lines for a person, about what else would fit or help
 
     @property
     def peak(self) -> int:
@@ -97,13 +89,7 @@ class Plan:
 
 
 def activations(shape: Shape, work: Work, clips: int) -> int:
-    """Bytes that a training step keeps for the backward pass, at its peak.
-
-    Args:
-        shape: of the model.
-        work: of one clip.
-        clips: computed at once.
-    """
+    """Bytes that a training step of `clips` computed at once keeps for the backward pass, at its peak."""
     widths = (shape.hidden, shape.mlp, shape.queries, shape.keys, work.rank)
     layer = sum(factor * width for factor, width in zip(KEPT[work.number], widths, strict=True))
     boundary = work.number * shape.hidden
@@ -134,23 +120,15 @@ def parts(baseline: int, trainable: int, shape: Shape, work: Work, clips: int) -
     }
 
 
-def adapter_numbers(text: Mapping[str, Any], targets: Iterable[str], rank: int) -> int:
-    """Parameters of a LoRA adapter on every language layer: `rank` x (in + out) for each matrix.
+def adapter_numbers(shape: Shape, targets: Iterable[str], rank: int) -> int:
+    """Parameters of a LoRA adapter on every language layer: `rank` x (in + out) for each matrix of the named targets.
 
-    Args:
-        text: `text_config` of a checkpoint's config.json.
-        targets: names of the matrices that it is on.
-        rank: of the adapter.
-
-    >>> sizes = {"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 16, "head_dim": 4}
-    >>> sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    >>> sizes = Shape(layers=2, hidden=8, mlp=16, queries=8, keys=4, words=0, vision_hidden=0, vision_mlp=0, patches=0)
     >>> adapter_numbers(sizes, ["q_proj", "v_proj"], 3)  # 2 layers x 3 x ((8 + 8) + (8 + 4))
     168
     """
-    hidden, mlp = text["hidden_size"], text["intermediate_size"]
-    queries, keys = (text[heads] * text["head_dim"] for heads in ("num_attention_heads", "num_key_value_heads"))
-    outside = {"q_proj": queries, "o_proj": queries, "k_proj": keys, "v_proj": keys}  # all have `hidden` on one side
-    return text["num_hidden_layers"] * rank * sum(hidden + outside.get(target, mlp) for target in targets)
+    sides = {"q_proj": shape.queries, "o_proj": shape.queries, "k_proj": shape.keys, "v_proj": shape.keys}
+    return shape.layers * rank * sum(shape.hidden + sides.get(target, shape.mlp) for target in targets)
 
 
 def plan(

@@ -115,12 +115,7 @@ def figures(ranks: Ranks, glosses: Glosses) -> dict[str, Figure]:
 
     Shares per instance get Wilson's score interval; means over classes or of reciprocal ranks the percentile bootstrap
     over clips (Efron 1979; 2,000 samples, seed fixed).
-
-    Raises:
-        ValueError: no clip.
     """
-    if len(ranks) == 0:
-        raise ValueError("expected at least one ranked clip, found none")
     order = np.lexsort((ranks, glosses))  # several processes gather clips in another order than one process
     ranks, glosses = ranks[order], glosses[order]
     samples = resamples(len(ranks))
@@ -155,47 +150,22 @@ def bootstrap(metric: Callable[[NDArray[np.int64]], float], samples: NDArray[np.
     return Figure(metric(np.arange(n)), float(low), float(high), n)
 
 
-class Tally(NamedTuple):
-    """By gloss, (K,) each: clips of it, clips whose first gloss it is, and clips for which both are true."""
-
-    true: NDArray[np.int64]
-    named: NDArray[np.int64]
-    right: NDArray[np.int64]
-
-    @property
-    def precision(self) -> NDArray[np.float64]:
-        """Share of the clips named so that are right; 0 if none is named so."""
-        return self.right / np.maximum(self.named, 1)
-
-    @property
-    def recall(self) -> NDArray[np.float64]:
-        """Share of its clips that are named so; 0 if it has no clips."""
-        return self.right / np.maximum(self.true, 1)
-
-    @property
-    def f1(self) -> NDArray[np.float64]:
-        """Harmonic mean of precision and recall; 0 if the gloss has no clips and is never named."""
-        return 2 * self.right / np.maximum(self.true + self.named, 1)
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 of the glosses that have clips."""
-        return float(self.f1[self.true > 0].mean())
-
-
-def tally(first: Glosses, glosses: Glosses, count: int) -> Tally:
-    """Count by gloss.
+def scores_by_gloss(first: Glosses, glosses: Glosses, count: int) -> NDArray[np.float64]:
+    """Precision, recall and F1 of each gloss: (3, K), 0 where a gloss has no clips or is never named.
 
     Args:
         first: int (n,), what each clip is named.
         glosses: int (n,), what it is.
         count: K.
     """
-    return Tally(
-        true=np.bincount(glosses, minlength=count),
-        named=np.bincount(first, minlength=count),
-        right=np.bincount(glosses[first == glosses], minlength=count),
-    )
+    true, named = np.bincount(glosses, minlength=count), np.bincount(first, minlength=count)
+    right = np.bincount(glosses[first == glosses], minlength=count)
+    return np.stack([right, right, 2 * right]) / np.maximum([named, true, true + named], 1)
+
+
+def macro_f1(first: Glosses, glosses: Glosses, count: int) -> float:
+    """Mean F1 of the glosses that have clips; arguments as of `scores_by_gloss`."""
+    return float(scores_by_gloss(first, glosses, count)[2, np.unique(glosses)].mean())
 
 
 def chance(glosses: int) -> dict[str, float]:

@@ -4,8 +4,10 @@ import json
 import math
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +16,10 @@ from slr.core.errors import UserError
 from slr.models.hub import locate
 from slr.models.memory_plan import shape_of
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 BICUBIC = 3  # PIL's number, as processor files write it
 
 
+@dataclass(eq=False)
 class Inputs:
     """One checkpoint's tokens and pixels, equal to those of transformers' `InternVLProcessor` for the same clip.
 
@@ -28,54 +28,29 @@ class Inputs:
     torchvision.
 
     Pickles to a few kilobytes, without the tokenizer, which is loaded again only for words that are new.
-
-    Attributes:
-        folder: of the tokenizer's files.
-        image_size: (h, w) in pixels.
-        mean, std: one number a channel, for pixels in 0..1.
-        tokens_per_frame: tokens that one frame becomes.
-        image_token_id, end_id, pad_id: the placeholder of a frame's tokens, the end of an answer, padding.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        image_size: tuple[int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        tokens_per_frame: int,
-        image_token_id: int,
-    ) -> None:
-        self.folder = folder
-        self.image_size = image_size
-        self.mean = mean
-        self.std = std
-        self.tokens_per_frame = tokens_per_frame
-        self.image_token_id = image_token_id
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._prompts: dict[tuple[str, int], tuple[int, ...]] = {}
-        self._answers: dict[str, tuple[int, ...]] = {}
-        self.end_id, self.pad_id = self._id_of("eos_token"), self._id_of("pad_token")
+    folder: Path  # of the tokenizer's files
+    image_size: tuple[int, int]  # (h, w) in pixels
+    mean: tuple[float, ...]  # of each channel, for pixels in 0..1
+    std: tuple[float, ...]
+    tokens_per_frame: int
+    image_token_id: int  # the placeholder of a frame's tokens
+    _prompts: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict, init=False)
+    _answers: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        names = ("eos_token", "pad_token")
+        self.end_id, self.pad_id = (self._words.convert_tokens_to_ids(self._special(name)) for name in names)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tokenizer": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_words"}
 
-    @property
-    def _words(self) -> "PreTrainedTokenizerBase":
-        tokenizer = self._tokenizer
-        if tokenizer is None:
-            from transformers import AutoTokenizer
+    @cached_property
+    def _words(self) -> Any:  # noqa: ANN401
+        from transformers import AutoTokenizer
 
-            tokenizer = self._tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-        return tokenizer
-
-    def _id_of(self, name: str) -> int:
-        token_id = getattr(self._words, f"{name}_id")
-        if not isinstance(token_id, int):
-            raise UserError(
-                f"expected a tokenizer with {name} in {self.folder}, found none; add it to tokenizer_config.json"
-            )
-        return token_id
+        return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
 
     def prompt_ids(self, prompt: str, frames: int) -> list[int]:
         """Tokens of a user's message with a video of `frames` frames and the prompt, up to where the answer begins.
@@ -153,8 +128,7 @@ class Inputs:
         return str(token)
 
     def _refuse_special_tokens(self, text: str, kind: str) -> None:
-        words: Any = self._words
-        for token in words.get_added_vocab():
+        for token in self._words.get_added_vocab():
             if token in text:
                 raise UserError(
                     f"expected a {kind} in plain words, found the tokenizer's special token {token} in {text!r}; "
@@ -190,15 +164,11 @@ def _colours(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     alone, common = folder / "preprocessor_config.json", folder / "processor_config.json"
     settings = json.loads(alone.read_text()) if alone.is_file() else json.loads(common.read_text())["image_processor"]
     expected = {"resample": BICUBIC, "do_resize": True, "do_rescale": True, "do_normalize": True}
-    for name, value in (expected | {"rescale_factor": 1 / 255}).items():
-        if not math.isclose(settings.get(name, value), value, rel_tol=1e-6):
-            raise UserError(
-                f"expected {name} = {value} in {folder}'s image processor, found {settings[name]}; use a checkpoint of "
-                f"the InternVL family"
-            )
-    if not {"image_mean", "image_std"} <= settings.keys():
+    expected |= {"rescale_factor": 1 / 255}
+    wrong = [key for key, value in expected.items() if not math.isclose(settings.get(key, value), value, rel_tol=1e-6)]
+    if wrong := wrong + [key for key in ("image_mean", "image_std") if key not in settings]:
         raise UserError(
-            f"expected image_mean and image_std in {folder}'s image processor, found one or none; add the values that "
-            f"the checkpoint's authors give"
+            f"expected an image processor like InternVL's in {folder}, found {wrong[0]} = {settings.get(wrong[0])}; "
+            f"use a checkpoint of the InternVL family"
         )
     return tuple(settings["image_mean"]), tuple(settings["image_std"])

@@ -11,7 +11,7 @@ edges, D hidden width.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from slr.models.internvl import bare, embed, positions
+from slr.models.internvl import Model, bare, embed, positions
 from slr.models.trie import Trie
-
-if TYPE_CHECKING:
-    from slr.models.internvl import Model
 
 # What a pass over the trie takes at once, so that its memory grows neither with clips nor with the vocabulary:
 LOGIT_BYTES = 32 * 2**20  # of float32 logits, at least those of one row for all clips and `WORDS_AT_ONCE` words
@@ -36,18 +33,16 @@ LEAST_STRETCH = 64  # nodes; many short stretches cost more than they save
 class RankOutput(NamedTuple):
     """A model's ranking of some clips.
 
-    Attributes:
-        log_probability: float32 (B, K), natural log of each gloss's exact probability after the clip's prompt: of all
-            its tokens and its end token, over all words of the tokenizer, never renormalised.
-        state: float32 (B, D), the last hidden state of the prompt's last token, which predicts the answer.
+    A gloss's probability is that of all its tokens and its end token after the clip's prompt, over all words of the
+    tokenizer, never renormalised.
     """
 
-    log_probability: Tensor
-    state: Tensor
+    log_probability: Tensor  # float32 (B, K), natural logarithms
+    state: Tensor  # float32 (B, D), the last hidden state of the prompt's last token, which predicts the answer
 
 
 @torch.no_grad()
-def look(model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie) -> RankOutput:
+def look(model: Model, features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie) -> RankOutput:
     """Rank every gloss for each clip.
 
     Args:
@@ -68,7 +63,7 @@ def look(model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: T
 
 
 def sequence_log_probabilities(
-    model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie, logit_bytes: int
+    model: Model, features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie, logit_bytes: int
 ) -> Tensor:
     """Log-probabilities (B, K) as of `look`, with a graph and in any mode, for a closed-set objective.
 
@@ -91,7 +86,7 @@ def _along_paths(edges: Tensor, trie: Trie) -> Tensor:
     return padded[:, torch.from_numpy(trie.path).to(edges.device)].sum(-1)
 
 
-def _cached_states(model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie) -> Tensor:
+def _cached_states(model: Model, features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie) -> Tensor:
     """Hidden states (B, 1 + N, D) that predict a token: the prompt's last, then one for each trie node."""
     language: Any = bare(model).model.language_model
     clips, length = prompt_ids.shape
@@ -133,9 +128,7 @@ def _behind(prompt: Tensor, new: Tensor) -> Tensor:
     return torch.cat([prompt.unsqueeze(1).expand(-1, beside.shape[1], -1, -1, -1), beside], dim=3).flatten(0, 1)
 
 
-def _uncached_states(
-    model: "Model", features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie
-) -> Tensor:
+def _uncached_states(model: Model, features: Tensor, prompt_ids: Tensor, attention_mask: Tensor, trie: Trie) -> Tensor:
     """As `_cached_states`, from one pass over prompt and trie as one sequence."""
     language: Any = bare(model).model.language_model
     clips, length = prompt_ids.shape
@@ -158,7 +151,7 @@ def _uncached_states(
 
 
 def _nodes(
-    model: "Model", attention_mask: Tensor, trie: Trie, nodes: NDArray[np.int64], seen: NDArray[np.bool_]
+    model: Model, attention_mask: Tensor, trie: Trie, nodes: NDArray[np.int64], seen: NDArray[np.bool_]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The input for nodes (S, n) after each prompt, which attend to one another as `seen` (S, n, n) says.
 
@@ -179,7 +172,7 @@ def _nodes(
     return embedded, places, added.unsqueeze(2)
 
 
-def _edge_log_probabilities(model: "Model", hidden: Tensor, trie: Trie, logit_bytes: int) -> Tensor:
+def _edge_log_probabilities(model: Model, hidden: Tensor, trie: Trie, logit_bytes: int) -> Tensor:
     """Log-probability of each edge's token at the edge's row, float32 (B, E). B x N x words never exists at once.
 
     Words are the outer loop, so that their weights become float32 once.

@@ -70,15 +70,15 @@ class SignModel(nn.Module):
         if not batch["clip"]:
             return []
         prompt = self.features(batch), batch["input_ids"], batch["attention_mask"]
-        return [self.inputs.decode(ids) for ids in generate(self.network, *prompt, self.inputs.end_id, decoding)]
+        return [self.inputs.decode(ids) for ids in generate(self.network, prompt, self.inputs.end_id, decoding)]
 
     def beams(self, batch: Batch, beams: int, length: int) -> list[list[str]]:
         """Free texts about every clip by a beam search that may leave the vocabulary, best first."""
         if not batch["clip"]:
             return []
         prompt = self.features(batch), batch["input_ids"], batch["attention_mask"]
-        texts = beam_search(self.network, *prompt, beams, length, self.inputs.end_id)
-        return [[self.inputs.decode(beam.tokens) for beam in clip] for clip in texts]
+        texts = beam_search(self.network, prompt, beams, length, self.inputs.end_id)
+        return [[self.inputs.decode(beam) for beam in clip] for clip in texts]
 
     def features(self, batch: Batch, rows: slice = ALL) -> Tensor:
         """Projected features (b, V, D) of some clips: from the batch if it has them, else from its frames."""

@@ -10,17 +10,13 @@ from slr.core.errors import UserError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stretches:
-    """S stretches of a trie's nodes side by side, each with the ancestors of its nodes.
+    """S stretches of a trie's nodes side by side, each with the ancestors of its nodes."""
 
-    Attributes:
-        nodes: int64 (S, n), ascending; shorter stretches are padded with 0.
-        seen: bool (S, n, n), True at [s, i, j] if node j is node i or an ancestor of it; False for all padding.
-        new: int64, ascending; the places of S x n with nodes that no earlier stretch had, in their order.
-    """
-
-    nodes: np.ndarray
-    seen: np.ndarray
-    new: np.ndarray
+    nodes: np.ndarray  # int64 (S, n), ascending; shorter stretches are padded with 0
+    seen: (
+        np.ndarray
+    )  # bool (S, n, n), True at [s, i, j] if node j is node i or an ancestor of it; False for all padding
+    new: np.ndarray  # int64, ascending; the places of S x n with nodes that no earlier stretch had, in their order
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,24 +26,15 @@ class Trie:
     A node is a proper, non-empty prefix of a sequence. What follows the last token of a sequence is never needed, so
     leaves (end tokens) have no node. Nodes are in depth-first order: a parent comes before its children and a subtree
     is contiguous. *Row* 0 is the prompt's last position, row n + 1 is node n: each row predicts a next token.
-
-    Attributes:
-        token: int64 (N,), the token that a node feeds to the model.
-        parent: int64 (N,), index of the node before it; -1 if that is the prompt.
-        depth: int64 (N,), number of tokens between the prompt and the node: 0 for a first token.
-        ancestors: bool (N, N), True at [n, m] if node m is node n or an ancestor of it.
-        edge_row: int64 (E,), ascending; the row at which the edge's token is predicted.
-        edge_token: int64 (E,), the predicted token; every (row, token) once, however many sequences share it.
-        path: int64 (K, longest), the edges of each sequence; short ones are padded with E, one past the last edge.
     """
 
-    token: np.ndarray
-    parent: np.ndarray
-    depth: np.ndarray
-    ancestors: np.ndarray
-    edge_row: np.ndarray
-    edge_token: np.ndarray
-    path: np.ndarray
+    token: np.ndarray  # int64 (N,), the token that a node feeds to the model
+    parent: np.ndarray  # int64 (N,), index of the node before it; -1 if that is the prompt
+    depth: np.ndarray  # int64 (N,), number of tokens between the prompt and the node: 0 for a first token
+    ancestors: np.ndarray  # bool (N, N), True at [n, m] if node m is node n or an ancestor of it
+    edge_row: np.ndarray  # int64 (E,), ascending; the row at which the edge's token is predicted
+    edge_token: np.ndarray  # int64 (E,), the predicted token; every (row, token) once, however many sequences share it
+    path: np.ndarray  # int64 (K, longest), the edges of each sequence; short ones are padded with E, past the last edge
 
     def stretches(self, limit: int, at_once: int) -> Iterator[Stretches]:
         """All nodes in order, cut into nearly equal stretches, several side by side.

@@ -217,7 +217,7 @@ def test_features_that_were_deleted_are_told_of(clips, inputs, tmp_path):
     for file in tmp_path.glob("*.bin"):
         file.unlink()
     module.features_from.pack.reopen()
-    with pytest.raises(UserError, match="delete that folder and start again"):
+    with pytest.raises(UserError, match=r"no record of .*; delete that folder"):
         module.training_set()[0, 0]
 
 

@@ -80,7 +80,7 @@ def test_records_come_back_in_the_order_asked_for(tmp_path):
     assert [found.tobytes() for found in pack.read([f"key {n}" for n in wanted])] == [record(n) for n in wanted]
     assert pack.has(["key 5", "key 200", "", "key 199"]).tolist() == [True, False, False, True]
     assert content(tmp_path / "new" / "folder", numbers) == numbers
-    with pytest.raises(KeyError, match="key 200"):
+    with pytest.raises(UserError, match="no record of key 200; delete that folder"):
         pack.read(["key 1", "key 200"])
 
 

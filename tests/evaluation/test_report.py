@@ -23,8 +23,8 @@ from slr.data.coverage import Coverage
 from slr.data.manifest import Clip
 from slr.evaluation.free_text import exact_match
 from slr.evaluation.report import page as pages
-from slr.evaluation.report.clips import choose, pictures
-from slr.evaluation.report.page import About, confusion, page, report
+from slr.evaluation.report.clips import choose, jpeg
+from slr.evaluation.report.page import confusion, page, report
 from slr.evaluation.results import TITLES, Context, evaluation
 from slr.predict import calibration
 from slr.predict.results import Seen
@@ -41,6 +41,7 @@ VOCABULARY = [
     "a very long gloss " * 12,
     "x" * 200,
 ]
+ABOUT = {"run": "run", "written": "2026-01-01", "settings": {}, "hashes": {}, "versions": {}}
 CURVES = {
     "train/loss": [(step, 3.0 / (step + 1)) for step in range(500)],
     "val/loss": [(249, 1.0), (499, 0.5)],
@@ -95,7 +96,7 @@ def shown(results, most=20):
     found = {}
     for number in choose(results, most):
         one = results["predictions"][number]
-        found[one["clip"]] = pictures(seen(number, {one["ranking"][0]["gloss"]: 0, one["gloss"]: 0}))
+        found[one["clip"]] = seen(number, {one["ranking"][0]["gloss"]: 0, one["gloss"]: 0})
     return found
 
 
@@ -109,7 +110,13 @@ def made():
     )
     for one in results["predictions"]:
         one["generated"] = ["<q>", "y"]
-    about = About("<u>run</u>", "2026-01-01", {"lora.r": 8, "prompt": "<em>"}, {"data": "ab" * 32}, {"torch": "2"})
+    settings = {"lora.r": 8, "prompt": "<em>"}
+    about = ABOUT | {
+        "run": "<u>run</u>",
+        "settings": settings,
+        "hashes": {"data": "ab" * 32},
+        "versions": {"torch": "2"},
+    }
     return clips, results, page(results, shown(results), CURVES, about)
 
 
@@ -224,7 +231,7 @@ def test_a_page_of_nothing_but_right_clips_and_without_anything_else_is_whole():
     for row in results["per_gloss"]:
         row["confused_with"] = []
     results["per_signer"] = []
-    text = page(results, {}, {}, About("run", "now"))
+    text = page(results, {}, {}, ABOUT)
     assert "Every clip was named correctly" in text
     assert 'id="signers"' not in text
     assert 'id="curves"' not in text
@@ -261,9 +268,9 @@ def test_a_page_of_two_thousand_glosses_stays_small():
     results |= {"summary": summary, "per_gloss": rows, "predictions": predictions}
     frames = rng.integers(0, 256, (8, 80, 80, 3), dtype=np.uint8)
     chosen = choose(results, pages.FRAMES // 8)
-    shown = {predictions[n]["clip"]: pictures(Seen(frames, [0.1] * 8, {names[0]: [1.0] * 8})) for n in chosen}
-    assert all(4000 < len(jpeg) < 5000 for one in shown.values() for jpeg in one.frames)
-    text = page(results, shown, CURVES, About("run", "now"))
+    shown = {predictions[n]["clip"]: Seen(frames, [0.1] * 8, {names[0]: [1.0] * 8}) for n in chosen}
+    assert all(4000 < len(jpeg(frame)) < 5000 for frame in frames)
+    text = page(results, shown, CURVES, ABOUT)
     assert text.count('<tbody class="gloss"') == 2000
     assert "1,960 glosses found no room" in text
     assert len(text.encode()) < 6e6

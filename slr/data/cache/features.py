@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from slr.core.errors import UserError
 from slr.core.files import sha256
 from slr.core.units import format_bytes
 from slr.data.batches import ClipDataset
@@ -33,19 +32,12 @@ View = tuple[str, ClipDataset, Clip, int]  # feature key, data set, clip of it, 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features by key, from a folder.
-
-    Attributes:
-        pack: the records.
-        tokens: V, of a clip.
-        width: D, numbers per token.
-        dtype: `float32`, `bf16`, or `int8` with a float32 scale for each token.
-    """
+    """Features by key, from a folder."""
 
     pack: Pack
-    tokens: int
-    width: int
-    dtype: str
+    tokens: int  # V, of a clip
+    width: int  # D, numbers per token
+    dtype: str  # `float32`, `bf16`, or `int8` with a float32 scale for each token
 
     def __call__(self, key: str) -> Tensor:
         """The features under a key: (V, D), float32 where `dtype` is, else bfloat16.
@@ -53,12 +45,7 @@ class FeatureCache:
         Raises:
             UserError: they have not been computed.
         """
-        try:
-            [record] = self.pack.read([key])
-        except KeyError:
-            raise UserError(
-                f"expected features in {self.pack.folder}, found none for a clip; delete that folder and start again"
-            ) from None
+        [record] = self.pack.read([key])
         return decode(torch.from_numpy(record), self.tokens, self.width, self.dtype)
 
     @property
@@ -90,12 +77,7 @@ def decode(record: Tensor, tokens: int, width: int, dtype: str) -> Tensor:
 
 
 def recipe(weights: Sequence[Tensor], settings: object) -> str:
-    """16 hexadecimal digits of everything besides the clips that features depend on.
-
-    Args:
-        weights: of vision tower and projector.
-        settings: the rest, as JSON can hold it.
-    """
+    """16 hexadecimal digits of everything besides the clips that features depend on; `settings` are JSON-able."""
     digest = hashlib.sha256()
     for tensor in weights:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -167,14 +149,12 @@ def _missing(cache: FeatureCache, datasets: Sequence[ClipDataset]) -> list[list[
     missing = []
     for dataset in datasets:
         keys = dataset.keys()
-        views: list[View] = []
-        for epoch, number in keys:
-            clip = dataset.clips[number]
-            if (key := dataset.feature_key(clip, epoch)) not in asked:
-                asked.add(key)
-                views.append((key, dataset, clip, epoch))
-        known = cache.pack.has([key for key, *_ in views])
-        missing.append([view for view, there in zip(views, known, strict=True) if not there])
+        clips = [(dataset.clips[number], epoch) for epoch, number in keys]
+        views = {dataset.feature_key(clip, epoch): (dataset, clip, epoch) for clip, epoch in clips}
+        new = [key for key in views if key not in asked]
+        known = cache.pack.has(new)
+        missing.append([(key, *views[key]) for key, there in zip(new, known, strict=True) if not there])
+        asked |= views.keys()
     return [views for views in missing if views]
 
 

@@ -55,10 +55,10 @@ class FrameCache:
 
     def __call__(self, clip: Clip, positions: NDArray[np.int64]) -> Tensor:
         """The frames at some positions of a clip: uint8 (T, 3, h, w); UserError if one is missing or damaged."""
+        records = self.pack.read(_keys(clip, positions))
         try:
-            records = self.pack.read(_keys(clip, positions))
             frames = np.stack([self.decode(record) for record in records])
-        except (KeyError, ValueError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise UserError(
                 f"expected frames {positions.tolist()} of clip {clip.id!r} in {self.pack.folder}, found {error}; "
                 "delete that folder, it will be made again"
@@ -96,11 +96,7 @@ def fill(cache: FrameCache, frames_from: Frames, wanted: Sequence[Wanted], worke
     """Add the frames that a cache lacks, and print first how large they will be.
 
     A killed process leaves whole frames. Of two processes at once, one fills, the other waits and then finds them all.
-
-    Args:
-        frames_from: decodes and resizes.
-        wanted: all that a run will read.
-        workers: processes that decode, with one thread each.
+    `frames_from` decodes and resizes, in `workers` processes of one thread each.
 
     Raises:
         UserError: a clip cannot be read, or the disk has no room.

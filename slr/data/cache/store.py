@@ -53,15 +53,14 @@ class Pack:
         """The records of some keys, in their order: uint8 (length,) each.
 
         Raises:
-            KeyError: a key has no record.
-            UserError: the records cannot be read.
+            UserError: a key has no record, or the records cannot be read.
         """
         places = self._find(keys)
-        if (places < 0).any():
-            raise KeyError(keys[int(np.argmin(places))])
-        rows = self._rows[places]
-        records = [np.empty(length, np.uint8) for length in rows["length"]]
         try:
+            if (places < 0).any():
+                raise OSError(f"no record of {keys[int(np.argmin(places))]}")
+            rows = self._rows[places]
+            records = [np.empty(length, np.uint8) for length in rows["length"]]
             # Opened anew each time, for 10 µs: forked workers that share an open file also share its position.
             with (self.folder / "data.bin").open("rb") as file:
                 for start, record in zip(rows["start"], records, strict=True):

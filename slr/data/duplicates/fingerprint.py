@@ -9,7 +9,9 @@ whole clip and without its start, its end and both, since copies may be cut a li
 import json
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import starmap
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -136,14 +138,10 @@ def _signs(bits: Sequence[NDArray[np.bool_]]) -> NDArray[np.float32]:
 def _compute(jobs: Sequence[tuple[Path, int]], workers: int) -> Iterator[Fingerprint]:
     """The fingerprints of (file, frames), in order."""
     if workers <= 1 or len(jobs) <= FEW:
-        yield from map(_of_file, jobs)
+        yield from starmap(fingerprint, jobs)
         return
-    with get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(_of_file, jobs, chunksize=8)
-
-
-def _of_file(job: tuple[Path, int]) -> Fingerprint:
-    return fingerprint(*job)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        yield from pool.map(fingerprint, *zip(*jobs, strict=True), chunksize=8)
 
 
 def _load(path: Path) -> dict[str, Fingerprint]:

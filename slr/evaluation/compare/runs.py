@@ -41,20 +41,14 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class ComparisonKey:
-    """What two runs must share for their numbers to be compared.
+    """What two runs must share for their numbers to be compared."""
 
-    Attributes:
-        data, test, val, vocabulary: hashes of the prepared clips, of either part's clip ids and of the ordered glosses.
-        clips: number of test clips.
-        glosses: number of glosses to choose from.
-    """
-
-    data: str
-    test: str
+    data: str  # hash of the prepared clips
+    test: str  # hash of the part's clip ids
     val: str
-    vocabulary: str
-    clips: int
-    glosses: int
+    vocabulary: str  # hash of the ordered glosses
+    clips: int  # of the test part
+    glosses: int  # to choose from
 
     def describe(self) -> str:
         """One line for a person."""
@@ -71,34 +65,20 @@ class ComparisonKey:
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
+    """One run, done or not."""
 
-    Attributes:
-        folder: absolute.
-        status: done, or another word of `status_of`.
-        settings: `key` or `group.key` -> value, without `PLACES`.
-        seconds: duration.
-        memory: peak in bytes, None where it was not measured.
-        val, test: metric -> score of that part.
-        made_with: `code`, `base` (its weights) and each package -> hash or version.
-        error: last line of a failed run's error.
-        ground: of a run that is done.
-        ranks: test clip -> rank of the true gloss, 1 is first; empty where they cannot be read.
-        unread: why they cannot.
-    """
-
-    folder: Path
-    status: str
-    settings: dict[str, Any]
+    folder: Path  # absolute
+    status: str  # done, or another word of `status_of`
+    settings: dict[str, Any]  # `key` or `group.key` -> value, without `PLACES`
     seconds: float
-    memory: int | None
-    val: dict[str, Score]
+    memory: int | None  # peak in bytes, None where it was not measured
+    val: dict[str, Score]  # metric -> score of that part
     test: dict[str, Score]
-    made_with: dict[str, str]
-    error: str
-    ground: ComparisonKey | None
-    ranks: dict[str, int]
-    unread: str
+    made_with: dict[str, str]  # `code`, `base` (its weights) and each package -> hash or version
+    error: str  # last line of a failed run's error
+    ground: ComparisonKey | None  # of a run that is done
+    ranks: dict[str, int]  # test clip -> rank of the true gloss, 1 is first; empty where they cannot be read
+    unread: str  # why they cannot
 
     def scores(self, metric: str) -> NDArray[Any]:
         """A metric of each test clip, (C,), in the order of the clips' ids."""

@@ -12,7 +12,6 @@ from slr.evaluation.compare.tables import PARTS, TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe & Ito's colours, which people with colour blindness tell apart, without the yellow that is too light on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -29,10 +28,8 @@ def draw(path: Path, groups: Sequence[Sequence[Setting]], part: str, metric: str
     """Write a PNG, whole or not at all, with a panel for each group of comparable runs, `PANELS` at most.
 
     Args:
-        path: of the file; its folder is there.
         groups: settings of each group, best first.
-        part: val or test.
-        metric: top1, top5 or mrr.
+        part, metric: what the vertical axis shows, such as test and top1.
     """
     from matplotlib.figure import Figure  # takes a second to import
 
@@ -45,13 +42,9 @@ def draw(path: Path, groups: Sequence[Sequence[Setting]], part: str, metric: str
         _panel(axes, settings, part, metric)
         if len(groups) > 1:
             axes.set_title(f"group {number}, not comparable with the others", fontsize=10, loc="left")
-    _save(figure, path)
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    with replacing(path) as part, warnings.catch_warnings():
+    with replacing(path) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a setting may be of any writing system
-        figure.savefig(part, format="png", dpi=130, bbox_inches="tight")  # with the legends beside the axes
+        figure.savefig(file, format="png", dpi=130, bbox_inches="tight")  # with the legends beside the axes
 
 
 def _panel(axes: "Axes", settings: Sequence[Setting], part: str, metric: str) -> None:

@@ -26,15 +26,10 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in nothing but the keys over which they repeat each other.
+    """Runs that differ in nothing but the keys over which they repeat each other."""
 
-    Attributes:
-        label: its values of the settings that differ among those it is compared with.
-        seeds: value of the repeated keys -> its runs, several where one was run again.
-    """
-
-    label: str
-    seeds: dict[str, list[Run]]
+    label: str  # its values of the settings that differ among those it is compared with
+    seeds: dict[str, list[Run]]  # value of the repeated keys -> its runs, several where one was run again
 
     @property
     def runs(self) -> list[Run]:
@@ -60,15 +55,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs that are comparable, and so may be ranked.
+    """Finished runs that are comparable, and so may be ranked."""
 
-    Attributes:
-        ground: what they share.
-        settings: best first.
-    """
-
-    ground: ComparisonKey
-    settings: list[Setting]
+    ground: ComparisonKey  # what they share
+    settings: list[Setting]  # best first
 
     @property
     def runs(self) -> list[Run]:
@@ -77,13 +67,7 @@ class Group:
 
 
 def comparable(runs: Sequence[Run], by: Sequence[str], metric: str) -> list[Group]:
-    """The finished ones among the runs in comparable groups, the largest first.
-
-    Args:
-        runs: done or not.
-        by: keys over which runs repeat each other.
-        metric: top1, top5 or mrr.
-    """
+    """The finished ones among the runs in comparable groups, the largest first; runs of a setting differ in `by`."""
     groups: dict[ComparisonKey, list[Run]] = defaultdict(list)
     for run in runs:
         if run.ground is not None:
@@ -125,11 +109,7 @@ def _ranked(runs: Sequence[Run], by: Sequence[str], metric: str) -> list[Setting
 def tested(best: Setting, other: Setting, metric: str, repeats: str) -> Difference | Pair | str:
     """How two settings differ over seeds and clips, or two networks with one run each; or why it is not tested.
 
-    Args:
-        best: of settings that are compared, that of the best validation.
-        other: any other of them.
-        metric: top1, top5 or mrr.
-        repeats: what seeds are called.
+    `repeats` is what seeds are called.
     """
     one, two = best.scores(metric), other.scores(metric)
     if len(best.runs) == len(other.runs) == len(one) == len(two) == 1:

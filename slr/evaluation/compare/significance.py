@@ -39,12 +39,7 @@ def over_seeds_and_clips(one: Scores, other: Scores) -> Difference:
     Args:
         one: float64 (R, C), R >= 2 seeds on C >= 2 clips.
         other: float64 (R', C), on the same clips in the same order.
-
-    Raises:
-        ValueError: too few seeds or clips, or not the same number of clips.
     """
-    if min(len(one), len(other)) < 2 or one.shape[1] != other.shape[1] or one.shape[1] < 2:
-        raise ValueError(f"expected two seeds or more on the same two clips or more, found {one.shape}, {other.shape}")
     clips = one.shape[1]
     by_clip = one.mean(axis=0) - other.mean(axis=0)  # (C,)
     by_chance = sum(_rest(scores) / scores.size for scores in (one, other))
@@ -79,11 +74,9 @@ class Pair(NamedTuple):
 
 
 def of_two_networks(one: Scores, other: Scores) -> Pair:
-    """The exact sign test over clips; of hits and misses it is McNemar's (Psychometrika 12, 1947; exact: binomial).
+    """The exact sign test over the same C clips, float64 (C,) each.
 
-    Args:
-        one: float64 (C,).
-        other: float64 (C,), on the same clips in the same order.
+    Of hits and misses it is McNemar's (Psychometrika 12, 1947; exact: binomial).
 
     >>> of_two_networks(np.array([1.0, 1, 1, 1, 1, 1]), np.array([0.0, 0, 0, 0, 0, 1]))
     Pair(better=5, worse=0, p=0.0625)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from slr.core.console import ABSENT, aligned
-from slr.core.units import format_bytes
+from slr.core.units import counted, format_bytes
 from slr.evaluation.compare.runs import METRICS, Run, Score
 from slr.evaluation.compare.settings import Group, Setting, differing, shown, tested
 from slr.evaluation.compare.significance import LEVEL, SEEDS, Difference, Pair, holm
@@ -126,7 +126,7 @@ def made_with(runs: Sequence[Run]) -> list[str]:
     for name in dict.fromkeys(name for run in runs for name in run.made_with):
         versions = Counter(run.made_with.get(name, "none") for run in runs)
         if len(versions) > 1:
-            counts = ", ".join(f"{version} ({counted(count)})" for version, count in versions.most_common())
+            counts = ", ".join(f"{version} ({counted(count, 'run')})" for version, count in versions.most_common())
             what = {"code": "slr's code (hashes)", "base": "the base model's weights (hashes)"}.get(name, name)
             lines.append(f"note: made with different versions of {what}: {counts}")
     return lines
@@ -173,11 +173,6 @@ def csv_text(groups: Sequence[Group], runs: Sequence[Run], by: Sequence[str]) ->
         figures = [side for part, name in scores for side in (getattr(run, part)[name] if run.ground else [None] * 3)]
         writer.writerow([group, run.status, *values, *figures, run.seconds, run.memory, run.folder])
     return out.getvalue()
-
-
-def counted(runs: int) -> str:
-    """A number of runs in words."""
-    return f"{runs} run" if runs == 1 else f"{runs} runs"
 
 
 def _places(runs: Sequence[Run]) -> list[str]:

@@ -1,26 +1,18 @@
-"""Choose the clips that the page shows, and make their frames small pictures."""
+"""Choose the clips that the page shows, and encode their frames."""
 
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-
-from slr.predict.results import Seen
 
 FRAMES = 640  # on a page; of 26 real clips, each took 3.0 kB on average and 4.8 kB at most (2026-11-25)
 WRONG, RIGHT = 2, 1  # clips of a gloss
 SIDE = 192  # pixels of a picture's longer side
 QUALITY = 78  # of its JPEG
-
-
-class Pictures(NamedTuple):
-    """A clip on the page: `Seen` with its T frames as JPEG."""
-
-    frames: Sequence[bytes]
-    seconds: Sequence[float]
-    weights: Mapping[str, Sequence[float]]
 
 
 def worst_first(per_gloss: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -29,13 +21,9 @@ def worst_first(per_gloss: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def choose(results: Mapping[str, Any], most: int) -> list[int]:
-    """Numbers of the predictions to show, at most `most`.
+    """Numbers of the predictions in an evaluation's results to show, at most `most`.
 
     Of each gloss, the worst first: the `WRONG` most confident mistakes and the `RIGHT` most confident right clips.
-
-    Args:
-        results: of `evaluation`.
-        most: clips.
     """
     first = [prediction["ranking"][0] for prediction in results["predictions"]]
     by_gloss: dict[str, list[int]] = defaultdict(list)
@@ -49,12 +37,9 @@ def choose(results: Mapping[str, Any], most: int) -> list[int]:
     return chosen[:most]
 
 
-def pictures(seen: Seen) -> Pictures:
-    """A clip's frames as JPEG, made smaller than `SIDE` where they are larger."""
-    frames = []
-    for frame in seen.frames:
-        picture, file = Image.fromarray(frame), io.BytesIO()
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        picture.save(file, "JPEG", quality=QUALITY, optimize=True)
-        frames.append(file.getvalue())
-    return Pictures(frames, seen.seconds, seen.weights)
+def jpeg(frame: NDArray[np.uint8]) -> bytes:
+    """A frame (H, W, 3) as JPEG, made smaller than `SIDE` where it is larger."""
+    picture, file = Image.fromarray(frame), io.BytesIO()
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture.save(file, "JPEG", quality=QUALITY, optimize=True)
+    return file.getvalue()

@@ -86,12 +86,7 @@ def risk(calibration: Mapping[str, Any]) -> "Figure":
 
 
 def confusion(glosses: Sequence[str], counts: NDArray[np.int64]) -> "Figure":
-    """A confusion matrix: what was signed by row, what was named by column.
-
-    Args:
-        glosses: of its rows and columns.
-        counts: clips, int (len(glosses), len(glosses)).
-    """
+    """A confusion matrix of n glosses, clips int (n, n): what was signed by row, what was named by column."""
     from matplotlib.patches import Rectangle
 
     count, names = len(glosses), [shortened(gloss) for gloss in glosses]
@@ -147,10 +142,6 @@ def svg(figure: "Figure", name: str) -> str:
 
     Its text is text, in the page's font; its colours are the page's, `var(--ink)` for example; its ids begin with
     `name`, so that no other figure of the page has them. It is hidden from screen readers: the page says what it shows.
-
-    Args:
-        figure: drawn in the colours of `NAMES`.
-        name: letters and digits.
     """
     import matplotlib
 

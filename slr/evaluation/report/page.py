@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -22,16 +22,15 @@ from slr.core import tensorboard as events
 from slr.core.console import ABSENT
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_whole
-from slr.core.run_folder import RunFolder, flat
+from slr.core.run_folder import RunFolder, flat, hashes_of
 from slr.data.manifest import Clip
 from slr.evaluation.compare.runs import PLACES
 from slr.evaluation.ranks import true_rank
 from slr.evaluation.report import figures
-from slr.evaluation.report.clips import FRAMES, Pictures, choose, pictures, worst_first
+from slr.evaluation.report.clips import FRAMES, choose, jpeg, worst_first
 from slr.evaluation.results import TITLES, metric_rows, notes
-
-if TYPE_CHECKING:
-    from slr.predict.predictor import ClipPredictor
+from slr.predict.predictor import ClipPredictor
+from slr.predict.results import Seen
 
 HERE = Path(__file__).parent
 HEADLINES = [TITLES[name] for name in ("top1", "top5", "mrr")]
@@ -41,25 +40,8 @@ NEAR = 10  # glosses of a ranking that count as near
 BARS = 40  # height of the bars under a frame, in their own units
 
 
-class About(NamedTuple):
-    """Where an evaluation comes from.
-
-    Attributes:
-        run: its name.
-        written: when the page was made.
-        settings: dotted name -> value.
-        hashes, versions: what the run recorded.
-    """
-
-    run: str
-    written: str
-    settings: Mapping[str, Any] = {}
-    hashes: Mapping[str, str] = {}
-    versions: Mapping[str, str] = {}
-
-
 def report(
-    recognizer: "ClipPredictor",
+    recognizer: ClipPredictor,
     clips: Sequence[Clip],
     results: Mapping[str, Any],
     run: RunFolder,
@@ -84,7 +66,7 @@ def report(
     # Frames may speak for the gloss that was named and, where that is another one, for the true one.
     glosses = [list(dict.fromkeys([clip["ranking"][0]["gloss"], clip["gloss"]])) for clip in shown]
     seen = recognizer.show([clips[number] for number in chosen], glosses, "report: frames that decided", data)
-    strips = {clip["clip"]: pictures(own) for clip, own in zip(shown, seen, strict=True)}
+    strips = {clip["clip"]: own for clip, own in zip(shown, seen, strict=True)}
     curves = events.scalars(run.root)
     path = (place or run.evaluation) / "report.html"
     try:
@@ -99,16 +81,15 @@ def report(
     return path
 
 
-def _about(run: RunFolder) -> About:
+def _about(run: RunFolder) -> dict[str, Any]:
     """What a run's folder records of it, without the paths of files."""
-    result = read_json(run.result) if run.result.is_file() else {}
-    return About(
-        run=f"{run.root.parent.name}/{run.root.name}",
-        written=time.strftime("%Y-%m-%d %H:%M"),
-        settings={key: value for key, value in flat(read_json(run.config)).items() if key not in PLACES},
-        hashes=result.get("hashes", {}),
-        versions={name: version for name, version in result.get("versions", {}).items() if version},
-    )
+    return {
+        "run": f"{run.root.parent.name}/{run.root.name}",
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+        "settings": {key: value for key, value in flat(read_json(run.config)).items() if key not in PLACES},
+        "hashes": hashes_of(run),
+        "versions": {name: version for name, version in run.facts.get("versions", {}).items() if version},
+    }
 
 
 def _drawings(results: Mapping[str, Any], curves: figures.Curves) -> dict[str, Any]:
@@ -124,20 +105,22 @@ def _drawings(results: Mapping[str, Any], curves: figures.Curves) -> dict[str, A
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def page(results: Mapping[str, Any], pictures: Mapping[str, Pictures], curves: figures.Curves, about: About) -> str:
+def page(
+    results: Mapping[str, Any], strips: Mapping[str, Seen], curves: figures.Curves, about: Mapping[str, Any]
+) -> str:
     """The whole page, HTML.
 
     Args:
         results: of `evaluation`.
-        pictures: clip -> its frames, of the clips to show.
+        strips: clip -> its frames, of the clips to show.
         curves: tag -> (step, value), from TensorBoard.
-        about: where the results come from.
+        about: where the results come from: run, written, settings, hashes, versions.
     """
     style, script, text = ((HERE / f"page.{end}").read_text(encoding="utf-8") for end in ("css", "js", "html"))
     code = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["share"] = lambda value: ABSENT if value is None else f"{value:.3f}"
-    metrics, pairs, rows = metric_rows(results), _pairs(results), _rows(results, pictures)
+    metrics, pairs, rows = metric_rows(results), _pairs(results), _rows(results, strips)
     return environment.from_string(text).render(
         about=about,
         data=Path(results["summary"]["data"]).name,
@@ -153,7 +136,7 @@ def page(results: Mapping[str, Any], pictures: Mapping[str, Pictures], curves: f
         pairs=pairs[:PAIRS],
         mistakes=sum(count for *_, count in pairs),
         rows=rows,
-        pictured=len(pictures),
+        pictured=len(strips),
         unpictured=sum(row["n"] > 0 and not row["clips"] for row in rows),
         style=Markup(style),
         script=Markup(script),
@@ -184,7 +167,7 @@ def confusion(results: Mapping[str, Any]) -> tuple[list[str], NDArray[np.int64]]
     return worst, confusion_matrix(*zip(*pairs, strict=True), labels=worst)
 
 
-def _rows(results: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> list[dict[str, Any]]:
+def _rows(results: Mapping[str, Any], strips: Mapping[str, Seen]) -> list[dict[str, Any]]:
     """A row for each gloss, the worst first: its figures, what is near it, its clips that are shown."""
     by_gloss: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for prediction in results["predictions"]:
@@ -192,7 +175,7 @@ def _rows(results: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> list[
     rows = []
     for row in worst_first(results["per_gloss"]):
         own = by_gloss[row["gloss"]]
-        clips = [_clip(clip, pictures[clip["clip"]]) for clip in own if clip["clip"] in pictures]
+        clips = [_clip(clip, strips[clip["clip"]]) for clip in own if clip["clip"] in strips]
         near = _near(own, row["gloss"])
         rows.append({**row, "near": near, "clips": sorted(clips, key=lambda clip: clip["right"])})
     return rows
@@ -208,7 +191,7 @@ def _near(predictions: Sequence[Mapping[str, Any]], gloss: str) -> list[tuple[st
     return [(other, mass) for other, mass in masses.most_common(3) if mass >= 0.001]
 
 
-def _clip(prediction: Mapping[str, Any], shown: Pictures) -> dict[str, Any]:
+def _clip(prediction: Mapping[str, Any], shown: Seen) -> dict[str, Any]:
     """A clip as the template reads it."""
     ranking, gloss, rank = prediction["ranking"], prediction["gloss"], true_rank(prediction)
     kinds = {other: "right" if other == gloss else "wrong" for other in shown.weights}
@@ -228,7 +211,7 @@ def _clip(prediction: Mapping[str, Any], shown: Pictures) -> dict[str, Any]:
     }
 
 
-def _frames(shown: Pictures, kinds: Mapping[str, str]) -> list[dict[str, Any]]:
+def _frames(shown: Seen, kinds: Mapping[str, str]) -> list[dict[str, Any]]:
     """Each frame with its bars: those of one clip have one scale, and stand on, or hang from, one line.
 
     A nat takes no more than the whole height, so that what hardly matters looks so.
@@ -238,12 +221,12 @@ def _frames(shown: Pictures, kinds: Mapping[str, str]) -> list[dict[str, Any]]:
     scale = BARS / max(above + below, 1.0)
     line = BARS - below * scale
     frames = []
-    for number, (jpeg, seconds) in enumerate(zip(shown.frames, shown.seconds, strict=True)):
+    for number, (frame, seconds) in enumerate(zip(shown.frames, shown.seconds, strict=True)):
         weights = {gloss: weights[number] for gloss, weights in shown.weights.items()}
         bars = [
             {"kind": kinds[gloss], "y": line - max(0.0, value) * scale, "height": abs(value) * scale}
             for gloss, value in weights.items()
         ]
-        source = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+        source = "data:image/jpeg;base64," + base64.b64encode(jpeg(frame)).decode()
         frames.append({"source": source, "seconds": seconds, "weights": weights, "bars": bars, "line": line})
     return frames
