@@ -29,9 +29,9 @@ def calibrate(ranker: ClipPredictor, train: Sequence[Clip], val: Sequence[Clip])
     """
     states = ranker.look_clips(train, "calibrating on train").state
     familiarity = fit_familiarity(states, gloss_numbers(train, ranker.vocabulary))
-    log_probability, states = ranker.look_clips(val, "calibrating on val")
+    predictions = ranker.look_clips(val, "calibrating on val")
     seconds = float(np.median([clip.frames / clip.fps for clip in train]))
-    return fit(log_probability, states, gloss_numbers(val, ranker.vocabulary), familiarity, seconds)
+    return fit(predictions, gloss_numbers(val, ranker.vocabulary), familiarity, seconds)
 
 
 def context(

@@ -40,16 +40,6 @@ class Exported:
         """Folder of tokenizer, frame size and colours: that of merged weights, where transformers looks for them."""
         return self.root / "processor" if self.kind == "adapter" else self.root
 
-    @property
-    def adapter(self) -> Path:
-        """PEFT's file."""
-        return self.root / "adapter_model.safetensors"
-
-    @property
-    def calibration(self) -> Path:
-        """See `slr.predict.calibration`."""
-        return self.root / "calibration.safetensors"
-
 
 def is_exported(folder: Path) -> bool:
     """Whether a folder holds an export."""
@@ -83,11 +73,10 @@ def write_exported(exported: Exported, about: dict[str, Any]) -> None:
 
 def without_paths(config: schema.Config) -> schema.Config:
     """A configuration without the paths of the machine that it comes from."""
-    dataset = config.dataset
+    dataset, model = config.dataset, config.model
     for key in (key.partition(".")[2] for key in schema.PATH_KEYS if key.startswith("dataset.")):
         if getattr(dataset, key, None):
             dataset = dataclasses.replace(dataset, **{key: Path(getattr(dataset, key)).name})
-    model = config.model
     if Path(model.checkpoint).is_absolute():
         model = dataclasses.replace(model, checkpoint=f"./{Path(model.checkpoint).name}")
     return dataclasses.replace(

@@ -16,6 +16,7 @@ from slr.core.files import replacing
 
 LogProbability = NDArray[np.float32]  # (n, K), natural logs, not renormalised
 States = NDArray[np.float32]  # (n, D), of slr.models.ranking.RankOutput
+FILE = "calibration.safetensors"
 BINS = 15
 ANSWERED = 0.95  # share of validation clips that are answered
 RANGE = (0.05, 20.0)  # of temperatures
@@ -24,15 +25,10 @@ NUMBERS = {"temperature": float, "threshold": float, "answered": float, "n": int
 
 
 class Predictions(NamedTuple):
-    """Rankings of n clips.
+    """Rankings of n clips, and the state that each came from."""
 
-    Attributes:
-        log_probability: float32 (n, K), natural logs, not renormalised.
-        state: float32 (n, D), what each ranking came from.
-    """
-
-    log_probability: NDArray[np.float32]
-    state: NDArray[np.float32]
+    log_probability: LogProbability
+    state: States
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,26 +103,19 @@ class Calibration:
         return self.familiarity.scores(states) >= leniency * self.threshold
 
 
-def fit(
-    log_probability: LogProbability,
-    states: States,
-    glosses: NDArray[np.int64],
-    familiarity: Familiarity,
-    seconds: float,
-) -> Calibration:
+def fit(predictions: Predictions, glosses: NDArray[np.int64], familiarity: Familiarity, seconds: float) -> Calibration:
     """Fit to a validation part.
 
     Args:
-        log_probability: (n, K) of its clips.
-        states: (n, D) that they came from.
+        predictions: of its n clips.
         glosses: (n,) the true ones, in [0, K).
         familiarity: of the training part.
         seconds: median duration of that part's clips.
     """
-    scores = familiarity.scores(states)
+    scores = familiarity.scores(predictions.state)
     threshold = float(np.quantile(scores, 1 - ANSWERED, method="lower"))
     return Calibration(
-        temperature=fit_temperature(log_probability, glosses),
+        temperature=fit_temperature(predictions.log_probability, glosses),
         threshold=threshold,
         answered=float((scores >= threshold).mean()),
         n=len(glosses),

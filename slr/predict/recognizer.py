@@ -94,8 +94,8 @@ def _from_export(exported: Exported, device: str | None, base: str | None) -> "S
     inputs = load_inputs(str(exported.processor), None)
     model = SignModel(factory.network(pointed, machine), inputs, exported.vocabulary)
     if not merged:
-        lora.load_exported(model.network, exported.adapter)
-    return SignRecognizer(model, config, machine, calibration.read(exported.calibration))
+        lora.load_exported(model.network, exported.root / lora.ADAPTER_WEIGHTS)
+    return SignRecognizer(model, config, machine, calibration.read(exported.root / calibration.FILE))
 
 
 class SignRecognizer(ClipPredictor):

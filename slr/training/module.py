@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import numpy as np
@@ -276,17 +275,11 @@ class SignModule(SignModel, L.LightningModule):
         self.check_same_adapter()
 
 
-@dataclass(frozen=True)
-class TrainingPosition:
-    """Where in a training a checkpoint was saved.
+class TrainingPosition(NamedTuple):
+    """Where in a training a checkpoint was saved."""
 
-    Attributes:
-        step: optimiser steps done.
-        validated: whether the validation of the last finished epoch is done.
-    """
-
-    step: int = 0
-    validated: bool = True
+    step: int = 0  # optimiser steps done
+    validated: bool = True  # whether the validation of the last finished epoch is done
 
 
 def place_of(checkpoint: Path | None) -> TrainingPosition:
