@@ -39,11 +39,11 @@ def machine(config: schema.Config, device: str | None = None) -> "Machine":
     if quantization != "none" and words["device"] not in ("cpu", "cuda"):  # to ask takes seconds
         words["four_bit"] = words["four_bit"] and internvl.quantises(words["device"])
     found = hardware.decide(**words, quantization=quantization)
-    if full and found.precision in ("bf16-true", "16-true"):
+    if not full:
+        return found
+    if found.precision in ("bf16-true", "16-true"):
         raise UserError(f"hardware.precision={found.precision}: lora=full trains all weights in 32 bits; use 32-true")
-    if full:
-        found = dataclasses.replace(found, reasons=(*found.reasons, "quantisation none because 4 bits cannot learn"))
-    return found
+    return dataclasses.replace(found, reasons=(*found.reasons, "quantisation none because 4 bits cannot learn"))
 
 
 def prepared(config: schema.Config) -> Path:
@@ -62,10 +62,7 @@ def clips(config: schema.Config) -> list[Clip]:
     Raises:
         UserError: it is not prepared.
     """
-    path = manifest(config)
-    if not path.is_file():
-        raise UserError(f"no prepared clips at {path.parent}; prepare_data.py makes them")
-    return read_manifest(path)
+    return read_manifest(manifest(config))
 
 
 def inputs(config: schema.Config) -> "Inputs":

@@ -47,16 +47,16 @@ def export(run: Path, kind: str, to: Path, most: int) -> tuple[Path, dict[str, A
     folder, config, vocabulary = open_run(run)
     _refuse(folder, config, to)
     clips = read_split(folder.split, prepared := factory.clips(config)).select(prepared, "test")[:most]
-    beside = to.with_name(f".{to.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    part = to.with_name(f".{to.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     try:
-        parity = _write(folder, config, vocabulary, kind, beside, clips)
+        parity = _write(folder, config, vocabulary, kind, part, clips)
         if to.exists():
             shutil.rmtree(to)
-        beside.rename(to)
+        part.rename(to)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
     return to, parity
 
 

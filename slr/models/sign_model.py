@@ -43,7 +43,7 @@ class SignModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return next(self.network.parameters()).device
 
     def to_device(self, batch: Batch) -> Batch:

@@ -19,21 +19,13 @@ KINDS = ("adapter", "merged")
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported recognizer.
+    """An exported recognizer."""
 
-    Attributes:
-        root: its folder.
-        kind: `adapter`, which needs the base model, or `merged`, which needs nothing.
-        config: of the run, without its paths, with the number format to compute in.
-        vocabulary: the K ordered glosses.
-        hashes: of what the run depends on, its base model (`base`) among it.
-    """
-
-    root: Path
-    kind: str
-    config: schema.Config
-    vocabulary: list[str]
-    hashes: dict[str, str]
+    root: Path  # its folder
+    kind: str  # `adapter`, which needs the base model, or `merged`, which needs nothing
+    config: schema.Config  # of the run, without its paths, with the number format to compute in
+    vocabulary: list[str]  # the K ordered glosses
+    hashes: dict[str, str]  # of what the run depends on, also of its base model: `base`
 
     @property
     def processor(self) -> Path:

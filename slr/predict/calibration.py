@@ -1,4 +1,4 @@
-"""Temperature, calibration error, and which clips are too strange to answer. Imports no torch."""
+"""Temperature, calibration error, and which clips are too unlike the training clips to answer. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +38,10 @@ class Familiarity:
 
     A model's probabilities do not show that a sign is unknown: softmax over the vocabulary adds up to 1, and
     log-probabilities too are high where an unknown sign shares a movement with a known one.
-
-    Attributes:
-        means: float32 (G, D), the mean state of each gloss in the training part.
-        precision: float32 (D, D), inverse of the covariance around them, which all glosses share.
     """
 
-    means: NDArray[np.float32]
-    precision: NDArray[np.float32]
+    means: NDArray[np.float32]  # (G, D), the mean state of each gloss in the training part
+    precision: NDArray[np.float32]  # (D, D), inverse of the covariance around them, which all glosses share
 
     def scores(self, states: States) -> NDArray[np.float64]:
         """Minus the distance in standard deviations, (n,), 0 at most."""
@@ -76,23 +72,14 @@ def fit_familiarity(states: States, glosses: NDArray[np.int64]) -> Familiarity:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What is fitted to a run's own clips.
+    """What is fitted to a run's own clips."""
 
-    Attributes:
-        temperature: probabilities are the softmax of log-probabilities divided by it.
-        threshold: least familiarity at which a clip is answered.
-        answered: share of the validation clips that were answered at it.
-        n: validation clips that the numbers above were fitted to.
-        familiarity: fitted to the training clips.
-        seconds: median duration of a training clip.
-    """
-
-    temperature: float
-    threshold: float
-    answered: float
-    n: int
-    familiarity: Familiarity
-    seconds: float
+    temperature: float  # probabilities are the softmax of log-probabilities divided by it
+    threshold: float  # least familiarity at which a clip is answered
+    answered: float  # share of the validation clips that were answered at it
+    n: int  # validation clips that the numbers above were fitted to
+    familiarity: Familiarity  # fitted to the training clips
+    seconds: float  # median duration of a training clip
 
     def probabilities(self, log_probability: LogProbability) -> NDArray[np.float64]:
         """Calibrated probabilities (n, K), rows adding up to 1, in the order of the log-probabilities."""

@@ -31,7 +31,7 @@ LENGTH = 16  # tokens of a free text, at most
 
 
 class ClipPredictor:
-    """What the end of training, evaluation, ladder and export ask a model. As a context, it frees its memory.
+    """A run's model that ranks and explains clips of prepared data sets. As a context, it frees its memory.
 
     Attributes:
         vocabulary: the K ordered glosses that it ranks.
@@ -52,7 +52,7 @@ class ClipPredictor:
         return self._open.to(self._machine.device).eval()
 
     def close(self) -> None:
-        """Free the network and its memory; nothing more can be asked."""
+        """Free the network and its memory; it cannot be used again."""
         self._open = None
         gc.collect()  # modules refer to one another in circles
         if self._machine.device == "cuda":
@@ -95,7 +95,7 @@ class ClipPredictor:
             return model.rank(batch)[0].cpu().numpy()
 
     def vision_features(self, clips: Sequence[Clip], title: str) -> NDArray[np.float32]:
-        """The mean projected feature of every frame of clips of the run's data set, frames beside one another.
+        """The mean projected feature of every frame of clips of the run's data set, a clip's frames concatenated.
 
         Args:
             clips, title: as for `shared`.

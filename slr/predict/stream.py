@@ -42,8 +42,9 @@ def watch(
     clips = max(1, machine.frames_at_once // waiting.shape[1])
     ids = model.inputs.prompt_ids(prompt, waiting.shape[1])
     with machine.autocast():
-        for first in range(0, frames := int(windows.ends.max()), AT_ONCE):
-            pictures = video.read(path, span := np.arange(first, min(first + AT_ONCE, frames)))
+        frames = np.arange(windows.ends.max())
+        for span in (frames[first : first + AT_ONCE] for first in range(0, len(frames), AT_ONCE)):
+            pictures = video.read(path, span)
             cells.append(segmentation.cells(pictures))
             wanted = np.intersect1d(span, windows.positions)
             features |= zip(wanted.tolist(), _encode(model, machine, pictures[wanted - span[0]]), strict=True)

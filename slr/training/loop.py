@@ -26,7 +26,7 @@ from slr.core.errors import UserError
 from slr.core.hardware import Machine
 from slr.core.signals import Stopping
 
-BRIEF = 60.0  # seconds of training that may be lost besides a validation that is killed
+BRIEF = 60.0  # seconds of training that may be lost when a validation is killed
 LOSS = "val/loss"  # the one monitor that is better when it is smaller
 SCORE = "val/top1"  # what sweeps and searches rank by
 
@@ -46,24 +46,17 @@ class PlainCheckpointIO(TorchCheckpointIO):
 
 @dataclass(eq=False)
 class CheckpointCallback(Checkpoint):
-    """Saves a training's state so that it can end at any moment, and ends it when a signal has asked for that.
+    """Saves a training's state, and ends the training when a signal has asked for that.
 
     States are saved every `every` minutes, around each validation, and when the process is asked to end, after the
     curves have been written. Of several processes the main process saves, by its clock, and all end when one is asked.
-
-    Args:
-        folder: of the checkpoints.
-        monitor: the validation metric that decides which checkpoint is the best.
-        every: minutes between two states, at most, as far as single steps allow.
-        stopping: what a signal has asked for.
-        tell: called with the progress whenever that has been saved.
     """
 
-    folder: Path
-    monitor: str
-    every: float
-    stopping: Stopping
-    tell: Callable[[Mapping[str, Any]], None]
+    folder: Path  # of the checkpoints
+    monitor: str  # the validation metric that decides which checkpoint is the best
+    every: float  # minutes between two states, at most, as far as single steps allow
+    stopping: Stopping  # what a signal has asked for
+    tell: Callable[[Mapping[str, Any]], None]  # called with the progress whenever that has been saved
     best: float | None = field(default=None, init=False)
     ties: tuple[float, ...] = field(default=(math.inf, math.inf), init=False)  # the best's MRR and minus its loss
     moved: bool = field(default=False, init=False)  # whether two validations had different scores
@@ -94,7 +87,7 @@ class CheckpointCallback(Checkpoint):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Save and end if a signal has asked for that; a validation changes nothing that a state holds."""
+        """Save and end if a signal has asked for that; a validation does not change the state."""
         self._end_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -119,11 +112,11 @@ class CheckpointCallback(Checkpoint):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next process must know."""
+        """What a resumed training needs."""
         return {"best": self.best, "ties": self.ties, "moved": self.moved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load it."""
+        """Load what `state_dict` returned."""
         self.best = state_dict["best"]
         self.ties = tuple(state_dict.get("ties", self.ties))  # in an old state, only a better score replaces the best
         self.moved = state_dict.get("moved", self.best is not None)
@@ -143,7 +136,7 @@ class CheckpointCallback(Checkpoint):
     def asked(self) -> int | None:
         """The exit code that any of the processes was asked to end with, the same in all at the same place.
 
-        What this one is asked while it waits for the others is left for the next call: they could not know of it.
+        A signal that arrives while this one waits is left for the next call: the others could not know of it.
         """
         code = next((code for code in distributed.gather(self.stopping.code) if code is not None), None)
         if code is not None:
@@ -182,13 +175,9 @@ class CheckpointCallback(Checkpoint):
 
 @dataclass(eq=False)
 class Pruner(Callback):
-    """Reports each validation to a search, and ends the training if the search gives it up.
+    """Reports each validation to a search, and ends the training if the search gives it up."""
 
-    Args:
-        report: called with the number of the finished epoch, from 1 on, and its score; returns whether to give up.
-    """
-
-    report: Callable[[int, float], bool]
+    report: Callable[[int, float], bool]  # (number of the finished epoch, from 1 on; its score) -> whether to give up
     pruned: bool = field(default=False, init=False)
 
     @property
@@ -205,11 +194,11 @@ class Pruner(Callback):
             pl_module.print(f"pruned: {SCORE} {score:.3f} after epoch {epoch} is below the median of the other trials")
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next process must know."""
+        """What a resumed training needs."""
         return {"pruned": self.pruned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load it."""
+        """Load what `state_dict` returned."""
         self.pruned = state_dict["pruned"]
 
 

@@ -27,7 +27,7 @@ def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[di
     Raises:
         UserError: the folder holds a run of other settings, unless `goes_on`, or one on another base model.
     """
-    result = read_json(folder.result) if folder.result.is_file() else {}
+    result = folder.facts
     if not folder.is_begun:
         return result, False
     begun = schema.from_plain(read_json(folder.config), folder.config)
@@ -134,7 +134,7 @@ def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
     split = config.split
     shares = {part: getattr(split, part) for part in PARTS}
     copies = []
-    if config.dataset.name != "synthetic":  # every drawn clip is a drawing of its own: docs/audit.md
+    if config.dataset.name != "synthetic":  # each of whose clips is drawn anew: docs/audit.md
         from slr.data.duplicates.fingerprint import find_near_duplicates
 
         copies = find_near_duplicates(factory.prepared(config), clips, os.cpu_count() or 1)
