@@ -5,7 +5,6 @@ Training, evaluation and `slr.load` build them alike. torch is imported by the f
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,11 +40,11 @@ def machine(config: schema.Config, device: str | None = None) -> "Machine":
     if quantization != "none" and words["device"] not in ("cpu", "cuda"):  # to ask takes seconds
         words["four_bit"] = words["four_bit"] and internvl.quantises(words["device"])
     found = hardware.decide(**words, quantization=quantization)
-    if full and found.precision in ("bf16-true", "16-true"):
+    if not full:
+        return found
+    if found.precision in ("bf16-true", "16-true"):
         raise UserError(f"hardware.precision={found.precision}: lora=full trains all weights in 32 bits; use 32-true")
-    if full:
-        found = dataclasses.replace(found, reasons=(*found.reasons, "quantisation none because 4 bits cannot learn"))
-    return found
+    return dataclasses.replace(found, reasons=(*found.reasons, "quantisation none because 4 bits cannot learn"))
 
 
 def prepared(config: schema.Config) -> Path:
@@ -64,10 +63,7 @@ def clips(config: schema.Config) -> list[Clip]:
     Raises:
         UserError: it is not prepared.
     """
-    path = manifest(config)
-    if not path.is_file():
-        raise UserError(f"no prepared clips at {path.parent}; prepare_data.py makes them")
-    return read_manifest(path)
+    return read_manifest(manifest(config))
 
 
 def inputs(config: schema.Config) -> "Inputs":
@@ -100,24 +96,10 @@ def network(config: schema.Config, machine: "Machine") -> "Model":
 
     from slr.models import internvl, lora
 
-    model = internvl.load_vlm(
-        checkpoint=config.model.checkpoint,
-        revision=config.model.version,
-        weights=config.model.weights,
-        quantization=machine.quantization,
-        dtype=machine.dtype,
-        device=machine.device,
-        seed=config.seed,
-    )
+    base = (config.model.checkpoint, config.model.version, config.model.weights)
+    model = internvl.load_vlm(*base, machine.quantization, machine.dtype, machine.device, config.seed)
     torch.manual_seed(config.seed)
-    model = lora.add_lora(
-        model,
-        scope=config.lora.scope,
-        r=config.lora.r,
-        alpha=config.lora.alpha,
-        dropout=config.lora.dropout,
-        targets=config.lora.targets,
-    )
+    model = lora.add_lora(model, **dataclasses.asdict(config.lora))
     if config.gradient_checkpointing:
         internvl.checkpoint_layers(model)
     internvl.refuse_other(model, machine.device, machine.dtype, machine.quantization)
@@ -155,17 +137,6 @@ def data(
         views=None if config.cache.name == "none" else min(config.cache.views, config.epochs),  # one an epoch suffices
         rank=distributed.place().rank,
         world=distributed.place().world,
-    )
-
-
-def memory_advice(config: schema.Config, machine: "Machine") -> AbstractContextManager[None]:
-    """Within it, running out of memory raises an error that names the settings of this run that would help."""
-    from slr.core import hardware
-    from slr.models import memory_plan
-
-    cached = config.cache.name == "features"
-    return hardware.memory_advice(
-        machine.device, memory_plan.knobs(config.frames, config.gradient_checkpointing, cached)
     )
 
 

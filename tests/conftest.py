@@ -6,6 +6,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # They start many processes, which compile the libraries once, not each anew (22 s of importing instead of 10).
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Commands that are printed say `uv run` where uv has started the program: never mind how the tests were started.
+os.environ.pop("UV_RUN_RECURSION_DEPTH", None)
 
 import importlib.util
 import shutil

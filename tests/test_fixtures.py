@@ -64,7 +64,7 @@ def test_the_run_and_its_export_rank_as_then(tmp_path, name):
     [manifest] = (MADE / "data").rglob("manifest.jsonl")
     clips = [clip for clip in read_manifest(manifest) if clip.id in truth]
     with slr.load(copied(name, tmp_path), device="cpu") as recognizer:
-        found = recognizer.rank_clips(clips, "ranking", manifest.parent)
+        found = recognizer.look_clips(clips, "ranking", manifest.parent).log_probability
     then = [{row["gloss"]: row["log_probability"] for row in truth[clip.id]} for clip in clips]
     expected = np.array([[own[gloss] for gloss in recognizer.vocabulary] for own in then])
     assert found.shape == (len(truth), 4)

@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from slr.config import compose, overrides, schema, search_space, sweep_name
+from slr.core.env import command
 from slr.core.errors import UserError, explained
 from slr.core.run_folder import RunFolder, status_of
 from slr.core.signals import listening
@@ -152,8 +153,8 @@ class Optuna(Sweeper):
         print(f"  in {search_space.trial_folder(search.folder, number)}")
         kept = [word for word in fixed if word.partition("=")[0].lstrip("+") not in ("seed", "sweep")]
         seeds = ",".join(str(self.config.seed + more) for more in (1, 2, 3))
-        command = ["python", "train.py", "-m", *overrides.typed([*kept, *settings]), f"seed={seeds}"]
-        print(f"  with other seeds, since the best of many is partly luck: {shlex.join(command)}")
+        words = shlex.join(["-m", *overrides.typed([*kept, *settings]), f"seed={seeds}"])
+        print(f"  with other seeds, since the best of many is partly luck: {command('train', words)}")
 
 
 def tell(search: "Search", number: int, job: JobReturn) -> None:

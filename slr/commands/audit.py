@@ -80,4 +80,4 @@ def main() -> None:
         write_json(out / "audit.json", results)
         write_json(out / "label_conflicts.json", conflicts)
         print(f"written: {out / 'audit.json'} and {out / 'label_conflicts.json'}")
-    print("next: split=signer, or split.drop_leaks=true with split=official, keeps such clips apart")
+    print("next: split=signer, or split.drop_leaks=true with split=official, keeps such clips in one part")

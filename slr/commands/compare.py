@@ -9,6 +9,7 @@ from typing import Annotated
 
 from slr.core import argv
 from slr.core.argv import Option
+from slr.core.env import command
 from slr.core.errors import UserError, one_line
 from slr.core.files import write_whole
 from slr.core.units import counted
@@ -113,4 +114,5 @@ def main() -> None:
     print("\n\n".join(lines), flush=True)
     print("\n" + "\n".join(f"written: {path}" for path in write(groups, runs, args, folders[0])))
     if groups:
-        print(f"next: slr evaluate run={groups[0].runs[0].folder} writes a report of the best setting's first run")
+        report = command("evaluate", f"run={groups[0].runs[0].folder}")
+        print(f"next: {report} writes a report of the best setting's first run")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from slr.core import argv, env
 from slr.core.argv import Option
+from slr.core.env import command
 from slr.export.export import export, push, shown
 from slr.predict.bundle import KINDS
 
@@ -35,4 +36,4 @@ def main() -> None:
     print(f"exported: {folder}")
     if args.push:
         print(f"pushed: {push(folder, args.push)}")
-    print(f'next: slr predict run={folder} video=FILE, or in Python slr.load("{folder}")')
+    print(f'next: {command("predict", f"run={folder} video=FILE")}, or in Python slr.load("{folder}")')

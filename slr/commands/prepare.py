@@ -8,7 +8,10 @@ from typing import Annotated
 from slr.config import compose, jobs, overrides
 from slr.core import argv
 from slr.core.argv import Option
+from slr.core.env import command
 from slr.core.errors import UserError
+from slr.data.coverage import read_lost
+from slr.data.manifest import read_manifest
 from slr.prepare.dataset import prepare
 from slr.prepare.wlasl.prepare import STAGES
 
@@ -45,4 +48,7 @@ def main() -> None:
         if stages and "manifest" not in stages:
             print(f"done: {', '.join(stages)}")
         else:
-            print(f"prepared: {manifest}\nnext: slr train with the same dataset= and dataset.… words")
+            clips, lost = read_manifest(manifest), read_lost(manifest.parent)
+            glosses = len({clip.gloss for clip in clips})
+            print(f"prepared: {len(clips)} clips of {glosses} glosses, {len(lost)} rejected; {manifest}")
+            print(f"next: {command('train', 'with the same dataset= and dataset.… words')}")

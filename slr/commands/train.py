@@ -24,6 +24,7 @@ from slr.core.run_folder import RunFolder, RunRecord, recorded
 from slr.core.signals import Stopping, listening
 from slr.data.manifest import Clip
 from slr.data.split import PARTS, Split, describe
+from slr.models.memory_plan import knobs
 from slr.sweeps.runner import BUSY, TIED, end_with_sweep
 from slr.training import start, warm_start
 from slr.training.console_log import transcribed
@@ -138,6 +139,7 @@ def held(folder: RunFolder) -> Iterator[None]:
 
 def train(config: schema.Config, folder: RunFolder, goes_on: bool, record: RunRecord, stopping: Stopping) -> None:
     """One run: configuration, data, model, training, evaluation."""
+    from slr.core.hardware import memory_advice
     from slr.training import assemble
 
     config, machine = start.settle(config, folder, goes_on)
@@ -152,7 +154,8 @@ def train(config: schema.Config, folder: RunFolder, goes_on: bool, record: RunRe
     record.update(provenance(config, base, factory.manifest(config), split.hash, vocabulary))
 
     parts = {part: split.select(clips, part) for part in PARTS}
-    with factory.memory_advice(config, machine):
+    advice = knobs(config.frames, config.gradient_checkpointing, config.cache.name == "features")
+    with memory_advice(machine.device, advice):
         inputs = factory.inputs(config)
         data = factory.data(config, factory.prepared(config), parts, vocabulary, machine, inputs)
         module = assemble.recognizer(config, vocabulary, machine, inputs)
@@ -182,7 +185,7 @@ def fit(
     from slr.core.hardware import memory_peak
     from slr.core.units import format_bytes
     from slr.data.datamodule import SignDataModule
-    from slr.training import assemble, loop
+    from slr.training import assemble
     from slr.training.module import place_of
 
     plan = assemble.plan(config, machine, module, data.parts["train"])
@@ -201,8 +204,9 @@ def fit(
         print(f"continuing after step {place.step}")
     elif config.init:
         module.begin_with(warm_start.the_same(config, folder))
+    pruner = pruner_of(folder)
     trainer = assemble.trainer(
-        config, folder, machine, stopping, lambda at: record.update({"progress": at}), place, pruner_of(folder)
+        config, folder, machine, stopping, lambda at: record.update({"progress": at}), place, pruner
     )
     trainer.fit(module, datamodule=SignDataModule(data), ckpt_path=saved, weights_only=True)
     stopping.raise_if_asked()
@@ -211,7 +215,7 @@ def fit(
         print(f"memory: {format_bytes(peak)} at the peak, {format_bytes(plan.peak)} estimated")
         peak = max(peak, record.content.get("memory", {}).get("measured") or 0)  # of all processes of this run
     record.update({"memory": {"estimated": plan.peak, "measured": peak}})
-    return not loop.was_pruned(trainer)
+    return not (pruner and pruner.pruned)
 
 
 def pruner_of(folder: RunFolder) -> "Pruner | None":

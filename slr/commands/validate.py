@@ -13,7 +13,7 @@ from slr.core.errors import UserError
 from slr.data.manifest import read_manifest
 from slr.prepare.dataset import prepare
 from slr.training import warm_start
-from slr.training.start import decide_hardware, divide, refuse_other_init, vocabulary_of
+from slr.training.start import decide_hardware, divide, vocabulary_of
 
 
 def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
@@ -21,7 +21,7 @@ def check_all(configs: Sequence[schema.Config], here: bool = True) -> None:
     for config in configs:
         if config.init:
             warm_start.adapter_file(config)
-            refuse_other_init(config)
+            warm_start.refuse_other_base(config)
     keys = ("hardware", "data", "dataset", "split", "limit_train", "model", "frames")
     for config in {repr([getattr(config, key) for key in keys]): config for config in configs}.values():
         check(config, here)

@@ -8,7 +8,7 @@ import textwrap
 
 from slr.config import schema
 from slr.core.argv import help_row
-from slr.core.env import CONF, command
+from slr.core.env import CONF
 
 EXAMPLES = {
     "experiment=demo": "drawn signers, a tiny model, minutes on a CPU",
@@ -72,10 +72,13 @@ def _line(key: str, value: str, comment: str, option: str = "") -> str:
 
 def text() -> str:
     """The help of `train.py`."""
-    lines = ["slr trains a vision-language model to name the sign in a short video.", ""]
-    lines += [f"  {command('train', words):56} {does}" for words, does in EXAMPLES.items()]
+    lines = ["slr trains a vision-language model to name the sign in a short video. (`train.py` is `slr train`.)", ""]
+    lines += [f"  slr train {words:46} {does}" for words, does in EXAMPLES.items()]
     lines += ["", "Groups: GROUP=OPTION chooses an option; GROUP.KEY=VALUE changes one key of it."]
-    lines += [f"  {group:12} {', '.join(options)}" for group, options in groups().items()]
+    chosen = dict(re.findall(r"^  - (\w+): (\w+)$", (CONF / "train.yaml").read_text(encoding="utf-8"), re.MULTILINE))
+    for group, options in groups().items():
+        default = f" (default: {chosen[group]})" if chosen.get(group) in options else ""
+        lines.append(f"  {group:12} {', '.join(options)}{default}")
     lines += ["", "Keys: KEY=VALUE, with the default; in [ ] what is allowed."]
     page = (CONF / "train.yaml").read_text(encoding="utf-8").partition("\nhydra:")[0].partition("\n\n")[2]
     lines += [_line(*row) for row in rows(page) if row[1] or not row[0]]

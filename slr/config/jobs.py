@@ -9,7 +9,6 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from slr.config import compose, overrides, schema, search_space, sweep_name
-from slr.core.env import command
 from slr.core.errors import UserError
 
 
@@ -45,7 +44,7 @@ def _corners(typed: Sequence[Override]) -> list[list[str]]:
     return [[*fixed, *(f"{axis.key}={value}" for axis, value in zip(varied, at, strict=True))] for at in corners]
 
 
-RESUME = command("train", "resume=FOLDER [hardware=KIND] [hardware.KEY=VALUE] [epochs=N]")
+RESUME = "slr train resume=FOLDER [hardware=KIND] [hardware.KEY=VALUE] [epochs=N]"
 
 
 def resumption(words: Sequence[str]) -> tuple[Path, list[str]]:

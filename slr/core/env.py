@@ -15,9 +15,8 @@ TRAIN = PACKAGE / "programs" / "train.py" if INSTALLED else PROJECT / "train.py"
 
 
 def command(name: str, words: str) -> str:
-    """What a person types for a command: `python train.py resume=FOLDER`, or `slr train …` where slr is installed."""
-    script = "prepare_data.py" if name == "prepare" else f"{name}.py"
-    return f"slr {name} {words}" if INSTALLED else f"python {script} {words}"
+    """What a person types for a command: `slr NAME WORDS`, behind `uv run` where uv has started this one."""
+    return f"{'uv run ' if 'UV_RUN_RECURSION_DEPTH' in os.environ else ''}slr {name} {words}"
 
 
 def begin(folder: Path = PROJECT) -> None:

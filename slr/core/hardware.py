@@ -79,10 +79,10 @@ def why(kind: str) -> str:
     """Why `hardware=auto` is this kind.
 
     >>> why("mps")
-    'auto chose mps: found no cuda (python -m slr.doctor tells why)'
+    'auto chose mps: found no cuda (slr doctor tells why)'
     """
     better = ", ".join(KINDS[: KINDS.index(kind)])
-    return f"auto chose {kind}" + (f": found no {better} (python -m slr.doctor tells why)" if better else "")
+    return f"auto chose {kind}" + (f": found no {better} (slr doctor tells why)" if better else "")
 
 
 def require(device: str) -> None:

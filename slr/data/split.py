@@ -188,7 +188,7 @@ def describe(clips: Sequence[Clip], split: Split) -> str:
         if absent := sorted(every - glosses[part]):
             words.append(f"{len(absent)} of {len(every)} glosses without a {part} clip: {listed(absent)}")
     if names := split.uncoverable:
-        words.append(f"glosses that can be in train or in test, not in both: {len(names)} ({listed(names)})")
+        words.append(f"{len(names)} of {len(every)} glosses have clips that must stay in one part: {listed(names)}")
     if split.leaks:
         kept = split.leaks.keys() <= split.parts.keys() | set(split.left_out)
         fate = "kept, split.drop_leaks=true leaves them out" if kept else "left out"
@@ -202,7 +202,7 @@ def describe(clips: Sequence[Clip], split: Split) -> str:
         return line
     return (
         f"{line}\nWARNING: only {both} of {len(every)} glosses have clips in both train and test; the test score says "
-        "nothing about the others; add clips, or use another split"
+        "nothing about the others; add clips of these glosses"
     )
 
 

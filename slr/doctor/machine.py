@@ -67,7 +67,7 @@ def look_at_memory(args: DoctorArgs) -> str:
     if args.hardware__memory:
         budget, whose = parse_bytes(args.hardware__memory), "given"
     elif hardware.absent(kind):
-        budget, whose = CARDS[-1] * GB, f"of a large card, since {kind} is not here"
+        budget, whose = CARDS[-1] * GB, f"assumed, since {kind} is not here"
     else:
         budget, whose = hardware.memory_free(kind), "free"
     config, name = config_of(args.model)

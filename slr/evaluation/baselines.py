@@ -164,7 +164,9 @@ def measured(base: RunFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]
         ways: dict[str, Callable[[], Any]] = {
             "majority": lambda: majority(true["train"], len(parts["test"]), len(vocabulary)),
             # Less the log-probabilities of a clip that shows nothing: contextual calibration (Zhao et al. 2021).
-            "zero_shot_prior": lambda: ranker.rank_clips(parts["test"], "ranking test") - ranker.rank_nothing(GREY),
+            "zero_shot_prior": lambda: (
+                ranker.look_clips(parts["test"], "ranking test").log_probability - ranker.rank_nothing(GREY)
+            ),
             "probe": lambda: probe(known("train"), known("val"), features("test"), len(vocabulary)),
         }
         against = context(config, clips, split, "test", None, None)

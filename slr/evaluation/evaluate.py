@@ -23,9 +23,9 @@ def calibrate(ranker: ClipPredictor, train: Sequence[Clip], val: Sequence[Clip])
     """Fit a run's calibration: familiarity and usual duration on its `train` clips, the rest on its `val` clips."""
     states = ranker.look_clips(train, "calibrating on train").state
     familiarity = fit_familiarity(states, gloss_numbers(train, ranker.vocabulary))
-    log_probability, states = ranker.look_clips(val, "calibrating on val")
+    predictions = ranker.look_clips(val, "calibrating on val")
     seconds = float(np.median([clip.frames / clip.fps for clip in train]))
-    return fit(log_probability, states, gloss_numbers(val, ranker.vocabulary), familiarity, seconds)
+    return fit(predictions, gloss_numbers(val, ranker.vocabulary), familiarity, seconds)
 
 
 def context(

@@ -4,7 +4,10 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from slr import factory
 from slr.config import schema
@@ -13,15 +16,11 @@ from slr.core.console import aligned
 from slr.core.errors import UserError
 from slr.core.files import read_json, write_json
 from slr.core.run_folder import RunFolder, status_of
+from slr.data.manifest import Clip
 from slr.data.split import read_split
 from slr.export.model_card import card
+from slr.predict import calibration
 from slr.predict.bundle import Exported, is_exported, without_paths, write_exported
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from slr.data.manifest import Clip
 
 SIXTEEN = ("cpu", "cuda")  # devices that compute in bf16
 # Forms of the same recognizer: title -> quantization, precision, whether the adapter is merged into the weights.
@@ -48,16 +47,16 @@ def export(run: Path, kind: str, to: Path, most: int) -> tuple[Path, dict[str, A
     folder, config, vocabulary = open_run(run)
     _refuse(folder, config, to)
     clips = read_split(folder.split, prepared := factory.clips(config)).select(prepared, "test")[:most]
-    beside = to.with_name(f".{to.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    part = to.with_name(f".{to.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     try:
-        parity = _write(folder, config, vocabulary, kind, beside, clips)
+        parity = _write(folder, config, vocabulary, kind, part, clips)
         if to.exists():
             shutil.rmtree(to)
-        beside.rename(to)
+        part.rename(to)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
     return to, parity
 
 
@@ -76,7 +75,7 @@ def _refuse(folder: RunFolder, config: schema.Config, to: Path) -> None:
 
 
 def _write(
-    folder: RunFolder, config: schema.Config, vocabulary: list[str], kind: str, to: Path, clips: "Sequence[Clip]"
+    folder: RunFolder, config: schema.Config, vocabulary: list[str], kind: str, to: Path, clips: Sequence[Clip]
 ) -> dict[str, Any]:
     """Fill the folder; returns the parity."""
     from slr.models import lora
@@ -105,14 +104,14 @@ def _write(
     for file in (file for pattern in SMALL_FILES for file in factory.inputs(config).folder.glob(pattern)):
         if file.name not in skipped:
             shutil.copy2(file, exported.processor / file.name)
-    shutil.copy2(folder.calibration, exported.calibration)
+    shutil.copy2(folder.calibration, to / calibration.FILE)
     write_json(to / "vocabulary.json", vocabulary)
     (to / "README.md").write_text(card(exported, result, parity), encoding="utf-8")
     write_exported(exported, {"test": result["test"], "parity": parity})
     return parity
 
 
-def compare_forms(folder: RunFolder, config: schema.Config, clips: "Sequence[Clip]") -> tuple[dict[str, Any], Any]:
+def compare_forms(folder: RunFolder, config: schema.Config, clips: Sequence[Clip]) -> tuple[dict[str, Any], Any]:
     """How far each form of the weights ranks as the run did, and the merged model.
 
     Returns:
@@ -124,7 +123,7 @@ def compare_forms(folder: RunFolder, config: schema.Config, clips: "Sequence[Cli
     # Elsewhere bf16 has no autocast, and 4 bits may not run.
     device = config.hardware.device if config.hardware.device in SIXTEEN else "cpu"
     with load(folder.root) as recognizer:
-        own = recognizer.rank_clips(clips, "ranking, the run's own")
+        own = recognizer.look_clips(clips, "ranking, the run's own").log_probability
     rows, merged = [], None
     for title, (quantization, precision, merge) in FORMS.items():
         own_precision = config.hardware.precision if device == config.hardware.device else "auto"
@@ -135,11 +134,12 @@ def compare_forms(folder: RunFolder, config: schema.Config, clips: "Sequence[Cli
         with assembled(folder, changed, recognizer.vocabulary) as other:
             if merge:
                 merged = other.merge()
-            rows.append(parity_row(title, own, other.rank_clips(clips, f"ranking, {title}")))
+            found = other.look_clips(clips, f"ranking, {title}").log_probability
+            rows.append(parity_row(title, own, found))
     return {"part": "test", "n": len(clips), "rows": rows}, merged
 
 
-def parity_row(form: str, own: "NDArray[np.float32]", other: "NDArray[np.float32]") -> dict[str, Any]:
+def parity_row(form: str, own: NDArray[np.float32], other: NDArray[np.float32]) -> dict[str, Any]:
     """How far two rankings (n, K) of the same clips agree."""
     return {
         "form": form,

@@ -10,12 +10,10 @@ from typing import Any
 
 
 def import_libraries(*others: str) -> None:
-    """Import torch, transformers' InternVL, PEFT, bitsandbytes and other modules while no garbage is collected.
+    """Import torch, transformers' InternVL, PEFT, bitsandbytes and other modules without collecting garbage.
 
-    The collector would take a quarter of the time, and find nothing.
-
-    bitsandbytes 0.50 decorates functions with `torch.compile`, which imports torch's compiler, a second of processor
-    time. That is put off until such a function is called.
+    That saves a quarter of the time. bitsandbytes 0.50 decorates functions with `torch.compile`, which imports torch's
+    compiler, a second of processor time; that is put off until such a function is called.
     """
     was_enabled = gc.isenabled()
     gc.disable()

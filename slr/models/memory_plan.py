@@ -169,7 +169,7 @@ def plan(
     advice = []
     if work.checkpointed and (least := needed(replace(work, checkpointed=False), 1)) <= room:
         advice.append(
-            f"gradient_checkpointing=false also fits ({format_bytes(least)} with micro-batch 1) and is faster"
+            f"gradient_checkpointing=false also fits, with micro-batch 1 ({format_bytes(least)}), and computes less"
         )
     if not work.cached:
         advice.append(f"cache=features saves the vision tower's time in every epoch, for {format_bytes(disk)} of disk")

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,9 @@ from slr.core.errors import UserError
 from slr.models import internvl, lora
 from slr.models.generation import beam_search, generate
 from slr.models.generation_config import Decoding
+from slr.models.processor import Inputs
 from slr.models.ranking import RankOutput, look
 from slr.models.trie import build_trie
-
-if TYPE_CHECKING:
-    from slr.models.processor import Inputs
 
 ALL = slice(None)
 Batch = Any  # `slr.data.collate.Batch`: a dictionary of B clips with frames or features, and their prompts' tokens
@@ -36,7 +34,7 @@ class SignModel(nn.Module):
         UserError: two glosses have the same tokens.
     """
 
-    def __init__(self, network: "internvl.Model", inputs: "Inputs", vocabulary: Sequence[str]) -> None:
+    def __init__(self, network: "internvl.Model", inputs: Inputs, vocabulary: Sequence[str]) -> None:
         super().__init__()
         self.network = network
         self.inputs = inputs
@@ -45,7 +43,7 @@ class SignModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return next(self.network.parameters()).device
 
     def to_device(self, batch: Batch) -> Batch:
@@ -62,23 +60,24 @@ class SignModel(nn.Module):
             widths = len(self.vocabulary), internvl.shape(self.network).hidden
             return RankOutput(*(torch.zeros(0, width, device=self.device) for width in widths))
         with torch.no_grad():
-            prompt = self.features(batch), batch["input_ids"], batch["attention_mask"]
-            return look(self.network, *prompt, self.trie)
+            return look(self.network, *self._prompts(batch), self.trie)
 
     def generate(self, batch: Batch, decoding: Decoding) -> list[str]:
         """Free text about every clip."""
         if not batch["clip"]:
             return []
-        prompt = self.features(batch), batch["input_ids"], batch["attention_mask"]
-        return [self.inputs.decode(ids) for ids in generate(self.network, prompt, self.inputs.end_id, decoding)]
+        texts = generate(self.network, self._prompts(batch), self.inputs.end_id, decoding)
+        return [self.inputs.decode(ids) for ids in texts]
 
     def beams(self, batch: Batch, beams: int, length: int) -> list[list[str]]:
         """Free texts about every clip by a beam search that may leave the vocabulary, best first."""
         if not batch["clip"]:
             return []
-        prompt = self.features(batch), batch["input_ids"], batch["attention_mask"]
-        texts = beam_search(self.network, prompt, beams, length, self.inputs.end_id)
+        texts = beam_search(self.network, self._prompts(batch), beams, length, self.inputs.end_id)
         return [[self.inputs.decode(beam) for beam in clip] for clip in texts]
+
+    def _prompts(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        return self.features(batch), batch["input_ids"], batch["attention_mask"]
 
     def features(self, batch: Batch, rows: slice = ALL) -> Tensor:
         """Projected features (b, V, D) of some clips: from the batch if it has them, else from its frames."""

@@ -19,36 +19,18 @@ KINDS = ("adapter", "merged")
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported recognizer.
+    """An exported recognizer."""
 
-    Attributes:
-        root: its folder.
-        kind: `adapter`, which needs the base model, or `merged`, which needs nothing.
-        config: of the run, without its paths, with the number format to compute in.
-        vocabulary: the K ordered glosses.
-        hashes: of what the run depends on, its base model (`base`) among it.
-    """
-
-    root: Path
-    kind: str
-    config: schema.Config
-    vocabulary: list[str]
-    hashes: dict[str, str]
+    root: Path  # its folder
+    kind: str  # `adapter`, which needs the base model, or `merged`, which needs nothing
+    config: schema.Config  # of the run, without its paths, with the number format to compute in
+    vocabulary: list[str]  # the K ordered glosses
+    hashes: dict[str, str]  # of what the run depends on, also of its base model: `base`
 
     @property
     def processor(self) -> Path:
         """Folder of tokenizer, frame size and colours: that of merged weights, where transformers looks for them."""
         return self.root / "processor" if self.kind == "adapter" else self.root
-
-    @property
-    def adapter(self) -> Path:
-        """PEFT's file."""
-        return self.root / "adapter_model.safetensors"
-
-    @property
-    def calibration(self) -> Path:
-        """See `slr.predict.calibration`."""
-        return self.root / "calibration.safetensors"
 
 
 def is_exported(folder: Path) -> bool:
@@ -83,11 +65,10 @@ def write_exported(exported: Exported, about: dict[str, Any]) -> None:
 
 def without_paths(config: schema.Config) -> schema.Config:
     """A configuration without the paths of the machine that it comes from."""
-    dataset = config.dataset
+    dataset, model = config.dataset, config.model
     for key in (key.partition(".")[2] for key in schema.PATH_KEYS if key.startswith("dataset.")):
         if getattr(dataset, key, None):
             dataset = dataclasses.replace(dataset, **{key: Path(getattr(dataset, key)).name})
-    model = config.model
     if Path(model.checkpoint).is_absolute():
         model = dataclasses.replace(model, checkpoint=f"./{Path(model.checkpoint).name}")
     return dataclasses.replace(

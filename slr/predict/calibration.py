@@ -1,4 +1,4 @@
-"""Temperature, calibration error, and which clips are too strange to answer. Imports no torch."""
+"""Temperature, calibration error, and which clips are too unlike the training clips to answer. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from slr.core.files import replacing
 
 LogProbability = NDArray[np.float32]  # (n, K), natural logs, not renormalised
 States = NDArray[np.float32]  # (n, D), of slr.models.ranking.RankOutput
+FILE = "calibration.safetensors"
 BINS = 15
 ANSWERED = 0.95  # share of validation clips that are answered
 RANGE = (0.05, 20.0)  # of temperatures
@@ -24,15 +25,10 @@ NUMBERS = {"temperature": float, "threshold": float, "answered": float, "n": int
 
 
 class Predictions(NamedTuple):
-    """Rankings of n clips.
+    """Rankings of n clips, and the state that each came from."""
 
-    Attributes:
-        log_probability: float32 (n, K), natural logs, not renormalised.
-        state: float32 (n, D), what each ranking came from.
-    """
-
-    log_probability: NDArray[np.float32]
-    state: NDArray[np.float32]
+    log_probability: LogProbability
+    state: States
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +38,10 @@ class Familiarity:
 
     A model's probabilities do not show that a sign is unknown: softmax over the vocabulary adds up to 1, and
     log-probabilities too are high where an unknown sign shares a movement with a known one.
-
-    Attributes:
-        means: float32 (G, D), the mean state of each gloss in the training part.
-        precision: float32 (D, D), inverse of the covariance around them, which all glosses share.
     """
 
-    means: NDArray[np.float32]
-    precision: NDArray[np.float32]
+    means: NDArray[np.float32]  # (G, D), the mean state of each gloss in the training part
+    precision: NDArray[np.float32]  # (D, D), inverse of the covariance around them, which all glosses share
 
     def scores(self, states: States) -> NDArray[np.float64]:
         """Minus the distance in standard deviations, (n,), 0 at most."""
@@ -80,23 +72,14 @@ def fit_familiarity(states: States, glosses: NDArray[np.int64]) -> Familiarity:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What is fitted to a run's own clips.
+    """What is fitted to a run's own clips."""
 
-    Attributes:
-        temperature: probabilities are the softmax of log-probabilities divided by it.
-        threshold: least familiarity at which a clip is answered.
-        answered: share of the validation clips that were answered at it.
-        n: validation clips that the numbers above were fitted to.
-        familiarity: fitted to the training clips.
-        seconds: median duration of a training clip.
-    """
-
-    temperature: float
-    threshold: float
-    answered: float
-    n: int
-    familiarity: Familiarity
-    seconds: float
+    temperature: float  # probabilities are the softmax of log-probabilities divided by it
+    threshold: float  # least familiarity at which a clip is answered
+    answered: float  # share of the validation clips that were answered at it
+    n: int  # validation clips that the numbers above were fitted to
+    familiarity: Familiarity  # fitted to the training clips
+    seconds: float  # median duration of a training clip
 
     def probabilities(self, log_probability: LogProbability) -> NDArray[np.float64]:
         """Calibrated probabilities (n, K), rows adding up to 1, in the order of the log-probabilities."""
@@ -107,26 +90,19 @@ class Calibration:
         return self.familiarity.scores(states) >= leniency * self.threshold
 
 
-def fit(
-    log_probability: LogProbability,
-    states: States,
-    glosses: NDArray[np.int64],
-    familiarity: Familiarity,
-    seconds: float,
-) -> Calibration:
+def fit(predictions: Predictions, glosses: NDArray[np.int64], familiarity: Familiarity, seconds: float) -> Calibration:
     """Fit to a validation part.
 
     Args:
-        log_probability: (n, K) of its clips.
-        states: (n, D) that they came from.
+        predictions: of its n clips.
         glosses: (n,) the true ones, in [0, K).
         familiarity: of the training part.
         seconds: median duration of that part's clips.
     """
-    scores = familiarity.scores(states)
+    scores = familiarity.scores(predictions.state)
     threshold = float(np.quantile(scores, 1 - ANSWERED, method="lower"))
     return Calibration(
-        temperature=fit_temperature(log_probability, glosses),
+        temperature=fit_temperature(predictions.log_probability, glosses),
         threshold=threshold,
         answered=float((scores >= threshold).mean()),
         n=len(glosses),

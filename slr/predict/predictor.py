@@ -4,7 +4,7 @@ import dataclasses
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from slr.core import distributed
 from slr.core.errors import UserError
 from slr.core.hardware import Machine
 from slr.data import video
+from slr.data.batches import ClipData
 from slr.data.collate import Batch, Sample, collate_ranking
 from slr.data.manifest import Clip
 from slr.models import lora
@@ -25,16 +26,12 @@ from slr.predict.calibration import Predictions
 from slr.predict.results import Seen
 from slr.predict.saliency import occlusion
 
-if TYPE_CHECKING:
-    from slr.data.batches import ClipData
-    from slr.models.internvl import Model
-
 Value = TypeVar("Value")
 LENGTH = 16  # tokens of a free text, at most
 
 
 class ClipPredictor:
-    """What the end of training, evaluation, ladder and export ask a model. As a context, it frees its memory.
+    """A run's model that ranks and explains clips of prepared data sets. As a context, it frees its memory.
 
     Attributes:
         vocabulary: the K ordered glosses that it ranks.
@@ -55,7 +52,7 @@ class ClipPredictor:
         return self._open.to(self._machine.device).eval()
 
     def close(self) -> None:
-        """Free the network and its memory; nothing more can be asked."""
+        """Free the network and its memory; it cannot be used again."""
         self._open = None
         gc.collect()  # modules refer to one another in circles
         if self._machine.device == "cuda":
@@ -67,15 +64,11 @@ class ClipPredictor:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def merge(self) -> "Model":
+    def merge(self) -> Any:  # noqa: ANN401
         """Fold the adapter into the weights, for good; returns transformers' model."""
         model = self._model
         model.network = lora.merged(model.network)
         return model.network
-
-    def rank_clips(self, clips: Sequence[Clip], title: str, folder: Path | None = None) -> NDArray[np.float32]:
-        """Log-probabilities of every gloss for clips of a prepared data set: float32 (n, K); see `look_clips`."""
-        return self.look_clips(clips, title, folder).log_probability
 
     def look_clips(self, clips: Sequence[Clip], title: str | None = None, folder: Path | None = None) -> Predictions:
         """The ranking of every gloss for clips of a prepared data set, and the state that each came from.
@@ -102,7 +95,7 @@ class ClipPredictor:
             return model.rank(batch)[0].cpu().numpy()
 
     def vision_features(self, clips: Sequence[Clip], title: str) -> NDArray[np.float32]:
-        """The mean projected feature of every frame of clips of the run's data set, frames beside one another.
+        """The mean projected feature of every frame of clips of the run's data set, a clip's frames concatenated.
 
         Args:
             clips, title: as for `shared`.
@@ -180,7 +173,7 @@ class ClipPredictor:
                 values |= zip(numbers, batch, strict=True)
         return [values[number] for number in range(len(clips))]
 
-    def _data(self, folder: Path | None, workers: int) -> "ClipData":
+    def _data(self, folder: Path | None, workers: int) -> ClipData:
         machine = dataclasses.replace(self._machine, workers=workers)
         place = folder or factory.prepared(self._config)
         return factory.data(self._config, place, {}, self.vocabulary, machine, self._model.inputs)

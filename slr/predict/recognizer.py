@@ -94,8 +94,8 @@ def _from_export(exported: Exported, device: str | None, base: str | None) -> "S
     inputs = load_inputs(str(exported.processor), None)
     model = SignModel(factory.network(pointed, machine), inputs, exported.vocabulary)
     if not merged:
-        lora.load_exported(model.network, exported.adapter)
-    return SignRecognizer(model, config, machine, calibration.read(exported.calibration))
+        lora.load_exported(model.network, exported.root / lora.ADAPTER_WEIGHTS)
+    return SignRecognizer(model, config, machine, calibration.read(exported.root / calibration.FILE))
 
 
 class SignRecognizer(ClipPredictor):
@@ -245,7 +245,7 @@ class SignRecognizer(ClipPredictor):
         at_once: int = sources.AT_ONCE,
     ) -> Iterator[Answer | Refusal]:
         """For each file, in order, its answer or why there is none; `answer` gets the clips of some files together."""
-        for folder, made in sources.clips(files, self.vocabulary[0], longest, at_once):
+        for folder, made in sources.clips(files, longest, at_once):
             clips = [clip for clip in made if isinstance(clip, Clip)]
             answers = iter(answer(clips, folder) if clips else ())
             for outcome in made:

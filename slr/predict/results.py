@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slr.core.units import counted
 from slr.predict.segmentation import Segment
 
 Ranking = list[tuple[str, float]]  # glosses with their probabilities, best first
@@ -74,10 +75,9 @@ class Scanned(Watched):
 
     def lines(self) -> list[str]:
         """A title and a table."""
-        count = len(self.segments)
         spans = [f"{segment.start:>8.2f} – {segment.end:7.2f} s" for segment in self.segments]
         named = [(segment.gloss, segment.probability) for segment in self.segments]
-        return [f"{self.title}  {count} sign{'' if count == 1 else 's'}", *_table(spans, named)]
+        return [f"{self.title}  {counted(len(self.segments), 'sign')}", *_table(spans, named)]
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
@@ -108,14 +108,8 @@ def _table(heads: Sequence[str], named: Ranking) -> list[str]:
 
 @dataclass(frozen=True)
 class Seen:
-    """The frames that a model saw of a clip, and which of them decided.
+    """The frames that a model saw of a clip, and which of them decided."""
 
-    Attributes:
-        frames: uint8 (T, H, W, 3), those that were sampled.
-        seconds: T moments from the clip's beginning.
-        weights: gloss -> by how much each of the T frames speaks for it, in nats; see `slr.predict.saliency`.
-    """
-
-    frames: NDArray[np.uint8]
-    seconds: Sequence[float]
-    weights: Mapping[str, Sequence[float]]
+    frames: NDArray[np.uint8]  # (T, H, W, 3), those that were sampled
+    seconds: Sequence[float]  # T moments from the clip's beginning
+    weights: Mapping[str, Sequence[float]]  # gloss -> nats by which each frame speaks for it: `slr.predict.saliency`

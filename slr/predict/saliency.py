@@ -1,17 +1,14 @@
 """Which of a clip's frames decided: each is hidden in turn, and the clip is ranked again."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from slr.data.collate import Batch
 from slr.models.ranking import look
+from slr.models.sign_model import SignModel
 from slr.models.trie import build_trie
-
-if TYPE_CHECKING:
-    from slr.models.sign_model import SignModel
 
 
 def neutral(frames: Tensor) -> Tensor:
@@ -31,7 +28,7 @@ def neutral(frames: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def occlusion(model: "SignModel", batch: Batch, glosses: Sequence[str], at_once: int) -> Tensor:
+def occlusion(model: SignModel, batch: Batch, glosses: Sequence[str], at_once: int) -> Tensor:
     """By how much each frame speaks for each gloss: float32 (T, G), in nats, the same at every call.
 
     It is the gloss's log-probability given the whole clip, less the one given the clip with that frame replaced by

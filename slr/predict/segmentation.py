@@ -1,10 +1,9 @@
 """Where the signs of a long recording are, from sliding windows and from where something moves. No model, no files.
 
-A model that was trained on clips of one sign names a sign in every window, also where a person rests: on drawn signers
-it is as confident there. So rest is found in the pictures: a stretch of the recording in which nothing moves for a
-while holds no sign. In a stretch that moves, the windows that fit it best give the place of a sign, averaged with their
-neighbours, which see nearly the same frames. That place is cut out with some rest around it, as in the training clips,
-and ranked again.
+A model that was trained on clips of one sign names a sign in every window, as confidently where a person rests. So rest
+is found in the pictures: where nothing moves for a while, there is no sign. In a stretch that moves, the windows that
+fit it best, averaged with their neighbours, give the place of a sign. That place is cut out with some rest around it,
+as in the training clips, and ranked again.
 
 Axes: F frames of the recording, n windows, T frames that a model sees of each, K glosses.
 """
@@ -29,16 +28,11 @@ Span = tuple[int, int]  # first frame, and the one behind the last
 
 @dataclass(frozen=True)
 class Windows:
-    """Where a model looks at a recording.
+    """The windows of a recording that a model ranks."""
 
-    Attributes:
-        positions: int64 (n, T), the frames of each window, rising; neighbours share frames where the stride allows it.
-        starts, ends: int64 (n,), first frame of each window and the one behind its last.
-    """
-
-    positions: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]
+    positions: NDArray[np.int64]  # (n, T), the frames of each, rising; neighbours share some where the stride allows it
+    starts: NDArray[np.int64]  # (n,), first frame of each
+    ends: NDArray[np.int64]  # (n,), the frame behind its last
 
 
 @dataclass(frozen=True)

@@ -46,24 +46,23 @@ def find(word: str) -> list[Path]:
 
 
 def clips(
-    sources: Sequence[Path], gloss: str, longest: float = LONGEST, at_once: int = AT_ONCE
+    sources: Sequence[Path], longest: float = LONGEST, at_once: int = AT_ONCE
 ) -> Iterator[tuple[Path, list[Clip | Refusal]]]:
     """Prepare untrusted files, `at_once` together: a folder, which is deleted at the next step, and each file's clip.
 
-    A clip of a prepared data set is copied as it is. Still pictures become clips of one frame.
+    A clip of a prepared data set is copied as it is. Still pictures become clips of one frame. No other has a gloss.
 
     Args:
         sources: untrusted files.
-        gloss: fills the clips' rows.
         longest: seconds; longer files are refused.
         at_once: how many files.
     """
     for start in range(0, len(sources), at_once):
         with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder), _make(sources[start : start + at_once], Path(folder), gloss, longest)
+            yield Path(folder), _make(sources[start : start + at_once], Path(folder), longest)
 
 
-def _make(sources: Sequence[Path], folder: Path, gloss: str, longest: float) -> list[Clip | Refusal]:
+def _make(sources: Sequence[Path], folder: Path, longest: float) -> list[Clip | Refusal]:
     made: dict[int, Clip | Refusal] = {}
     jobs: dict[int, ClipJob] = {}
     for number, source in enumerate(sources):
@@ -71,21 +70,20 @@ def _make(sources: Sequence[Path], folder: Path, gloss: str, longest: float) -> 
         known = _prepared(path)
         if known is not None:
             shutil.copyfile(path, target)
-            made[number] = dataclasses.replace(known, id=str(number), file=target.name, gloss=gloss, source=str(source))
+            made[number] = dataclasses.replace(known, id=str(number), file=target.name, source=str(source))
         elif path.is_file() and not os.access(path, os.R_OK):
             made[number] = Refusal(source, "unreadable", "this user may not read it")
         else:
             jobs[number] = ClipJob(path, target, pictures=True, longest=longest)
     limits = PATIENCE if longest > LONGEST else None
-    numbers = list(jobs)
-    workers = min(len(jobs), os.cpu_count() or 1)
+    numbers, workers = list(jobs), min(len(jobs), os.cpu_count() or 1)
     for position, outcome in prepare_clips(list(jobs.values()), workers, limits) if jobs else ():
         source = sources[number := numbers[position]]
         if isinstance(outcome, Prepared):
             origin = {"source": str(source), "source_sha256": outcome.source_sha256}
             unknown = dict.fromkeys(("signer", "official_part", "prompt"))
             facts = dataclasses.asdict(outcome.facts)
-            made[number] = Clip(id=str(number), file=f"{number}.mp4", gloss=gloss, **origin, **unknown, **facts)
+            made[number] = Clip(id=str(number), file=f"{number}.mp4", gloss="", **origin, **unknown, **facts)
         else:
             made[number] = Refusal(source, outcome.reason, " ".join(outcome.detail.split()))
     return [made[number] for number in range(len(sources))]

@@ -42,7 +42,9 @@ def watch(
     clips = max(1, machine.frames_at_once // waiting.shape[1])
     ids = model.inputs.prompt_ids(prompt, waiting.shape[1])
     with machine.autocast():
-        for span, pictures in _read(path, int(windows.ends.max())):
+        frames = np.arange(windows.ends.max())
+        for span in (frames[first : first + AT_ONCE] for first in range(0, len(frames), AT_ONCE)):
+            pictures = video.read(path, span)
             cells.append(segmentation.cells(pictures))
             wanted = np.intersect1d(span, windows.positions)
             features |= zip(wanted.tolist(), _encode(model, machine, pictures[wanted - span[0]]), strict=True)
@@ -77,13 +79,6 @@ def _look(model: SignModel, samples: Sequence[Sample]) -> RankOutput:
 
 def _together(outputs: Sequence[RankOutput]) -> Predictions:
     return Predictions(*(torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True)))
-
-
-def _read(path: Path, frames: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    """A recording's frames, `AT_ONCE` together: their numbers and pictures (n, H, W, 3)."""
-    for first in range(0, frames, AT_ONCE):
-        span = np.arange(first, min(first + AT_ONCE, frames))
-        yield span, video.read(path, span)
 
 
 def _encode(model: SignModel, machine: Machine, pictures: NDArray[np.uint8]) -> Iterator[Tensor]:

@@ -163,7 +163,7 @@ class Search:
 
     def words(self, number: int) -> list[str]:
         """A trial's own settings, as they are typed."""
-        return [search_space.word(axis, value) for axis, value in zip(self.axes, self.values(number), strict=True)]
+        return [f"{axis.key}={value}" for axis, value in zip(self.axes, self.values(number), strict=True)]
 
     def line(self, number: int) -> str:
         """A trial in a line, and the best one so far."""

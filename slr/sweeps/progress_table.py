@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from slr.core.env import command
 from slr.core.units import counted, format_bytes
 from slr.sweeps.runner import ENDED, SweepJob
 
@@ -55,7 +56,7 @@ class Board:
         if len(jobs) > 1:
             folder = shlex.quote(str(jobs[0].folder.root.parent))
             done = all(job.status in ENDED for job in jobs)
-            advice = f"python -m slr.compare {folder}" if done else "run the same command again"
+            advice = command("compare", str(folder)) if done else "run the same command again"
             print(f"to {'compare the runs' if done else 'do what is missing'}: {advice}", flush=True)
 
 

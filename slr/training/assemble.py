@@ -11,7 +11,7 @@ from slr.config import schema
 from slr.core import distributed, hardware, tensorboard
 from slr.core.files import read_json
 from slr.core.hardware import Machine
-from slr.core.run_folder import RunFolder
+from slr.core.run_folder import RunFolder, flat
 from slr.core.signals import Stopping
 from slr.core.units import parse_bytes
 from slr.data.batches import ClipData
@@ -146,15 +146,13 @@ def trainer(
 
     Args:
         config, folder, machine: of the run.
-        stopping: what a signal has asked for.
-        tell: called with the progress whenever that has been saved.
+        stopping, tell: as of `CheckpointCallback`.
         place: in the training, where this process begins.
         pruner: of a run that is a search's trial.
     """
     logger = _logger(folder, place) if distributed.is_main() else None
-    keeper = loop.CheckpointCallback(
-        folder.checkpoints, config.checkpoint.monitor, config.checkpoint.every, stopping, tell
-    )
+    checkpoint = config.checkpoint
+    keeper = loop.CheckpointCallback(folder.checkpoints, checkpoint.monitor, checkpoint.every, stopping, tell)
     patience = loop.early_stopping(config.early_stopping.monitor, config.early_stopping.patience)
     return loop.build_trainer(machine, config.epochs, logger, keeper, patience, pruner)
 
@@ -163,9 +161,8 @@ def _logger(folder: RunFolder, place: TrainingPosition) -> loop.TensorBoardLogge
     tensorboard.cut_back(folder.root, place.step, place.validated)
     logger = loop.TensorBoardLogger(folder.root, name="", version="", default_hp_metric=False)
     if place.step == 0:
-        settings = read_json(folder.config)
+        settings = flat(read_json(folder.config), "/")
         for key in (*schema.PATH_KEYS, "sweep"):  # they say nothing about the run
-            group, _, name = key.rpartition(".")
-            (settings[group] if group else settings).pop(name, None)
+            settings.pop(key.replace(".", "/"), None)
         tensorboard.show_settings(logger.experiment, settings)
     return logger

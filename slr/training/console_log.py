@@ -57,12 +57,9 @@ def _visible(line: str) -> str:
 
 @contextmanager
 def transcribed(path: Path) -> Iterator[None]:
-    """Within it, what Python writes to stdout and stderr is appended to `path` too, as is the error that ends it."""
+    """Within it, what Python writes to stdout and stderr is also appended to `path`, and the error that ends it."""
     with path.open("a", encoding="utf-8") as file:
-        out, err = (
-            _Tee(sys.stdout, file, blanks=True),
-            _Tee(sys.stderr, file, blanks=False),
-        )  # a bar moves by blank lines
+        out, err = _Tee(sys.stdout, file, blanks=True), _Tee(sys.stderr, file, blanks=False)  # a bar writes blank lines
         try:
             with redirect_stdout(out), redirect_stderr(err):  # pyright: ignore[reportArgumentType]
                 yield

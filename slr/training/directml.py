@@ -1,8 +1,4 @@
-"""DirectML as a Lightning accelerator.
-
-Given the name or the class of an accelerator that it does not know, Lightning trains on the CPU without a message; so
-it is given the strategy.
-"""
+"""DirectML as a Lightning strategy: with an accelerator that it does not know, Lightning trains on the CPU silently."""
 
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator

@@ -9,8 +9,9 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
@@ -22,12 +23,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from slr.core import checkpoints, distributed
 from slr.core.errors import UserError
+from slr.core.hardware import Machine
 from slr.core.signals import Stopping
 
-if TYPE_CHECKING:
-    from slr.core.hardware import Machine
-
-BRIEF = 60.0  # seconds of training that may be lost besides a validation that is killed
+BRIEF = 60.0  # seconds of training that may be lost when a validation is killed
 LOSS = "val/loss"  # the one monitor that is better when it is smaller
 SCORE = "val/top1"  # what sweeps and searches rank by
 
@@ -45,43 +44,29 @@ class PlainCheckpointIO(TorchCheckpointIO):
         torch.save(move_data_to_device(checkpoint, torch.device("cpu")), path)
 
 
+@dataclass(eq=False)
 class CheckpointCallback(Checkpoint):
-    """Saves a training's state so that it can end at any moment, and ends it when a signal has asked for that.
+    """Saves a training's state, and ends the training when a signal has asked for that.
 
     States are saved every `every` minutes, around each validation, and when the process is asked to end, after the
     curves have been written. Of several processes the main process saves, by its clock, and all end when one is asked.
-
-    Args:
-        folder: of the checkpoints.
-        monitor: the validation metric that decides which checkpoint is the best.
-        every: minutes between two states, at most, as far as single steps allow.
-        stopping: what a signal has asked for.
-        tell: called with the progress whenever that has been saved.
     """
+
+    folder: Path  # of the checkpoints
+    monitor: str  # the validation metric that decides which checkpoint is the best
+    every: float  # minutes between two states, at most, as far as single steps allow
+    stopping: Stopping  # what a signal has asked for
+    tell: Callable[[Mapping[str, Any]], None]  # called with the progress whenever that has been saved
+    best: float | None = field(default=None, init=False)
+    ties: tuple[float, ...] = field(default=(math.inf, math.inf), init=False)  # the best's MRR and minus its loss
+    moved: bool = field(default=False, init=False)  # whether two validations had different scores
+    saved: float = field(default_factory=time.monotonic, init=False)
+    validated: bool = field(default=True, init=False)  # whether the validation of the last finished epoch is done
 
     @property
     def state_key(self) -> str:
         """The name of its state in a checkpoint; Lightning's own would change with the name of the class."""
         return "Keeper"
-
-    def __init__(
-        self,
-        folder: Path,
-        monitor: str,
-        every: float,
-        stopping: Stopping,
-        tell: Callable[[Mapping[str, Any]], None],
-    ) -> None:
-        self.folder = folder
-        self.monitor = monitor
-        self.every = every
-        self.stopping = stopping
-        self.tell = tell
-        self.best: float | None = None
-        self.ties = (math.inf, math.inf)  # MRR and minus the loss of the best: they decide between equal scores
-        self.moved = False  # whether two validations had different scores
-        self.saved = time.monotonic()
-        self.validated = True  # whether the validation of the last finished epoch is done
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the signal handlers again: Lightning has replaced them."""
@@ -91,8 +76,7 @@ class CheckpointCallback(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Save if it is time: all curves of the step before are written here, and nothing of the next."""
-        is_due = self._is_older_than(60 * self.every)
-        self._end_if_asked(trainer, is_due)
+        self._end_if_asked(trainer, save=self._is_older_than(60 * self.every))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before a validation, which may be long, unless the last state is recent."""
@@ -103,7 +87,7 @@ class CheckpointCallback(Checkpoint):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Save and end if a signal has asked for that; a validation changes nothing that a state holds."""
+        """Save and end if a signal has asked for that; a validation does not change the state."""
         self._end_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,11 +112,11 @@ class CheckpointCallback(Checkpoint):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next process must know."""
+        """What a resumed training needs."""
         return {"best": self.best, "ties": self.ties, "moved": self.moved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load it."""
+        """Load what `state_dict` returned."""
         self.best = state_dict["best"]
         self.ties = tuple(state_dict.get("ties", self.ties))  # in an old state, only a better score replaces the best
         self.moved = state_dict.get("moved", self.best is not None)
@@ -152,13 +136,12 @@ class CheckpointCallback(Checkpoint):
     def asked(self) -> int | None:
         """The exit code that any of the processes was asked to end with, the same in all at the same place.
 
-        What this one is asked while it waits for the others is left for the next call: they could not know of it.
+        A signal that arrives while this one waits is left for the next call: the others could not know of it.
         """
-        codes = [code for code in distributed.gather(self.stopping.code) if code is not None]
-        if not codes:
-            return None
-        self.stopping.told(codes[0])
-        return codes[0]
+        code = next((code for code in distributed.gather(self.stopping.code) if code is not None), None)
+        if code is not None:
+            self.stopping.told(code)
+        return code
 
     def _end_if_asked(self, trainer: Trainer, save: bool = False) -> None:
         code = self.asked()
@@ -167,7 +150,7 @@ class CheckpointCallback(Checkpoint):
         if code:
             raise SystemExit(code)
 
-    def _is_better(self, score: float, ties: tuple[float, float]) -> bool:
+    def _is_better(self, score: float, ties: tuple[float, ...]) -> bool:
         """Whether a validation is better than the best one: by the monitor, then by MRR, then by the loss."""
         if self.best is None or score == self.best:
             return self.best is None or ties > self.ties
@@ -190,21 +173,17 @@ class CheckpointCallback(Checkpoint):
         self.tell({"step": trainer.global_step, "steps": steps, self.monitor: self.best})
 
 
+@dataclass(eq=False)
 class Pruner(Callback):
-    """Reports each validation to a search, and ends the training if the search gives it up.
+    """Reports each validation to a search, and ends the training if the search gives it up."""
 
-    Args:
-        report: called with the number of the finished epoch, from 1 on, and its score; returns whether to give up.
-    """
+    report: Callable[[int, float], bool]  # (number of the finished epoch, from 1 on; its score) -> whether to give up
+    pruned: bool = field(default=False, init=False)
 
     @property
     def state_key(self) -> str:
         """As `CheckpointCallback.state_key`."""
         return "Pruner"
-
-    def __init__(self, report: Callable[[int, float], bool]) -> None:
-        self.report = report
-        self.pruned = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report, before `CheckpointCallback` saves; a training that ends here anyway is not given up."""
@@ -215,11 +194,11 @@ class Pruner(Callback):
             pl_module.print(f"pruned: {SCORE} {score:.3f} after epoch {epoch} is below the median of the other trials")
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next process must know."""
+        """What a resumed training needs."""
         return {"pruned": self.pruned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load it."""
+        """Load what `state_dict` returned."""
         self.pruned = state_dict["pruned"]
 
 
@@ -230,11 +209,6 @@ class ProgressBar(TQDMProgressBar):
         """Write the number of the epoch."""
         super().on_train_epoch_start(trainer, *modules)
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}")
-
-
-def was_pruned(trainer: Trainer) -> bool:
-    """Whether a search has given a training up."""
-    return any(isinstance(callback, Pruner) and callback.pruned for callback in cast(Any, trainer).callbacks)
 
 
 def _epoch(trainer: Trainer) -> str:
@@ -275,7 +249,7 @@ def place(loop: dict[str, Any], step: int, batches: int, validated: bool) -> Non
 
 
 def build_trainer(
-    machine: "Machine",
+    machine: Machine,
     epochs: int,
     logger: TensorBoardLogger | None,
     keeper: CheckpointCallback,

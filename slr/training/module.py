@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import numpy as np
@@ -86,7 +85,7 @@ class SignModule(SignModel, L.LightningModule):
         self.val_losses = CatMetric(nan_strategy="disable", **SHARED)
         self.pending_census = {"lora_B": True, "lora_A": True}
         self.skipped = 0  # newest steps in a row that were skipped because a gradient overflowed
-        self.train()  # Lightning leaves modes as it finds them; without this the adapter's dropout would be off
+        self.train()  # Lightning does not change modes; without this the adapter's dropout would be off
 
     def describe(self) -> str:
         """Parameters by part, number format and whether they train; and the size of the vocabulary."""
@@ -97,8 +96,8 @@ class SignModule(SignModel, L.LightningModule):
         ]
         trained = sum(row.parameters for row in rows if row.trainable)
         share = trained / sum(row.parameters for row in rows)
-        total = f"  {trained:,} trainable parameters ({share:.2%}); {len(self.vocabulary)} glosses"
-        return "\n".join(["parameters:", *lines, total])
+        lines.append(f"  {trained:,} trainable parameters ({share:.2%}); {len(self.vocabulary)} glosses")
+        return "\n".join(["parameters:", *lines])
 
     def clip_losses(self, batch: Batch, rows: slice) -> Tensor:
         """The objective's loss for some clips of a batch: float32 (b,), in nats."""
@@ -273,20 +272,13 @@ class SignModule(SignModel, L.LightningModule):
             lora.load_adapter_state(self.network, read_checkpoint(path)[0])
         else:
             lora.load_exported(self.network, path)
-        self.check_same_adapter()
 
 
-@dataclass(frozen=True)
-class TrainingPosition:
-    """Where in a training a checkpoint was saved.
+class TrainingPosition(NamedTuple):
+    """Where in a training a checkpoint was saved."""
 
-    Attributes:
-        step: optimiser steps done.
-        validated: whether the validation of the last finished epoch is done.
-    """
-
-    step: int = 0
-    validated: bool = True
+    step: int = 0  # optimiser steps done
+    validated: bool = True  # whether the validation of the last finished epoch is done
 
 
 def place_of(checkpoint: Path | None) -> TrainingPosition:

@@ -1,9 +1,8 @@
-"""Settle what a run is when it begins: configuration, split, vocabulary, base model; a begun run keeps them."""
+"""Decide configuration, split, vocabulary and base model when a run begins; a run that has begun keeps them."""
 
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slr import factory
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[dict[str, Any], bool]:
-    """What the folder's result says, and whether the run is now to train more epochs than before.
+    """The folder's `result.json`, and whether the run is now to train more epochs than before.
 
     Raises:
         UserError: the folder holds a run of other settings, unless `goes_on`, or one on another base model.
     """
-    result = read_json(folder.result) if folder.result.is_file() else {}
+    result = folder.facts
     if not folder.is_begun:
         return result, False
     begun = schema.from_plain(read_json(folder.config), folder.config)
@@ -49,10 +48,9 @@ def earlier(config: schema.Config, folder: RunFolder, goes_on: bool) -> tuple[di
 
 
 def settle(config: schema.Config, folder: RunFolder, goes_on: bool) -> "tuple[schema.Config, Machine]":
-    """The configuration that a run is trained with, and its machine; everything left open is decided here, once.
+    """The configuration that a run is trained with, and its machine: `hardware=auto`, processes and `pinned` decided.
 
-    That is `hardware=auto` (printed), the number of processes, and what `pinned` says. With `goes_on`, `config` is the
-    run's own.
+    With `goes_on`, `config` is the run's own.
     """
     from slr.core import hardware
 
@@ -89,16 +87,15 @@ def as_begun(config: schema.Config, folder: RunFolder) -> schema.Config:
 
 
 def pinned(config: schema.Config, folder: RunFolder, quantization: str) -> schema.Config:
-    """The configuration of a run that begins, with what another day or machine would decide differently.
+    """The configuration of a new run, with the hub's commit and whether weights are in 4 bits fixed for later.
 
-    That is the commit of the hub which the model's revision means, and whether its weights are in 4 bits. A run that
-    has begun keeps its own.
+    A run that has begun keeps its own.
     """
     from slr.models.hub import commit_of, locate
 
     if folder.is_begun:
         return config
-    commit = _known_commit(config)
+    commit = warm_start.base_commit(config)
     if commit is None:
         weights = config.model.weights == "pretrained"
         commit = commit_of(locate(config.model.checkpoint, config.model.revision, need_weights=weights))
@@ -106,20 +103,6 @@ def pinned(config: schema.Config, folder: RunFolder, quantization: str) -> schem
     if config.model.quantization != "auto" or config.lora.scope == "full":  # which has no 4 bits anywhere
         return config
     return dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, four_bit=quantization == "nf4"))
-
-
-def _known_commit(config: schema.Config) -> str | None:
-    return config.model.commit or (warm_start.commit(config) if config.init else None)
-
-
-def refuse_other_init(config: schema.Config) -> None:
-    """Refuse an adapter to begin with that was trained on another base model than it is put on.
-
-    Raises:
-        UserError: names both.
-    """
-    model = dataclasses.replace(config.model, commit=_known_commit(config))
-    warm_start.refuse_other_base(config, factory.base_of(dataclasses.replace(config, model=model)))
 
 
 def divided(config: schema.Config, folder: RunFolder, clips: Sequence[Clip]) -> tuple[Split, list[str]]:
@@ -143,7 +126,7 @@ def write_config(config: schema.Config, folder: RunFolder, micro_batch: int | No
 
 def vocabulary_of(config: schema.Config, clips: Sequence[Clip]) -> list[str]:
     """The glosses that a run ranks."""
-    return coverage.vocabulary(clips, coverage.read_lost(Path(config.data) / config.dataset.place), config.split.rule)
+    return coverage.vocabulary(clips, coverage.read_lost(factory.prepared(config)), config.split.rule)
 
 
 def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
@@ -151,10 +134,10 @@ def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
     split = config.split
     shares = {part: getattr(split, part) for part in PARTS}
     copies = []
-    if config.dataset.name != "synthetic":  # every drawn clip is a drawing of its own: docs/audit.md
+    if config.dataset.name != "synthetic":  # each of whose clips is drawn anew: docs/audit.md
         from slr.data.duplicates.fingerprint import find_near_duplicates
 
-        copies = find_near_duplicates(Path(config.data) / config.dataset.place, clips, os.cpu_count() or 1)
+        copies = find_near_duplicates(factory.prepared(config), clips, os.cpu_count() or 1)
     return make_split(
         clips, split.rule, split.seed, shares, copies, split.coverage, split.drop_leaks, config.limit_train
     )
@@ -165,8 +148,8 @@ def record_beginning(
 ) -> None:
     """Write what evaluate, resume and `slr.load` need, before anything can fail."""
     if config.init:
-        refuse_other_init(config)
-        warm_start.write_down(folder, warm_start.take(config, clips, split))
+        warm_start.refuse_other_base(config)
+        write_json(folder.root / warm_start.RECORD, dataclasses.asdict(warm_start.take(config, clips, split)))
     write_config(config, folder, config.hardware.micro_batch)
     write_json(folder.vocabulary, vocabulary)
     write_split(folder.split, split)

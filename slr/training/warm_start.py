@@ -5,13 +5,14 @@ It is recorded when the run begins, since the earlier run may continue, move or 
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from slr import factory
 from slr.config import provenance, schema
 from slr.config.saved_run import find_run
 from slr.core.errors import UserError
-from slr.core.files import read_json, sha256, write_json
+from slr.core.files import read_json, sha256
 from slr.core.run_folder import RunFolder, hashes_of
 from slr.data.duplicates.groups import marks
 from slr.data.manifest import Clip, read_manifest
@@ -25,20 +26,12 @@ AGREEING = ("model.checkpoint", "model.weights", "lora.scope", "lora.r", "lora.a
 
 @dataclass(frozen=True)
 class Initial:
-    """The adapter that a run begins with.
+    """The adapter that a run begins with."""
 
-    Attributes:
-        run: the earlier run's folder.
-        file: within it.
-        sha256: of the file.
-        seen: val and test -> clips of the new run's part that the earlier run trained on; None where its prepared
-            clips are gone, so that it is unknown.
-    """
-
-    run: str
-    file: str
-    sha256: str
-    seen: dict[str, int] | None
+    run: str  # the earlier run's folder
+    file: str  # within it
+    sha256: str  # of the file
+    seen: dict[str, int] | None  # val and test -> clips that the earlier run trained on; None where its clips are gone
 
     def describe(self) -> str:
         """One line: where the adapter comes from, and which clips of val and test it was trained on."""
@@ -62,8 +55,11 @@ def adapter_file(config: schema.Config) -> Path:
     before, now = schema.identity(other), schema.identity(config)
     keys = [*AGREEING, *(["seed"] if config.model.weights == "random" else [])]  # which draws those weights
     differing = [f"{key}: {before[key]} there, {now[key]} here" for key in keys if before[key] != now[key]]
-    if not _same_version(other.model, config.model):
-        differing.append(f"model.revision: {other.model.version} there, {config.model.version} here")
+    there, here = other.model, config.model
+    by_commit = there.commit and here.commit  # a branch may move
+    same = there.commit == here.commit if by_commit else here.revision in (there.revision, there.commit)
+    if not same:
+        differing.append(f"model.revision: {there.version} there, {here.version} here")
     if differing:
         raise UserError(f"init={config.init}: expected a run of the same model and adapter, found {differing[0]}")
     if (folder.checkpoints / "best.ckpt").is_file():
@@ -76,25 +72,20 @@ def adapter_file(config: schema.Config) -> Path:
     )
 
 
-def _same_version(there: schema.Model, here: schema.Model) -> bool:
-    """Whether two runs use the same version of a hub model; a commit is compared before a branch, which moves."""
-    if there.commit and here.commit:
-        return there.commit == here.commit
-    return here.revision in (there.revision, there.commit)
+def base_commit(config: schema.Config) -> str | None:
+    """The hub's commit of the run's base model, or of the earlier run's; None where neither has one."""
+    return config.model.commit or (_earlier(config)[1].model.commit if config.init else None)
 
 
-def commit(config: schema.Config) -> str | None:
-    """The hub's commit of the earlier run's base model, if it had one."""
-    return _earlier(config)[1].model.commit
-
-
-def refuse_other_base(config: schema.Config, found: str) -> None:
-    """Check that the earlier run was trained on the base model that is here, whose hash is `found`.
+def refuse_other_base(config: schema.Config) -> None:
+    """Check that the earlier run was trained on the base model that is here.
 
     Raises:
         UserError: it was trained on another one, or `init` is no run.
     """
     folder, other = _earlier(config)
+    model = replace(config.model, commit=base_commit(config))
+    found = factory.base_of(replace(config, model=model))
     provenance.refuse_other_base(other.model, hashes_of(folder), found, f"init={config.init}")
 
 
@@ -106,12 +97,7 @@ def _earlier(config: schema.Config) -> tuple[RunFolder, schema.Config]:
 
 
 def take(config: schema.Config, clips: Sequence[Clip], split: Split) -> Initial:
-    """What a run begins with.
-
-    Args:
-        config: of the run, with `init`.
-        clips: its own.
-        split: of them.
+    """What a run begins with, given its configuration, with `init`, its clips and their split.
 
     Raises:
         UserError: as `adapter_file`.
@@ -123,14 +109,8 @@ def take(config: schema.Config, clips: Sequence[Clip], split: Split) -> Initial:
 
 
 def _trained_with(folder: RunFolder, other: schema.Config, clips: Sequence[Clip]) -> list[Clip] | None:
-    """The earlier run's training clips, from the new run's clips or from its own data set; None if both have changed.
-
-    Args:
-        folder: of the earlier run.
-        other: its configuration.
-        clips: of the new run, which may be the same, wherever they lie now.
-    """
-    for read in (lambda: clips, lambda: read_manifest(Path(other.data) / other.dataset.place / "manifest.jsonl")):
+    """The earlier run's training clips, from the new run's clips or its own data set; None if both have changed."""
+    for read in (lambda: clips, lambda: read_manifest(factory.manifest(other))):
         with suppress(UserError):
             known = read()
             return read_split(folder.split, known).select(known, "train")
@@ -148,11 +128,6 @@ def _seen(trained: Sequence[Clip] | None, clips: Sequence[Clip], split: Split) -
 def _content(clip: Clip) -> set[str]:
     """Marks that two clips of one recording share: of their bytes, or the range that their data set gives them."""
     return marks(clip) | ({clip.segment} if clip.segment else set())
-
-
-def write_down(folder: RunFolder, initial: Initial) -> None:
-    """Record in the run's folder what it begins with."""
-    write_json(folder.root / RECORD, asdict(initial))
 
 
 def written_down(folder: RunFolder) -> Initial:

@@ -113,7 +113,7 @@ def test_a_real_difference_is_named_with_its_winner_and_no_difference_is_not(tmp
     assert "the validation part chose frames=8; on the test part:" in out
     lines = {line.partition(":")[0]: line for line in out.splitlines() if " against " in line}
     assert lines["frames=8 against frames=2"].endswith("frames=8 won, the difference is real")
-    assert out.count("Holm's for 2 questions") == 2
+    assert out.count("corrected for 2 comparisons (Holm)") == 2
     assert lines["frames=8 against frames=4"].endswith("no real difference shown")
 
 
@@ -235,7 +235,7 @@ def test_rankings_of_another_part_are_not_taken_for_the_tests(tmp_path, monkeypa
     write_json(path, content | {"ranks": dict(list(content["ranks"].items())[:9])})
     out = printed(monkeypatch, capsys, tmp_path)
     assert "not tested: expected 3 seeds or more of each, found 2 and 3 with readable rankings" in out
-    assert "ranks 9 clips of part test, not the run's 200 test clips; python evaluate.py run=" in out
+    assert "ranks 9 clips of part test, not the run's 200 test clips; slr evaluate run=" in out
     write_json(path, content | {"checkpoint": "last"})
     assert "ranks with checkpoint last, the result with best" in printed(monkeypatch, capsys, tmp_path)
     path.write_text("[]", encoding="utf-8")

@@ -294,7 +294,7 @@ def test_glosses_of_one_signer_are_listed_and_bound_the_coverage():
     clips += [clip(f"x{n}", "lonely", "s5") for n in range(3)]
     split = make_split(clips, "signer", 0, SHARES, coverage=0.8)
     assert split.uncoverable == ["lonely"]
-    assert "glosses that can be in train or in test, not in both: 1 (lonely)" in describe(clips, split)
+    assert "glosses have clips that must stay in one part: lonely" in describe(clips, split)
     message = r"clips of 1 are of one signer only \(lonely\); set split.coverage=0.8 or less"
     with pytest.raises(UserError, match=message):
         make_split(clips, "signer", 0, SHARES, coverage=0.9)

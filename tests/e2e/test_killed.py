@@ -188,7 +188,7 @@ def test_a_run_that_is_stopped_saves_itself_and_goes_on(calm, workplace):
     code, out, err = go_on(f"{STEP}:3:group")
     assert code == 143, err
     assert err.count("stopping when") == 1
-    assert err.splitlines()[-1] == f"stopped; to continue: {shlex.join(['python', 'train.py', f'resume={run}'])}"
+    assert err.splitlines()[-1] == f"stopped; to continue: {shlex.join(['slr', 'train', f'resume={run}'])}"
     assert status(run) == "stopped"
     assert left(run) == (3, True)  # with the step in which it was asked
     code, out, err = go_on(f"{VALIDATION}:1:int")

@@ -76,12 +76,15 @@ def evaluated(count=70, seed=0, certain=4.0, calibrated=True, signers=25):
         for n, g in enumerate(glosses)
     ]
     states = rng.normal(size=(count, 4)).astype(np.float32)
-    familiar = calibration.fit_familiarity(states, glosses)
-    learned = calibration.fit(log_probability, states, glosses, familiar, 1.5) if calibrated else None
+    familiar, predictions = (
+        calibration.fit_familiarity(states, glosses),
+        calibration.Predictions(log_probability, states),
+    )
+    learned = calibration.fit(predictions, glosses, familiar, 1.5) if calibrated else None
     groups = [VOCABULARY[:2]] if calibrated else []
     about = {"part": "test", "checkpoint": "best", "data": "d", "split": "signer"}
     context = Context(about, Coverage("data set", count, count + 3, ["a", "b", "c"]), groups, learned)
-    return clips, evaluation(clips, VOCABULARY, calibration.Predictions(log_probability, states), context)
+    return clips, evaluation(clips, VOCABULARY, predictions, context)
 
 
 def seen(number, glosses):

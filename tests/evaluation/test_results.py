@@ -34,7 +34,7 @@ def made():
         for n, g in enumerate(glosses)
     ]
     other_glosses, other = drawn(1)
-    learned = fit(other.log_probability, other.state, other_glosses, fit_familiarity(other.state, other_glosses), 1.5)
+    learned = fit(other, other_glosses, fit_familiarity(other.state, other_glosses), 1.5)
     context = Context(
         {"part": "test", "checkpoint": "best"}, Coverage("official test part", 90, 120, ["x"] * 30), CONFLICTS, learned
     )

@@ -10,6 +10,7 @@ from slr.core.errors import UserError
 from slr.predict.calibration import (
     Bin,
     Familiarity,
+    Predictions,
     area_under_risk,
     calibration_error,
     fit,
@@ -111,7 +112,7 @@ def test_the_threshold_answers_the_share_that_it_promises_and_travels_in_a_file(
     log_probability, glosses = overconfident(rng, 200, 1.5)
     states = rng.normal(size=(200, 3)).astype(np.float32)
     nowhere = Familiarity(np.zeros((1, 3), np.float32), np.eye(3, dtype=np.float32))
-    learned = fit(log_probability, states, glosses, nowhere, seconds=1.4)
+    learned = fit(Predictions(log_probability, states), glosses, nowhere, seconds=1.4)
     answered = int(learned.answers(states).sum())
     assert 190 <= answered <= 191, "95 % at least, and not a clip more than that takes"
     assert learned.answered == answered / 200

@@ -75,22 +75,22 @@ def test_a_word_means_a_file_a_folder_or_a_pattern(folder):
 
 def test_files_become_clips_or_reasons_in_their_order(folder):
     files = [folder / "notes.txt", folder / "b, c.mp4", folder / "nowhere.mp4", folder / "a = [1].mp4"]
-    parts = [(place, made) for place, made in sources.clips(files, "hello", at_once=3)]
+    parts = [(place, made) for place, made in sources.clips(files, at_once=3)]
     assert [len(made) for _, made in parts] == [3, 1]
     assert not any(place.exists() for place, _ in parts)  # temporary
     text, first, missing, second = [one for _, made in parts for one in made]
     assert (text.reason, missing.reason) == ("not_video", "missing")
     assert [len(one.lines()) for one in (text, missing)] == [1, 1]
-    assert (first.source, first.frames, first.gloss) == (str(files[1]), 25, "hello")
+    assert (first.source, first.frames) == (str(files[1]), 25)
     assert second.source == str(files[3])
 
 
 def test_a_long_recording_is_refused_unless_it_may_be_long(tmp_path):
     pictures = [numbered(number) for number in range(3)]
     write_video(tmp_path / "long.mkv", pictures, [0, 1, 650.0])
-    [(_, [refused])] = sources.clips([tmp_path / "long.mkv"], "a")
+    [(_, [refused])] = sources.clips([tmp_path / "long.mkv"])
     assert refused.reason == "too_long"
-    [(_, [clip])] = sources.clips([tmp_path / "long.mkv"], "a", longest=sources.HOURS)
+    [(_, [clip])] = sources.clips([tmp_path / "long.mkv"], longest=sources.HOURS)
     assert clip.frames > 600 * 25
 
 
@@ -142,7 +142,7 @@ def test_pictures_that_are_bombs_fragments_or_programs_are_refused(tmp_path):
     (tmp_path / "fake.png").write_bytes(b"\x89PNG" + bytes(500))
     Image.fromarray(noise()).save(tmp_path / "program.eps")
     names = ("bomb.png", "larger.png", "tiny.png", "cut.jpg", "fake.png", "program.eps")
-    [(_, made)] = sources.clips([tmp_path / name for name in names], "a")
+    [(_, made)] = sources.clips([tmp_path / name for name in names])
     reasons = ["dimensions", "dimensions", "dimensions", "broken", "broken", "not_video"]
     assert [one.reason for one in made] == reasons
     with pytest.raises(Unfit, match="dimensions"):

@@ -206,7 +206,7 @@ def test_windows_are_ranked_as_clips_would_be_and_each_frame_is_read_and_encoded
     monkeypatch.setattr(network, "encode", lambda frames: encoded.append(len(frames)) or plain_encode(frames))
     monkeypatch.setattr(network, "look", look)
     monkeypatch.setattr(stream, "AT_ONCE", 16)
-    for folder, [clip] in sources.clips([path], recognizer.vocabulary[0]):
+    for folder, [clip] in sources.clips([path]):
         windows = lay(clip.frames, clip.fps, 8, 1.6, 0.4)
         looked, moved = stream.watch(network.eval(), machine, folder / clip.file, windows, prompt)
         assert np.concatenate(read).tolist() == list(range(clip.frames)) == list(range(len(moved)))

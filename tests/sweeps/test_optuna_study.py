@@ -163,7 +163,7 @@ def test_twelve_trials_cut_after_five_are_twelve_different_ones_when_continued(t
     assert best.value == (c == "b") - (x - 0.3) ** 2 - abs(n - 4)
     assert f"best: trial {best.number}, {best.value:.4g}: x={x} n={n} c={c}" in out
     assert str(folder / f"trial-{best.number}") in out
-    assert f"python train.py -m x={x} n={n} c={c} seed=1,2,3" in out
+    assert f"slr train -m x={x} n={n} c={c} seed=1,2,3" in out
 
     # As if nothing had happened: the next suggestion depends on the trials before it alone.
     assert search(toy, name="other")[0] == 0

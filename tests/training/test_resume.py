@@ -361,6 +361,31 @@ def test_a_best_state_of_old_without_ties_gives_way_to_a_better_score_alone():
     assert best_of(fresh, [(0.0, 0.1, 9.0)]) == 0
 
 
+@pytest.mark.parametrize(
+    ("monitor", "validations", "warned"),
+    [
+        ("val/top1", [(0.25, 0.5, 2.0), (0.25, 0.6, 1.0)], "val/top1 was 0.250 after every epoch"),
+        ("val/loss", [(2.0, 0.5, 2.0)] * 3, "val/loss was 2.000 after every epoch"),
+        ("val/top1", [(0.25, 0.5, 2.0), (0.2, 0.6, 1.0)], None),
+        ("val/top1", [(0.25, 0.5, 2.0), (0.3, 0.6, 1.0), (0.3, 0.6, 1.0)], None),
+        ("val/top1", [(0.25, 0.5, 2.0)], None),  # one epoch cannot move it
+        ("val/top1", [], None),
+    ],
+)
+@pytest.mark.parametrize("resumed_after", [None, 1])
+def test_a_score_that_never_moved_is_warned_about_at_the_end(monitor, validations, warned, resumed_after):
+    first = last = keeper(monitor)
+    best_of(first, validations[:resumed_after])
+    if resumed_after:
+        last = keeper(monitor)
+        last.load_state_dict(first.state_dict())
+        best_of(last, validations[resumed_after:])
+    lines = []
+    last.on_train_end(SimpleNamespace(current_epoch=len(validations)), SimpleNamespace(print=lines.append))
+    assert len(lines) == (warned is not None)
+    assert not warned or (lines[0].startswith(f"warning: {warned}") and "optimizer.lr" in lines[0])
+
+
 def goes_on_from_everywhere(calm):
     """From each state that was saved, the training goes on as the undisturbed one did, and ends as it ended."""
     for snapshot in sorted(calm.snapshots.iterdir()):

@@ -255,7 +255,8 @@ def test_a_refusal_comes_before_anything_starts(old, tmp_path):
 
 def test_a_run_that_has_not_trained_yet_wants_the_very_adapter_that_it_wrote_down(old, tmp_path):
     config, run = compose(f"init={old.root}"), RunFolder(tmp_path / "later")
-    warm_start.write_down(run, warm_start.take(config, *divided(EARLIER, a1="val", b1="test")))
+    begun = warm_start.take(config, *divided(EARLIER, a1="val", b1="test"))
+    write_json(run.root / warm_start.RECORD, dataclasses.asdict(begun))
     assert warm_start.written_down(run).seen is None  # there is no split
     assert warm_start.the_same(config, run) == old.adapter / warm_start.EXPORTED
     (old.adapter / warm_start.EXPORTED).write_bytes(b"other weights")

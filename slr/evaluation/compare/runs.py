@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from slr.config import schema
 from slr.config.provenance import known_base
+from slr.core.env import command
 from slr.core.errors import UserError
 from slr.core.files import read_json
 from slr.core.run_folder import RunFolder, digest, flat, status_of
@@ -164,7 +165,7 @@ def _ground(data: str, split: bytes, vocabulary: bytes) -> ComparisonKey:
 
 def _ranks(place: RunFolder, checkpoint: str | None, ground: ComparisonKey) -> tuple[dict[str, int], str]:
     """The ranks of the run's test clips, or why there are none: `evaluate.py` may have written another part's."""
-    remedy = f"python evaluate.py run={place.root} part=test ranks them again"
+    remedy = f"{command('evaluate', f'run={place.root} part=test')} ranks them again"
     try:
         read = read_ranks(place.evaluation)
         ranks, part, own = read["ranks"], read["part"], read["checkpoint"]
