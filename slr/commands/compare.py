@@ -114,5 +114,5 @@ def main() -> None:
     print("\n\n".join(lines), flush=True)
     print("\n" + "\n".join(f"written: {path}" for path in write(groups, runs, args, folders[0])))
     if groups:
-        report = command("evaluate", f"run={groups[0].runs[0].folder}")
-        print(f"next: {report} writes a report of the best setting's first run")
+        again = command("evaluate", f"run={groups[0].runs[0].folder}")
+        print(f"next: {again} writes a report of the best setting's first run")

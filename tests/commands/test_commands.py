@@ -118,7 +118,7 @@ def test_dashes_that_would_start_an_unchecked_job_are_refused(word, tmp_path):
 
 def test_wlasl_that_is_not_prepared(tmp_path):
     words = ["model=tiny", f"outputs={tmp_path}/out", f"data={tmp_path}/data"]
-    assert "prepare_data.py dataset=wlasl" in refused("train.py", *words)
+    assert "slr prepare dataset=wlasl" in refused("train.py", *words)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,7 +126,8 @@ def test_help_names_every_group_and_key_with_what_it_means_and_may_be():
     text = called("train.py", "--help")[1]
     lines = [" ".join(entry.split()) for entry in re.split(r"\n(?=  \w|\n)", text)]
     for group, options in groups().items():
-        assert f"{group} {', '.join(options)}" in lines
+        assert any(line.startswith(f"{group} {', '.join(options)}") for line in lines)
+    assert f"dataset {', '.join(groups()['dataset'])} (default: wlasl)" in lines
     listed = {line.partition("=")[0]: line for line in lines if "=" in line and " " not in line.partition("=")[0]}
     leaves = {key for key, kind in schema.key_types().items() if not dataclasses.is_dataclass(kind) and kind is not Any}
     assert leaves - set(listed) == {

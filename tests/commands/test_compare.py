@@ -113,7 +113,7 @@ def test_a_real_difference_is_named_with_its_winner_and_no_difference_is_not(tmp
     assert "the validation part chose frames=8; on the test part:" in out
     lines = {line.partition(":")[0]: line for line in out.splitlines() if " against " in line}
     assert lines["frames=8 against frames=2"].endswith("frames=8 won, the difference is real")
-    assert out.count("corrected for 2 comparisons (Holm)") == 2
+    assert out.count("corrected for 2 (Holm): ") == 2
     assert lines["frames=8 against frames=4"].endswith("no real difference shown")
 
 

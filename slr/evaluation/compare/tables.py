@@ -87,7 +87,7 @@ def sentences(settings: Sequence[Setting], metric: str, repeats: str) -> list[st
             continue
         p = next(corrected)
         verdict, figures = _judged(best.label, other.label, result, p, metric)
-        also = f", corrected for {len(ps)} comparisons (Holm) {p:.2g}" if len(ps) > 1 else ""
+        also = f", corrected for {len(ps)} (Holm): {p:.2g}" if len(ps) > 1 else ""
         lines += [f"{best.label} against {other.label}: {verdict}", f"    {figures}, p = {result.p:.2g}{also}"]
     if any(isinstance(result, Pair) for result in results):
         advice = f"train {SEEDS} {repeats} or more of each"
