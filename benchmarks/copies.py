@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from slr.core.errors import explained
-from slr.data.duplicates.fingerprint import (
+from slr.data.duplicates.near_duplicates import (
     MOTION_WITHIN,
     STILL_WITHIN,
     Fingerprint,

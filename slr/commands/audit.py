@@ -37,7 +37,7 @@ def audit_prepared(prepared: Path, split: Path | None) -> dict[str, Any]:
     Raises:
         UserError: no prepared data set, or the split divides other clips.
     """
-    from slr.data.duplicates.fingerprint import find_near_duplicates  # half a second that the index does not need
+    from slr.data.duplicates.near_duplicates import find_near_duplicates  # half a second that the index does not need
 
     clips = read_manifest(prepared / "manifest.jsonl")
     parts = read_split(split, clips).parts if split else {clip.id: clip.official_part for clip in clips}

@@ -135,7 +135,7 @@ def divide(clips: Sequence[Clip], config: schema.Config) -> Split:
     shares = {part: getattr(split, part) for part in PARTS}
     copies = []
     if config.dataset.name != "synthetic":  # each of whose clips is drawn anew: docs/audit.md
-        from slr.data.duplicates.fingerprint import find_near_duplicates
+        from slr.data.duplicates.near_duplicates import find_near_duplicates
 
         copies = find_near_duplicates(factory.prepared(config), clips, os.cpu_count() or 1)
     return make_split(

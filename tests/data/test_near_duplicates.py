@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from slr.core.errors import UserError
-from slr.data.duplicates import fingerprint as module
-from slr.data.duplicates.fingerprint import (
+from slr.data.duplicates import near_duplicates as module
+from slr.data.duplicates.near_duplicates import (
     CUTS,
     MOTION_BITS,
     MOTION_WITHIN,
