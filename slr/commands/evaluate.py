@@ -109,4 +109,4 @@ def main() -> None:
     print(table(results))
     print(f"written: {', '.join(sorted(file.name for file in place.iterdir() if file.is_file()))} in {place}")
     page = f"open {place / 'report.html'} in a browser; " if args.report else ""
-    print(f"next: {page}slr predict run={args.run} video=FILE")
+    print(f"next: {page}{env.command('predict', f'run={args.run} video=FILE')}")
