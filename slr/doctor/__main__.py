@@ -2,4 +2,5 @@
 
 from slr.__main__ import run
 
-run("doctor")
+if __name__ == "__main__":
+    run("doctor")

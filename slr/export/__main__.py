@@ -2,4 +2,5 @@
 
 from slr.__main__ import run
 
-run("export")
+if __name__ == "__main__":
+    run("export")

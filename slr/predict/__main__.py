@@ -2,4 +2,5 @@
 
 from slr.__main__ import run
 
-run("predict")
+if __name__ == "__main__":
+    run("predict")
