@@ -27,6 +27,8 @@ def work(record):
     (root / "deed").unlink(missing_ok=True)
     if deed == "raise":
         raise RuntimeError("first\\nthe last line")
+    if deed == "exit":
+        sys.exit(3)
     if deed == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if deed == "wait":

@@ -7,6 +7,7 @@ import pytest
 import torch
 from entry import refused
 from examined import asked
+from huggingface_hub import constants
 
 from slr.core import units
 from slr.doctor import isolation
@@ -25,6 +26,7 @@ def result(name: str, args: DoctorArgs) -> tuple[str, str, str]:
 def offline(monkeypatch):
     """Checks that run in children of their own change their environment."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.mark.filterwarnings("ignore")  # as the children of the doctor do

@@ -154,15 +154,6 @@ def test_a_check_that_hangs_or_ends_the_process_costs_its_own_line(tmp_path, mon
     assert (hanging.state, "no answer for 3 s" in hanging.found, token.state) == ("fault", True, "ok")
 
 
-def test_a_child_that_cannot_even_start_is_a_fault_of_every_check(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", planted(tmp_path / "planted", {"sitecustomize.py": "import os\nos._exit(7)"}))
-    lane = [isolation.CHECKS[name] for name in ("python", "token")]
-    assert [(one.state, "ended with 7" in one.found) for one in isolation.run_lane(lane, asked(tmp_path))] == [
-        ("fault", True),
-        ("fault", True),
-    ]
-
-
 @pytest.mark.parametrize(("manner", "state"), [("page", "ok"), ("forbidden", "ok"), ("trickle", "warning")])
 def test_the_hub_is_there_if_it_says_anything(tmp_path, monkeypatch, manner, state):
     with Server(manner) as hub:

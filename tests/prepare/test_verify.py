@@ -7,13 +7,14 @@ import av
 import av.error
 import numpy as np
 import pytest
+from PIL import Image
 
 from slr.core.errors import UserError
 from slr.data import video
 from slr.prepare.decode.sandbox import Limits
 from slr.prepare.decode.video import Unfit
 from slr.prepare.encode import write_clip
-from slr.prepare.verify import ClipJob, Prepared, checked, prepare_clips, verify_clip, verify_clips
+from slr.prepare.verify import ClipJob, Prepared, checked, prepare_clip, prepare_clips, verify_clip, verify_clips
 
 
 def noise(count, height=64, width=64):
@@ -59,6 +60,26 @@ def test_clips_are_made_and_others_told(tmp_path):
     assert outcomes[1].facts == checked(out / "a.mp4")
     assert outcomes[1].source_sha256 == hashlib.sha256((tmp_path / "a.mp4").read_bytes()).hexdigest()
     assert [path.name for path in out.iterdir()] == ["a.mp4"]
+
+
+def test_what_a_child_does_with_a_file(tmp_path):
+    """In this process: the clip's facts are those of a decode by PyAV alone, and what is too short leaves nothing."""
+    source, target, pictures = tmp_path / "a.mp4", tmp_path / "out.mp4", tmp_path / "pictures"
+    write_clip(source, noise(31))
+    whole = asdict(ClipJob(source, target, 8).cut)
+    made = prepare_clip(str(source), str(target), 8, whole, False, 60.0)
+    sizes, _, error = decoded(target)
+    assert (made["facts"]["frames"], made["facts"]["width"], error) == (len(sizes), 64, None)
+    assert made["facts"]["sha256"] == hashlib.sha256(target.read_bytes()).hexdigest()
+    assert made["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    target.unlink()
+    with pytest.raises(Unfit, match="it has 31 pictures at 25 a second, at least 32 are wanted"):
+        prepare_clip(str(source), str(target), 32, whole, False, 60.0)
+    assert not target.exists()
+    pictures.mkdir()
+    for number, frame in enumerate(noise(9)):
+        Image.fromarray(frame).save(pictures / f"{number}.png")
+    assert prepare_clip(str(pictures / "0.png"), str(target), 1, whole, True, 60.0)["facts"]["frames"] >= 1
 
 
 def test_the_number_of_workers_changes_no_byte(tmp_path):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import toy
 from rich.console import Console
 
 from slr.config import compose, schema, sweep_name
@@ -24,64 +25,10 @@ compose.register()
 ROOT = Path(__file__).resolve().parents[2]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
-# A job that does as its `deed` file says at its first start, and is done at its second; each start leaves a line.
-TOY = """
-import os, signal, sys, time
-from pathlib import Path
-from slr.core.locks import Busy, occupied
-from slr.core.run_folder import RunFolder, read_json, recorded
-from slr.core.signals import listening
-from slr.sweeps.runner import BUSY, end_with_sweep
-
-end_with_sweep()
-root = Path(sys.argv[1].partition("=")[2])
-
-def work(record):
-    with (root.parent / "starts").open("a") as starts:
-        starts.write(root.name + "\\n")
-    deed = (root / "deed").read_text() if (root / "deed").is_file() else ""
-    (root / "deed").unlink(missing_ok=True)
-    if deed == "raise":
-        raise RuntimeError("first\\nthe last line")
-    if deed == "exit":
-        sys.exit(3)
-    if deed == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if deed == "wait":
-        (root / "waits").touch()
-        while True:
-            time.sleep(60)
-    time.sleep(0.1)
-    record.update({"val": {"top1": 0.5}})
-
-try:
-    with occupied(root), listening() as stopping:
-        if RunFolder(root).result.is_file() and read_json(RunFolder(root).result)["status"] == "done":
-            sys.exit(0)
-        with recorded(RunFolder(root), [], stopping) as record:
-            work(record)
-except Busy:
-    sys.exit(BUSY)
-"""
-
 
 @pytest.fixture
 def program(tmp_path) -> Path:
-    path = tmp_path / "toy.py"
-    path.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{TOY}")
-    return path
-
-
-def jobs_in(folder: Path, names: list[str], **deeds: str) -> list[SweepJob]:
-    for name in names:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        if name in deeds:
-            (folder / name / "deed").write_text(deeds[name])
-    return [SweepJob(RunFolder(folder / name), name) for name in names]
-
-
-def starts(folder: Path) -> list[str]:
-    return sorted((folder / "starts").read_text().split())
+    return toy.program(tmp_path)
 
 
 def silent(jobs) -> None:
@@ -95,7 +42,7 @@ def statuses(jobs) -> dict[str, str]:
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_every_job_is_tried_and_the_second_call_does_what_is_missing(tmp_path, program, at_once):
     folder = tmp_path / "sweep"
-    jobs = jobs_in(folder, ["a", "b", "c", "d"], b="raise", c="exit", d="kill")
+    jobs = toy.laid_out(folder, a="", b="raise", c="exit", d="kill")
     Sweep(jobs, program, at_once, keep_going=True, show=silent).run(Stopping())
     assert statuses(jobs) == {"a": "done", "b": "failed", "c": "failed", "d": "killed"}
     assert [job.reason for job in jobs] == [
@@ -104,14 +51,14 @@ def test_every_job_is_tried_and_the_second_call_does_what_is_missing(tmp_path, p
         "SystemExit: 3",
         "its process was killed",
     ]
-    assert starts(folder) == ["a", "b", "c", "d"]
+    assert toy.starts(folder) == ["a", "b", "c", "d"]
     Sweep(jobs, program, at_once, keep_going=True, show=silent).run(Stopping())
     assert set(statuses(jobs).values()) == {"done"}
-    assert starts(folder) == ["a", "b", "b", "c", "c", "d", "d"]
+    assert toy.starts(folder) == ["a", "b", "b", "c", "c", "d", "d"]
 
 
 def test_a_sweep_may_stop_at_the_first_failure(tmp_path, program):
-    jobs = jobs_in(tmp_path / "sweep", ["a", "b", "c"], b="raise")
+    jobs = toy.laid_out(tmp_path / "sweep", a="", b="raise", c="")
     Sweep(jobs, program, 1, keep_going=False, show=silent).run(Stopping())
     assert statuses(jobs) == {"a": "done", "b": "failed", "c": "waiting"}
 
@@ -119,7 +66,7 @@ def test_a_sweep_may_stop_at_the_first_failure(tmp_path, program):
 def test_a_job_that_ends_before_it_can_say_how_has_failed_with_what_it_printed(tmp_path):
     program = tmp_path / "broken.py"
     program.write_text("import nothing_of_that_name")
-    jobs = jobs_in(tmp_path / "sweep", ["a"])
+    jobs = toy.laid_out(tmp_path / "sweep", a="")
     Sweep(jobs, program, 1, keep_going=True, show=silent).run(Stopping())
     assert statuses(jobs) == {"a": "failed"}
     assert "nothing_of_that_name" in jobs[0].reason
@@ -155,17 +102,17 @@ def wait_for(path: Path) -> None:
 
 def test_two_processes_on_one_sweep_share_no_job(tmp_path, program):
     folder, names = tmp_path / "sweep", list("abcdef")
-    jobs_in(folder, names)
+    toy.laid_out(folder, **dict.fromkeys(names, ""))
     both = [drive(program, folder, names) for _ in range(2)]
     for one in both:
         assert one.communicate(timeout=300)[0].split() == ["done"] * 6
-    assert starts(folder) == names
+    assert toy.starts(folder) == names
 
 
 @POSIX
 def test_a_job_ends_saved_when_its_sweep_is_killed_and_the_next_sweep_goes_on(tmp_path, program):
     folder = tmp_path / "sweep"
-    jobs = jobs_in(folder, ["a", "b", "c"], b="wait")
+    jobs = toy.laid_out(folder, a="", b="wait", c="")
     parent = drive(program, folder, ["a", "b", "c"])
     with parent:
         wait_for(folder / "b" / "waits")
@@ -176,14 +123,14 @@ def test_a_job_ends_saved_when_its_sweep_is_killed_and_the_next_sweep_goes_on(tm
         time.sleep(0.02)
     Sweep(jobs, program, 1, keep_going=True, show=silent).run(Stopping())
     assert set(statuses(jobs).values()) == {"done"}
-    assert starts(folder) == ["a", "b", "b", "c"]
+    assert toy.starts(folder) == ["a", "b", "b", "c"]
 
 
 @POSIX
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_sweep_that_is_stopped_lets_its_jobs_save_themselves(tmp_path, program, number, code):
     folder = tmp_path / "sweep"
-    jobs = jobs_in(folder, ["a", "b"], a="wait")
+    jobs = toy.laid_out(folder, a="wait", b="")
     parent = drive(program, folder, ["a", "b"])
     with parent:
         wait_for(folder / "a" / "waits")
@@ -196,7 +143,7 @@ def test_a_sweep_that_is_stopped_lets_its_jobs_save_themselves(tmp_path, program
 
 def test_a_sweep_whose_job_another_process_has_waits_for_it(tmp_path, program):
     folder = tmp_path / "sweep"
-    [job] = jobs_in(folder, ["a"], a="wait")
+    [job] = toy.laid_out(folder, a="wait")
     other = subprocess.Popen([sys.executable, str(program), f"resume={folder / 'a'}"])
     wait_for(folder / "a" / "waits")
     seen = []
@@ -210,7 +157,7 @@ def test_a_sweep_whose_job_another_process_has_waits_for_it(tmp_path, program):
     Sweep([job], program, 1, keep_going=True, show=watch).run(Stopping())
     assert "elsewhere" in seen
     assert job.status == "done"
-    assert starts(folder) == ["a", "a"]
+    assert toy.starts(folder) == ["a", "a"]
 
 
 def test_a_folder_keeps_the_settings_it_was_laid_out_with(tmp_path):
@@ -287,7 +234,7 @@ def test_a_column_that_no_job_fills_is_left_out(tmp_path):
 
 
 def test_a_sweep_says_what_disk_it_takes(tmp_path):
-    jobs = jobs_in(tmp_path, ["a", "b"])
+    jobs = toy.laid_out(tmp_path, a="", b="")
     write_json(jobs[0].folder.result, {"status": "done"})
     for job in jobs:
         job.look()
