@@ -49,7 +49,7 @@ def main() -> None:
         resume(words)
     else:
         begin(overrides.quote_paths(words))
-    distributed.leave()
+    distributed.end()
 
 
 def begin(words: list[str]) -> None:

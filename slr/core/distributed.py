@@ -4,6 +4,7 @@ Each process has the whole network and a share of the clips. Only the main proce
 A process that fails leaves its reason in the store, so that it is reported once. Only several processes import torch.
 """
 
+import atexit
 import contextlib
 import json
 import math
@@ -44,7 +45,8 @@ class Rank:
     world: int = 1  # how many there are
     beside: int = 1  # how many of them are on this machine
     index: int = 0  # its number among those
-    moment: datetime = field(default_factory=datetime.now)  # of the command's start, the same for all: runs' names
+    # Of the command's start, the same for all: runs are named after it.
+    moment: datetime = field(default_factory=datetime.now, compare=False)
 
 
 _place = Rank()
@@ -208,6 +210,19 @@ def leave() -> None:
 
         gather(None)
         dist.destroy_process_group()
+
+
+def end() -> None:
+    """Leave the other processes, and end this one; do nothing if there is only one.
+
+    Threads of gloo may outlive their group (torch 2.15), and C++'s destructors, skipped here, then abort the process.
+    """
+    if _place.world > 1:
+        leave()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 class Lost(SystemExit):

@@ -113,7 +113,7 @@ def test_two_processes_exchange_values_and_wait_for_each_other(own, monkeypatch,
         word = own.on_main(lambda: f"of {rank}")
         own.main_first(lambda: order.write_text((order.read_text() if order.exists() else "") + str(rank)))
         own.all_reduce_sum(sums)
-        moment = own.moment().isoformat()
+        moment = own.place().moment.isoformat()
         own.assert_same_on_all_ranks("moment", moment)
         with pytest.raises(UserError, match=r"expected the same rank in all processes, .* process 1 than in process 0"):
             own.assert_same_on_all_ranks("rank", rank)

@@ -57,7 +57,7 @@ def test_a_sweep_tries_every_job_shows_them_and_does_what_is_missing_the_next_ti
     assert f"sweep: 2 jobs (1 failed, 1 done) in {folder}; about " in out
     assert out.count(" 0.500 ") == 2
     assert "2 of 2 finished (2 done, 0 failed)" in out
-    assert f"to compare the runs: python -m slr.compare {folder}" in out
+    assert f"to compare the runs: slr compare {folder}" in out
     assert RunFolder(folder / NAMES[1]).result.stat().st_mtime_ns == done
     assert toy.starts(folder) == [NAMES[0], *NAMES]
     for rank, name in zip((2, 4), NAMES, strict=True):
@@ -139,7 +139,7 @@ class Shown:
     """A board that calls a function each time something may have changed."""
 
     def __init__(self, show=lambda jobs: None) -> None:
-        self.at_once, self.show = 0, show
+        self.show = show
 
     def __call__(self, jobs) -> None:
         self.show(jobs)
@@ -149,10 +149,9 @@ def test_ray_gets_the_jobs_that_are_missing_with_its_options(folder, ray, tmp_pa
     jobs = toy.laid_out(tmp_path / "jobs", a="raise", b="", c="")
     write_json(jobs[2].folder.result, {"status": "done"})
     jobs[2].look()
-    launcher = with_ray.Ray({"address": None, "num_cpus": 4}, {"num_cpus": 2, "num_gpus": 0})
+    launcher = with_ray.Ray(init={"address": None, "num_cpus": 4}, remote={"num_cpus": 2, "num_gpus": 0})
     launcher.work(jobs, board := Shown(), Stopping())
     assert toy.told(jobs) == {"a": ("failed", "RuntimeError: the last line"), "b": ("done", ""), "c": ("done", "")}
-    assert board.at_once == 2  # of 2 CPUs each, of 4
     assert ray.started[0]["num_cpus"] == 4
     assert ray.options == [{"num_cpus": 2, "num_gpus": 0}]
     assert [given[1] for given in ray.given] == [str(job.folder.root) for job in jobs[:2]]
@@ -172,7 +171,7 @@ def test_ray_that_is_stopped_cancels_the_tasks_that_have_not_ended(folder, ray, 
         stopping.code = 143
 
     with pytest.raises(SystemExit) as ended:
-        with_ray.Ray({"address": None}, {"num_cpus": 1}).work(jobs, Shown(stop), stopping)
+        with_ray.Ray(init={"address": None}, remote={"num_cpus": 1}).work(jobs, Shown(stop), stopping)
     assert ended.value.code == 143
     assert [Path(words[1]).name for _, words in ray.cancelled] == ["b"]
 
@@ -182,7 +181,7 @@ def test_a_ray_that_cannot_be_reached_or_is_not_there_is_named(ray, tmp_path, mo
         raise ConnectionError("nobody there")
 
     jobs = toy.laid_out(tmp_path / "jobs", a="")
-    launcher = with_ray.Ray({"address": "auto"}, {"num_cpus": 1})
+    launcher = with_ray.Ray(init={"address": "auto"}, remote={"num_cpus": 1})
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(UserError, match="expected a Ray to work with: nobody there"):
         launcher.work(jobs, Shown(), Stopping())
@@ -193,12 +192,12 @@ def test_a_ray_that_cannot_be_reached_or_is_not_there_is_named(ray, tmp_path, mo
 
 def job(name: str, status: str, **facts: object) -> SweepJob:
     """A job with the given status and facts, in no folder."""
-    known = type("Known", (SweepJob,), {"facts": property(lambda self: facts)})
-    return known(RunFolder(Path("/nowhere") / name), name, status=status)
+    known = type("Known", (RunFolder,), {"facts": property(lambda self: facts)})
+    return SweepJob(known(Path("/nowhere") / name), name, status=status)
 
 
 def test_a_board_prints_a_line_for_each_change_and_the_table_in_the_end(capsys):
-    board = Board(1)
+    board = Board()
     one, two = job("one", "waiting"), job("two", "waiting")
     board([one, two])
     assert capsys.readouterr().out == ""
@@ -216,7 +215,7 @@ def test_a_board_prints_a_line_for_each_change_and_the_table_in_the_end(capsys):
         ["two", "waiting"],
     ]
     assert out.endswith("to do what is missing: run the same command again\n")
-    Board(1).close([one])
+    Board().close([one])
     assert capsys.readouterr().out == ""  # the line of a single job says it all
 
 
@@ -227,7 +226,7 @@ def test_a_board_on_a_terminal_repaints_one_table(monkeypatch):
 
     monkeypatch.setattr(sys, "stdout", terminal := Terminal())
     monkeypatch.setenv("TERM", "xterm")
-    board = Board(1)
+    board = Board()
     one, two = job("one", "running", progress={"step": 1, "steps": 4}), job("two", "waiting")
     board([one, two])
     assert "1/4" in terminal.getvalue()
@@ -238,4 +237,4 @@ def test_a_board_on_a_terminal_repaints_one_table(monkeypatch):
     board([one, two])
     assert "2 of 2 finished" in terminal.getvalue()[painted:]
     board.close([one, two])
-    assert terminal.getvalue().endswith("to compare the runs: python -m slr.compare /nowhere\n")
+    assert terminal.getvalue().endswith("to compare the runs: slr compare /nowhere\n")
