@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import rich
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -27,7 +28,7 @@ class Board:
     """Shows a sweep while it runs, and once more when it has ended."""
 
     def __init__(self) -> None:
-        self._live = Live(auto_refresh=False) if sys.stdout.isatty() else None
+        self._live = Live(console=Console(), auto_refresh=False) if sys.stdout.isatty() else None
         self._statuses: dict[str, str] = {}
         self._at_once = 1  # the most jobs seen running at the same time, from which the time left is estimated
         self._painted = 0.0
