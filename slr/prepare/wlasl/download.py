@@ -86,8 +86,8 @@ def download(address: str, target: Path, policy: FetchPolicy, stop: threading.Ev
     try:
         _attempt(part, policy, stop)
         with _writing(target.parent):
+            part.note.unlink(missing_ok=True)  # first: nobody looks at a note again whose file has its name
             part.path.replace(target)
-            part.note.unlink(missing_ok=True)
     except Failure as failure:
         if not failure.passing:
             part.drop()
