@@ -97,12 +97,20 @@ class Folders(Launcher):
         return SweepJob(folder, name or folder.root.name, disk(config))
 
 
+class Ended(JobReturn):
+    """A job's score, or an exit code without Hydra's line on it: the table has the reason."""
+
+    @property
+    def return_value(self) -> Any:  # noqa: ANN401  Hydra's
+        """The score; raises SystemExit if the job has failed."""
+        if self.status == JobStatus.FAILED:
+            raise SystemExit(1)
+        return self._return_value
+
+
 def _ended(job: SweepJob, words: list[str]) -> JobReturn:
-    """A job's score, or an exit code, which Hydra raises; the table has the reason."""
-    done = job.status in ENDED
-    ended = JobReturn(overrides=words, status=JobStatus.COMPLETED if done else JobStatus.FAILED)
-    ended.return_value = job.folder.facts.get("val", {}).get("top1") if done else SystemExit(1)
-    return ended
+    status = JobStatus.COMPLETED if job.status in ENDED else JobStatus.FAILED
+    return Ended(overrides=words, status=status, _return_value=job.folder.facts.get("val", {}).get("top1"))
 
 
 class Processes(Folders):

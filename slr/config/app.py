@@ -8,7 +8,7 @@ from typing import Any, cast
 import hydra
 from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import run_job
+from hydra.core.utils import JobStatus, run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
@@ -33,8 +33,10 @@ def run_one(words: Sequence[str], check: Callable[[schema.Config], None], job: J
         with read_write(composed), open_dict(composed):
             composed.hydra.output_subdir = None
     context = HydraContext(cast(Any, None), Callbacks(composed))  # a single job loads no other configuration
-    # `return_value` raises what the job has raised.
-    return run_job(lambda _: _call(job, config), composed, "hydra.run.dir", None, context).return_value
+    ended = run_job(lambda _: _call(job, config), composed, "hydra.run.dir", None, context)
+    if ended.status == JobStatus.FAILED:
+        raise ended._return_value  # Hydra's `return_value` would print a line of its own before it raises this
+    return ended.return_value
 
 
 def run_hydra(words: Sequence[str], job: Job) -> None:

@@ -11,6 +11,7 @@ from entry import ROOT, called, refused
 
 from slr.config import schema
 from slr.config.help import groups
+from slr.core.errors import UserError
 
 
 @pytest.fixture
@@ -120,6 +121,16 @@ def test_wlasl_that_is_not_prepared(tmp_path):
     words = ["model=tiny", f"outputs={tmp_path}/out", f"data={tmp_path}/data"]
     assert "slr prepare dataset=wlasl" in refused("train.py", *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_fails_says_so_in_one_line(tmp_path, monkeypatch):
+    def fails(*words):
+        raise UserError("a fault on purpose")
+
+    monkeypatch.setattr("slr.commands.validate.check_all", lambda configs: None)
+    monkeypatch.setattr("slr.commands.train.train", fails)
+    code, _, err = called("train.py", "experiment=demo", f"outputs={tmp_path}/out", f"data={tmp_path}/data")
+    assert (code, err.splitlines()) == (2, ["error: a fault on purpose"])
 
 
 def test_help_names_every_group_and_key_with_what_it_means_and_may_be():

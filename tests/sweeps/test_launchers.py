@@ -46,7 +46,9 @@ def test_a_sweep_tries_every_job_shows_them_and_does_what_is_missing_the_next_ti
     (folder / NAMES[0]).mkdir(parents=True)
     (folder / NAMES[0] / "deed").write_text("raise")
     code, out, err = swept(folder, workplace / "data")
-    assert (code, "Traceback" in err) == (1, False), err
+    assert code == 1
+    assert "Traceback" not in err
+    assert "Error executing" not in err  # Hydra's own, which has no reason; the table has it
     assert f"sweep: 2 jobs (2 waiting) in {folder}; about " in out
     assert "RuntimeError: the last line" in out
     assert "2 of 2 finished (1 done, 1 failed)" in out
